@@ -1,0 +1,32 @@
+//! The nouns of Bellwire and the decisions about them.
+//!
+//! Everything here is a value or a pure function: time and chance are arguments, nothing awaits, nothing is read from
+//! the outside. The API, the tables and the configuration each own a wire format and convert at their edge; the types
+//! here have none. Who calls it: every other crate. What it leaves to others: when a decision is taken (`engine`), and
+//! how it is kept (`store`).
+
+mod clock;
+mod id;
+mod application;
+mod event_type;
+mod endpoint;
+mod message;
+mod delivery;
+mod attempt;
+mod filter;
+mod retry;
+mod health;
+mod ledger;
+
+pub use application::{Application, ApplicationKey, Metadata, OrganisationId, PARTITIONS, Partition};
+pub use attempt::{Attempt, AttemptNumber, Directive, FailureClass, Outcome, RESPONSE_BODY_MAX, RetryAfter, Trigger};
+pub use clock::{Now, Timestamp};
+pub use delivery::{AfterAttempt, Delivery, DeliveryState, EndReason, Waiting};
+pub use endpoint::{ActiveSecret, DisabledBy, Endpoint, EndpointKey, Limits};
+pub use event_type::EventType;
+pub use filter::matches;
+pub use health::{Health, HealthStep};
+pub use id::{ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, Sequence, SequenceSource, TaskId};
+pub use ledger::Ledger;
+pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
+pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};

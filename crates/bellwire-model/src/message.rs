@@ -1,0 +1,72 @@
+//! A message: one occurrence, accepted for one application, with its exact payload and the endpoints that it is owed to.
+
+use crate::application::ApplicationKey;
+use crate::clock::Timestamp;
+use crate::endpoint::EndpointKey;
+use crate::id::{MessageId, Sequence};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// A message as it is kept. Shared as `Arc<Message>` from the door to the wire; never copied.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Message {
+    /// Its id; `id.sequence()` is its place in the message log.
+    pub id: MessageId,
+    /// The application it was accepted for.
+    pub application: ApplicationKey,
+    /// Its event type.
+    pub event_type: String,
+    /// The user's own id for it, unique within the application while the message is kept.
+    pub event_id: Option<String>,
+    /// Channels it was sent on.
+    pub channels: Vec<String>,
+    /// Tags to find it by.
+    pub tags: Vec<String>,
+    /// Byte for byte what was accepted, and what is signed and sent. `None` once expired or expunged.
+    pub payload: Option<Bytes>,
+    /// The payload's media type.
+    pub content_type: ContentType,
+    /// When the payload is removed and unfinished deliveries end as expired.
+    pub expires_at: Timestamp,
+    /// Not before this time, if the sender asked for a delay.
+    pub deliver_at: Option<Timestamp>,
+}
+
+impl Message {
+    /// Its place in the message log.
+    pub fn sequence(&self) -> Sequence {
+        self.id.sequence()
+    }
+}
+
+/// A payload's media type.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum ContentType {
+    /// `application/json`.
+    #[default]
+    Json,
+    /// What the sender asked for with a raw payload.
+    Other(String),
+}
+
+impl ContentType {
+    /// The header's value.
+    pub fn as_str(&self) -> &str {
+        match self {
+            ContentType::Json => "application/json",
+            ContentType::Other(text) => text,
+        }
+    }
+}
+
+/// The endpoints that matched when a message was accepted, in rising order.
+pub type FanOut = SmallVec<[EndpointKey; 4]>;
+
+/// What makes a create unique: a 128-bit digest over its scope (organisation or application, method, path) and the
+/// user's key. Collisions are as likely as two equal random UUIDs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DedupeKey(pub [u8; 16]);
+
+/// A digest of a request's body, to refuse a key that is used again with another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RequestDigest(pub [u8; 8]);

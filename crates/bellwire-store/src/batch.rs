@@ -1,0 +1,139 @@
+//! What one commit takes.
+
+use bellwire_model::{
+    Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
+    Message, OrganisationId, Partition, RequestDigest, Sequence, Timestamp, Waiting,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Proof of holding a partition; a later holder's is greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Fence(pub u64);
+
+/// A partition held until a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Which partition.
+    pub partition: Partition,
+    /// Goes with every batch that touches the partition.
+    pub fence: Fence,
+    /// When somebody else may take it.
+    pub until: Timestamp,
+}
+
+/// A message to be kept, with what it is owed to.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The message; shared with the engine and the answer.
+    pub message: Arc<Message>,
+    /// The endpoints that matched.
+    pub fan_out: FanOut,
+    /// Makes it unique, with the digest of its request: of the `Idempotency-Key`.
+    pub idempotency: Option<DedupeEntry>,
+    /// Makes it unique: of the event id within the application. Also how it is found by that id.
+    pub event: Option<DedupeKey>,
+}
+
+/// A key that leads to a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DedupeEntry {
+    /// The key.
+    pub key: DedupeKey,
+    /// Of the request that used it first.
+    pub digest: RequestDigest,
+    /// The message that it made (ignored in [`Accepted`], where it is the message's own).
+    pub message: Sequence,
+}
+
+/// The answer to a request that changed configuration, kept under its idempotency key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptAnswer {
+    /// The key.
+    pub key: DedupeKey,
+    /// Of the request's body.
+    pub digest: RequestDigest,
+    /// The answer's status.
+    pub status: u16,
+    /// The answer's body.
+    pub body: Bytes,
+    /// When it may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// A change of configuration, or of something that is not in a log.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Creates or replaces.
+    PutApplication(Arc<Application>),
+    /// Marks as deleted: application, endpoints; its waiting deliveries end as `EndpointDeleted` by upkeep, which first
+    /// writes an attempt row (number 0) for each.
+    DeleteApplication(ApplicationKey),
+    /// Creates or replaces.
+    PutEndpoint(Arc<Endpoint>),
+    /// As for the application.
+    DeleteEndpoint(EndpointKey),
+    /// Notes what the engine found out about an endpoint, and nothing else of its row.
+    PutHealth {
+        /// Whose.
+        endpoint: EndpointKey,
+        /// Since when it only fails; `None` when it works again.
+        failing_since: Option<Timestamp>,
+        /// Disables it, if given; `None` leaves `disabled` as it is.
+        disable: Option<DisabledBy>,
+    },
+    /// Creates or replaces.
+    PutEventType(Arc<EventType>),
+    /// Removes the row.
+    DeleteEventType(OrganisationId, String),
+    /// Keeps an answer under its idempotency key.
+    KeepAnswer(KeptAnswer),
+    /// Puts a delivery into the waiting room, or moves it there to another time: `deliver_at`, resends, the engine's backlog.
+    /// With `owed`, one more delivery is counted as owed (a resend of a delivery that had ended, or to an endpoint that had not matched).
+    Wait {
+        /// The row.
+        waiting: Waiting,
+        /// Whether the ledger's `matched` rises.
+        owed: bool,
+    },
+    /// Puts every delivery of `endpoint` that ended undelivered, of messages accepted in `[since, until]`, whose payload is still there,
+    /// into the waiting room, due at `due`, as manual, and counts each as owed. In one transaction, each once.
+    Recover {
+        /// Whose.
+        endpoint: EndpointKey,
+        /// From this message on.
+        since: Sequence,
+        /// Up to and including this message.
+        until: Sequence,
+        /// When they are due.
+        due: Timestamp,
+    },
+    /// Removes a message's payload. Its waiting deliveries stay and end as `Expired` when the engine next takes them.
+    ExpungePayload(Sequence),
+    /// Replaces an attempt's response body by `EXPUNGED`.
+    ExpungeResponse(AttemptId),
+}
+
+/// Everything that one commit writes. Empty vectors cost nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Rows of the message log, in rising sequence, each greater than all before. A message with `deliver_at` gets a row in the waiting room
+    /// for each of its fan-out, due then.
+    pub accepted: Vec<Accepted>,
+    /// Rows of the attempt log, in rising sequence, each greater than all before (accepted ones included). For each the waiting room follows
+    /// `after`: `Waiting` inserts or moves the delivery's row (next number, scheduled); anything else removes it, if there is one.
+    pub attempts: Vec<Attempt>,
+    /// Changes, in this order, after the above.
+    pub changes: Vec<Change>,
+    /// The new watermark, if it moves. Never goes back.
+    pub watermark: Option<Sequence>,
+    /// The fence of every partition that the batch touches; checked before anything is written.
+    pub fences: Vec<(Partition, Fence)>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write. A watermark alone is not worth a commit.
+    pub fn is_empty(&self) -> bool {
+        self.accepted.is_empty() && self.attempts.is_empty() && self.changes.is_empty()
+    }
+}

@@ -1,0 +1,153 @@
+//! Keeps it all. One trait that speaks in the verbs of the flow; each method is one transaction and states its promise.
+//!
+//! The layout behind it is two logs and a waiting room:
+//!
+//! * the **message log**, a row per message with its payload and its fan-out, in the order of acceptance, never updated;
+//! * the **attempt log**, a row per attempt, in the order of recording, never updated;
+//! * the **waiting room**, a row only for a delivery that must wait: a retry, the backlog of a full lane, a paused endpoint;
+//! * the **watermark**: every delivery of a message below it has ended or is in the waiting room. Recovery reads both logs
+//!   from there on. Both logs draw from one [`SequenceSource`](bellwire_model::SequenceSource), so one number serves both;
+//! * **indexes**, filled in sorted slices a moment behind the logs; a list query merges them with the newest tail, so a list is
+//!   exact at all times.
+//!
+//! Who calls it: one thread calls [`Store::commit`]; any number call the reading verbs. All methods block; an
+//! asynchronous caller moves them to a thread where that is allowed.
+
+mod batch;
+mod query;
+
+pub use batch::{Accepted, Batch, Change, DedupeEntry, Fence, KeptAnswer, Lease};
+pub use query::{
+    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Recovered, Span,
+    StatusFilter, Unfinished, WaitingHead,
+};
+
+use bellwire_model::{
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,
+    Timestamp, Waiting,
+};
+use std::time::Duration;
+
+/// Why a batch was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// There is no room. Nothing of the batch was kept; the same batch may be committed again later.
+    #[error("the disk is full")]
+    Full,
+    /// Another node holds a partition of the batch, by a newer fence. Nothing of the batch was kept.
+    #[error("partition {partition} is held by another node", partition = partition.0)]
+    LeaseLost {
+        /// The first partition that was found lost.
+        partition: Partition,
+    },
+    /// Nothing was kept, and trying again later may help (a lock, a connection that could not be made).
+    #[error("the store is busy: {0}")]
+    Busy(String),
+    /// Whether the batch was kept is not known, or a sync failed. The process must end; recovery finds out.
+    #[error("the outcome of a commit is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a reading verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// What is stored could not be read.
+    #[error("the store could not be read: {0}")]
+    Failed(String),
+    /// What is stored cannot be understood: damaged, or written by a newer version.
+    #[error("the store holds {what} that cannot be understood: {detail}")]
+    Damaged {
+        /// Which kind of row.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// Keeps messages, attempts, what waits, and the configuration of applications.
+pub trait Store: Send + Sync {
+    /// Takes the given partitions for `holder` until `now + ttl`, also from a holder whose lease has ended. Answers the leases
+    /// that it got, each with a fence greater than any before it for that partition. A lease of one's own is renewed with its fence.
+    fn lease(
+        &self,
+        holder: &str,
+        partitions: &[Partition],
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Vec<Lease>, CommitError>;
+
+    /// Writes everything in `batch` in one transaction and returns when it is on stable storage. All or nothing.
+    /// Only one thread may call it at a time.
+    ///
+    /// Committing the same batch again after an error other than `Unknown` is safe. On `Unknown` the caller must end.
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError>;
+
+    /// Everything that a start needs: configuration, the newest sequence, unfinished deliveries above the watermark, and what
+    /// waits per endpoint. Reads no payload except of unfinished messages. Called before the first commit.
+    fn recover(&self) -> Result<Recovered, ReadError>;
+
+    /// The waiting deliveries of `endpoint` that are due at `until` or before, in order of their due time, or for a
+    /// FIFO endpoint in order of acceptance whatever their due time, at most `limit`, with their messages. Changes nothing:
+    /// a row leaves the waiting room when its outcome is recorded.
+    fn lease_due(
+        &self,
+        endpoint: EndpointKey,
+        fifo: bool,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError>;
+
+    /// The earliest due time in the waiting room of `endpoint` (for a FIFO endpoint that of its oldest message).
+    fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError>;
+
+    /// The message at `sequence`, with or without its payload.
+    fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError>;
+
+    /// The message that was made under `key`, and the digest of the request that made it.
+    fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError>;
+
+    /// The answer that was kept for a request other than a message's under an idempotency key, if it has not expired at `now`.
+    fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError>;
+
+    /// Messages of an application, newest first (or oldest first, by the query).
+    fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError>;
+
+    /// One attempt.
+    fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError>;
+
+    /// Attempts of a message, newest first, of all endpoints or of one.
+    fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError>;
+
+    /// Attempts to an endpoint, newest first.
+    fn attempts_of_endpoint(&self, endpoint: EndpointKey, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError>;
+
+    /// The deliveries of a message and where each stands, by rising endpoint key.
+    fn deliveries_of_message(&self, message: Sequence) -> Result<Vec<DeliveryOfMessage>, ReadError>;
+
+    /// The messages that were or are to be sent to an endpoint and where each delivery stands, newest message first.
+    fn deliveries_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+    ) -> Result<Page<DeliveryOfEndpoint>, ReadError>;
+
+    /// Where one delivery stands and the number of its last attempt; `None` if there is no such delivery.
+    fn delivery(&self, delivery: Delivery) -> Result<Option<DeliveryOfMessage>, ReadError>;
+
+    /// How many deliveries of `endpoint`, of messages accepted in `span`, stand where.
+    fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError>;
+
+    /// The ledger, in one consistent reading of a store that may be written at the same time; `pending` is counted row by row.
+    fn ledger(&self) -> Result<Ledger, ReadError>;
+
+    /// Work behind the logs, a bounded slice of it: fills indexes, removes what is past its retention, and whatever else a back end
+    /// owes. Answers whether there is more. Called by the committing thread between commits when it is idle, and at
+    /// the latest when [`Store::upkeep_owed`] says so.
+    fn upkeep(&self, now: Timestamp) -> Result<bool, CommitError>;
+
+    /// Whether so much upkeep is owed that the next commit should wait for a slice of it.
+    fn upkeep_owed(&self) -> bool;
+
+    /// How many bytes the store takes on disk, if it knows.
+    fn bytes_on_disk(&self) -> Option<u64>;
+}
