@@ -1,0 +1,90 @@
+//! What the API asks of the program it runs in. The server implements it on its intake, engines and store; tests of the
+//! API may implement it on anything.
+
+use bellwire_engine::{Catalogue, Draft};
+use bellwire_model::{Message, Sequence, Timestamp};
+use bellwire_store::{Change, Store};
+use parking_lot::RwLock;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A future that a handler can hold across threads.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What became of a draft, once durable.
+#[derive(Clone, Debug)]
+pub enum Accepted {
+    /// It is a new message.
+    New(Arc<Message>),
+    /// The same request was accepted before: this is its message, payload included.
+    Same(Arc<Message>),
+}
+
+/// Why nothing was accepted. Nothing was kept.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The idempotency key was used with another body: 409.
+    #[error("the idempotency key was used before with another body")]
+    KeyReused,
+    /// The event id is taken: 409.
+    #[error("a message with this event id exists")]
+    EventIdTaken,
+    /// Too much waits: 503 with `Retry-After`.
+    #[error("too many messages wait to be stored")]
+    Busy,
+    /// No room on the disk: 507 with `Retry-After`.
+    #[error("the disk is full")]
+    Full,
+    /// The process ends: 503 with `Retry-After`.
+    #[error("the server is shutting down")]
+    Closed,
+    /// The store could not be asked: 500; the detail is logged, not shown.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// What the API needs. All futures end when the outcome is durable or refused, never before.
+pub trait Backend: Send + Sync + 'static {
+    /// Engine time.
+    fn now(&self) -> Timestamp;
+
+    /// Who exists, as the newest commit left it.
+    fn catalogue(&self) -> &RwLock<Catalogue>;
+
+    /// For reading verbs. They block: call them by [`Backend::read`], or where a microsecond is all they take.
+    fn store(&self) -> &Arc<dyn Store>;
+
+    /// Accepts a message: looks its keys up, offers it to the intake, waits for the commit. Durable when it answers `Ok`.
+    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>>;
+
+    /// Commits changes of configuration, then applies them to the catalogue and tells the engines; when it answers `Ok`, all of
+    /// that has happened: no attempt starts with what was before.
+    ///
+    /// The caller holds [`Backend::configuration`] from reading the catalogue to this answer.
+    fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>>;
+
+    /// One at a time: whoever changes configuration.
+    fn configuration(&self) -> &tokio::sync::Mutex<()>;
+
+    /// A sequence for something new that has an id: an application, an endpoint.
+    fn sequence(&self) -> Sequence;
+
+    /// A key for a new application or endpoint, never used before.
+    fn next_key(&self) -> u32;
+
+    /// Random bytes, unguessable.
+    fn random(&self, bytes: &mut [u8]);
+
+    /// Whether the address guard would refuse this URL as an endpoint's: the text says why, for the customer.
+    ///
+    /// # Errors
+    /// The reason, as a clause.
+    fn check_url(&self, url: &url::Url) -> Result<(), String>;
+
+    /// Whether the store can commit; the text says why not. For readiness.
+    ///
+    /// # Errors
+    /// What fails.
+    fn ready(&self) -> Result<(), String>;
+}

@@ -1,0 +1,177 @@
+//! Who exists: applications, their endpoints and the organisations' event types, as the newest commit left them.
+//!
+//! Held in memory whole, because a message must find its endpoints without a query, and its size is configuration, not
+//! backlog. The doors share one behind a read-write lock; entries are `Arc`s, so a reader keeps the lock for a clone.
+
+use bellwire_model::{
+    Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, OrganisationId,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// An application and its endpoints. Replaced as a whole when either changes.
+#[derive(Clone, Debug)]
+pub struct ApplicationEntry {
+    /// The application.
+    pub application: Arc<Application>,
+    /// Its endpoints by rising key.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// Everything that exists.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    applications: HashMap<ApplicationKey, Arc<ApplicationEntry>>,
+    by_id: HashMap<ApplicationId, ApplicationKey>,
+    /// In the order of their ids within an organisation, for lists.
+    of_organisation: BTreeMap<(OrganisationId, ApplicationId), ApplicationKey>,
+    by_uid: HashMap<(OrganisationId, String), ApplicationKey>,
+    endpoints: HashMap<EndpointKey, ApplicationKey>,
+    event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
+}
+
+impl Catalogue {
+    /// From what a start recovered.
+    pub fn new(
+        applications: Vec<Arc<Application>>,
+        endpoints: Vec<Arc<Endpoint>>,
+        event_types: Vec<Arc<EventType>>,
+    ) -> Self {
+        let mut catalogue = Catalogue::default();
+        applications.into_iter().for_each(|a| catalogue.put_application(a));
+        endpoints.into_iter().for_each(|e| catalogue.put_endpoint(e));
+        event_types.into_iter().for_each(|t| catalogue.put_event_type(t));
+        catalogue
+    }
+
+    /// By key.
+    pub fn application(&self, key: ApplicationKey) -> Option<&Arc<ApplicationEntry>> {
+        self.applications.get(&key)
+    }
+
+    /// By public id or uid, within an organisation.
+    pub fn find_application(&self, organisation: &OrganisationId, id_or_uid: &str) -> Option<&Arc<ApplicationEntry>> {
+        let by_uid = || self.by_uid.get(&(organisation.clone(), id_or_uid.to_owned()));
+        let by_id = id_or_uid.parse().ok().and_then(|id: ApplicationId| self.by_id.get(&id));
+        let entry = self.applications.get(by_id.or_else(by_uid)?)?;
+        (entry.application.organisation == *organisation).then_some(entry)
+    }
+
+    /// Applications of an organisation in the order of their ids, from `after` (exclusive) on; reversed by `.rev()`.
+    pub fn applications_of<'a>(
+        &'a self,
+        organisation: &OrganisationId,
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<ApplicationEntry>> + use<'a> {
+        let first = (organisation.clone(), ApplicationId::from_parts(bellwire_model::Sequence::ZERO, [0; 12]));
+        let last = (organisation.clone(), ApplicationId(bellwire_model::Ksuid::from_bytes([0xff; 20])));
+        self.of_organisation.range(first..=last).filter_map(|(_, key)| self.applications.get(key))
+    }
+
+    /// One endpoint, by key.
+    pub fn endpoint(&self, key: EndpointKey) -> Option<&Arc<Endpoint>> {
+        self.applications.get(self.endpoints.get(&key)?)?.endpoint(key)
+    }
+
+    /// An event type by name.
+    pub fn event_type(&self, organisation: &OrganisationId, name: &str) -> Option<&Arc<EventType>> {
+        self.event_types.get(&(organisation.clone(), name.to_owned()))
+    }
+
+    /// Event types of an organisation by name.
+    pub fn event_types_of<'a>(
+        &'a self,
+        organisation: &OrganisationId,
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<EventType>> + use<'a> {
+        let organisation = organisation.clone();
+        let from = (organisation.clone(), String::new());
+        // Names are ASCII, so U+10FFFF is after all of them.
+        let to = (organisation, String::from('\u{10FFFF}'));
+        self.event_types.range(from..to).map(|(_, t)| t)
+    }
+
+    /// All endpoints, in no particular order.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.applications.values().flat_map(|entry| &entry.endpoints)
+    }
+
+    /// All applications, in no particular order.
+    pub fn applications(&self) -> impl Iterator<Item = &Arc<ApplicationEntry>> {
+        self.applications.values()
+    }
+
+    /// Adds or replaces; endpoints stay.
+    pub fn put_application(&mut self, application: Arc<Application>) {
+        let key = application.key;
+        let endpoints = match self.applications.get(&key) {
+            Some(old) => {
+                if let Some(uid) = &old.application.uid {
+                    self.by_uid.remove(&(old.application.organisation.clone(), uid.clone()));
+                }
+                old.endpoints.clone()
+            }
+            None => Vec::new(),
+        };
+        if let Some(uid) = &application.uid {
+            self.by_uid.insert((application.organisation.clone(), uid.clone()), key);
+        }
+        self.by_id.insert(application.id, key);
+        self.of_organisation.insert((application.organisation.clone(), application.id), key);
+        self.applications.insert(key, Arc::new(ApplicationEntry { application, endpoints }));
+    }
+
+    /// Removes it with its endpoints; answers their keys.
+    pub fn remove_application(&mut self, key: ApplicationKey) -> Vec<EndpointKey> {
+        let Some(entry) = self.applications.remove(&key) else { return Vec::new() };
+        let application = &entry.application;
+        if let Some(uid) = &application.uid {
+            self.by_uid.remove(&(application.organisation.clone(), uid.clone()));
+        }
+        self.by_id.remove(&application.id);
+        self.of_organisation.remove(&(application.organisation.clone(), application.id));
+        let keys: Vec<_> = entry.endpoints.iter().map(|e| e.key).collect();
+        keys.iter().for_each(|k| drop(self.endpoints.remove(k)));
+        keys
+    }
+
+    /// Adds or replaces, if its application exists.
+    pub fn put_endpoint(&mut self, endpoint: Arc<Endpoint>) {
+        let Some(entry) = self.applications.get_mut(&endpoint.application) else { return };
+        self.endpoints.insert(endpoint.key, endpoint.application);
+        let entry = Arc::make_mut(entry);
+        match entry.endpoints.binary_search_by_key(&endpoint.key, |e| e.key) {
+            Ok(at) => entry.endpoints[at] = endpoint,
+            Err(at) => entry.endpoints.insert(at, endpoint),
+        }
+    }
+
+    /// Removes it.
+    pub fn remove_endpoint(&mut self, key: EndpointKey) {
+        let Some(application) = self.endpoints.remove(&key) else { return };
+        if let Some(entry) = self.applications.get_mut(&application) {
+            Arc::make_mut(entry).endpoints.retain(|e| e.key != key);
+        }
+    }
+
+    /// Adds or replaces.
+    pub fn put_event_type(&mut self, event_type: Arc<EventType>) {
+        self.event_types.insert((event_type.organisation.clone(), event_type.name.clone()), event_type);
+    }
+
+    /// Removes it.
+    pub fn remove_event_type(&mut self, organisation: &OrganisationId, name: &str) {
+        self.event_types.remove(&(organisation.clone(), name.to_owned()));
+    }
+}
+
+impl ApplicationEntry {
+    /// By key.
+    pub fn endpoint(&self, key: EndpointKey) -> Option<&Arc<Endpoint>> {
+        self.endpoints.binary_search_by_key(&key, |e| e.key).ok().map(|at| &self.endpoints[at])
+    }
+
+    /// By public id or uid.
+    pub fn find_endpoint(&self, id_or_uid: &str) -> Option<&Arc<Endpoint>> {
+        let id = id_or_uid.parse::<EndpointId>().ok();
+        self.endpoints.iter().find(|e| Some(e.id) == id || e.uid.as_deref() == Some(id_or_uid))
+    }
+}
