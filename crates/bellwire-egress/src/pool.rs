@@ -1,0 +1,227 @@
+//! The connections that wait for their next request.
+//!
+//! A pool belongs to one client, hence to one policy, one proxy setting and one core: what was authorised when a connection
+//! was opened is authorised for all who can find it here. The most recently used connection is taken first, so that under
+//! less load the others grow old and are closed. Bounded for each origin, in total and in age.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    connection::{Connection, Http1, Http2},
+    target::Origin,
+};
+
+/// How many idle connections are kept, and for how long.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// To one origin.
+    pub idle_per_origin_max: usize,
+    /// In total, for each core.
+    pub idle_max: usize,
+    /// Shorter than most servers' own limit, so that they seldom close a connection just as we use it.
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self { idle_per_origin_max: 32, idle_max: 1024, idle_timeout: Duration::from_secs(20) }
+    }
+}
+
+pub(crate) struct Pool {
+    settings: PoolSettings,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    origins: HashMap<Arc<Origin>, Waiting>,
+    /// Whose connection came in when, oldest first; the number is that of [`Idle::arrival`].
+    arrivals: BTreeMap<u64, Arc<Origin>>,
+    next_arrival: u64,
+    sweeper_runs: bool,
+}
+
+/// What waits for one origin.
+#[derive(Default)]
+struct Waiting {
+    /// Newest last.
+    http1: VecDeque<Idle<Box<Http1>>>,
+    /// At most one: it serves many requests at a time.
+    http2: Option<Idle<Arc<Http2>>>,
+}
+
+struct Idle<C> {
+    connection: C,
+    arrival: u64,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(settings: PoolSettings) -> Arc<Self> {
+        Arc::new(Self { settings, inner: Mutex::default() })
+    }
+
+    /// A connection to `origin` that may still be open.
+    pub(crate) fn take(&self, origin: &Arc<Origin>) -> Option<Connection> {
+        let mut inner = self.inner.lock();
+        inner.close_older_than(self.settings.idle_timeout);
+        let waiting = inner.origins.get_mut(origin)?;
+        if let Some(http2) = &mut waiting.http2 {
+            if http2.connection.has_room() {
+                let shared = Arc::clone(&http2.connection);
+                inner.renew_http2(origin);
+                return Some(Connection::Http2(shared));
+            }
+            if http2.connection.is_closed() {
+                let arrival = http2.arrival;
+                waiting.http2 = None;
+                inner.arrivals.remove(&arrival);
+            }
+        }
+        let waiting = inner.origins.get_mut(origin)?;
+        let idle = waiting.http1.pop_back()?;
+        inner.arrivals.remove(&idle.arrival);
+        Some(Connection::Http1(idle.connection))
+    }
+
+    /// Keeps a connection whose exchange ended as it should.
+    pub(crate) fn put(self: &Arc<Self>, origin: &Arc<Origin>, connection: Box<Http1>) {
+        let mut inner = self.inner.lock();
+        let (arrival, since) = inner.arrive(origin);
+        let waiting = inner.waiting(origin);
+        waiting.http1.push_back(Idle { connection, arrival, since });
+        if waiting.http1.len() > self.settings.idle_per_origin_max
+            && let Some(oldest) = waiting.http1.pop_front()
+        {
+            inner.arrivals.remove(&oldest.arrival);
+        }
+        self.settle(inner);
+    }
+
+    /// Lets others use an HTTP/2 connection, unless there is one already: of several opened at once, the first stays.
+    pub(crate) fn share(self: &Arc<Self>, origin: &Arc<Origin>, connection: &Arc<Http2>) {
+        let mut inner = self.inner.lock();
+        let present = inner.origins.get(origin).and_then(|waiting| waiting.http2.as_ref());
+        if present.is_some_and(|present| present.connection.has_room()) {
+            return;
+        }
+        let replaced = present.map(|present| present.arrival);
+        if let Some(arrival) = replaced {
+            inner.arrivals.remove(&arrival);
+        }
+        let (arrival, since) = inner.arrive(origin);
+        inner.waiting(origin).http2 = Some(Idle { connection: Arc::clone(connection), arrival, since });
+        self.settle(inner);
+    }
+
+    /// No one begins another request on this connection; those under way go on.
+    pub(crate) fn retire(&self, origin: &Arc<Origin>, connection: &Weak<Http2>) {
+        let mut inner = self.inner.lock();
+        let Some(waiting) = inner.origins.get_mut(origin) else { return };
+        if let Some(present) = waiting.http2.take_if(|present| Arc::as_ptr(&present.connection) == connection.as_ptr())
+        {
+            inner.arrivals.remove(&present.arrival);
+        }
+    }
+
+    /// Idle connections, for a gauge.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().arrivals.len()
+    }
+
+    /// Brings the pool back within its bounds and sees to it that someone looks after its age.
+    fn settle(self: &Arc<Self>, mut inner: parking_lot::MutexGuard<'_, Inner>) {
+        while inner.arrivals.len() > self.settings.idle_max {
+            inner.close_oldest();
+        }
+        if !inner.sweeper_runs {
+            inner.sweeper_runs = true;
+            tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
+        }
+    }
+}
+
+/// Closes what has grown old while no request came by. Ends when the pool is empty or gone.
+async fn sweep(pool: Weak<Pool>, idle_timeout: Duration) {
+    loop {
+        tokio::time::sleep(idle_timeout / 2).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut inner = pool.inner.lock();
+        inner.close_older_than(idle_timeout);
+        inner.origins.retain(|_, waiting| waiting.http2.is_some() || !waiting.http1.is_empty());
+        if inner.arrivals.is_empty() {
+            inner.sweeper_runs = false;
+            return;
+        }
+    }
+}
+
+impl Inner {
+    fn waiting(&mut self, origin: &Arc<Origin>) -> &mut Waiting {
+        self.origins.entry(Arc::clone(origin)).or_default()
+    }
+
+    fn arrive(&mut self, origin: &Arc<Origin>) -> (u64, Instant) {
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        self.arrivals.insert(arrival, Arc::clone(origin));
+        (arrival, Instant::now())
+    }
+
+    /// A shared connection is as young as its last use.
+    fn renew_http2(&mut self, origin: &Arc<Origin>) {
+        let (arrival, since) = self.arrive(origin);
+        if let Some(http2) = self.origins.get_mut(origin).and_then(|waiting| waiting.http2.as_mut()) {
+            self.arrivals.remove(&http2.arrival);
+            http2.arrival = arrival;
+            http2.since = since;
+        }
+    }
+
+    fn close_older_than(&mut self, age: Duration) {
+        while let Some((arrival, origin)) = self.arrivals.first_key_value() {
+            let (arrival, origin) = (*arrival, Arc::clone(origin));
+            let Some(waiting) = self.origins.get_mut(&origin) else {
+                self.arrivals.pop_first();
+                continue;
+            };
+            if waiting.since(arrival).is_some_and(|since| since.elapsed() < age) {
+                return;
+            }
+            // One that is in use is not idle, however long ago its last request began.
+            if let Some(http2) = waiting.http2.as_ref()
+                && http2.arrival == arrival
+                && !http2.connection.is_idle()
+                && !http2.connection.is_closed()
+            {
+                self.renew_http2(&origin);
+                continue;
+            }
+            self.close_oldest();
+        }
+    }
+
+    fn close_oldest(&mut self) {
+        let Some((arrival, origin)) = self.arrivals.pop_first() else { return };
+        let Some(waiting) = self.origins.get_mut(&origin) else { return };
+        if waiting.http1.front().is_some_and(|idle| idle.arrival == arrival) {
+            waiting.http1.pop_front();
+        }
+        waiting.http2.take_if(|idle| idle.arrival == arrival);
+    }
+}
+
+impl Waiting {
+    /// When the connection with this number came in. It is the oldest of all, so it is first in its queue.
+    fn since(&self, arrival: u64) -> Option<Instant> {
+        let http1 = self.http1.front().filter(|idle| idle.arrival == arrival).map(|idle| idle.since);
+        http1.or_else(|| self.http2.as_ref().filter(|idle| idle.arrival == arrival).map(|idle| idle.since))
+    }
+}
