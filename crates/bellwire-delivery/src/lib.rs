@@ -1,1 +1,8 @@
-//! placeholder
+//! The ways out: turns a delivery into bytes on a wire. One file per kind of endpoint; so far `push`.
+//!
+//! The server calls it once for each attempt that the engine starts, and hands the [`bellwire_model::Outcome`] back. It
+//! decides nothing: what an outcome means is `model`'s business, when to try again is the engine's.
+
+mod push;
+
+pub use push::{HeaderNames, Push, PushSettings};

@@ -1,0 +1,223 @@
+//! Push: an HTTP POST to the endpoint's URL, signed by Standard Webhooks.
+//!
+//! What does not change between attempts (the URL taken apart, the keys, the header block) is prepared once for each
+//! version of an endpoint and kept. The payload's bytes go from the message to the socket without a copy.
+
+use bellwire_egress::{Client, Request, Response, SendError, Target};
+use bellwire_model::{
+    Directive, Endpoint, EndpointKey, FailureClass, Message, Outcome, RESPONSE_BODY_MAX, RetryAfter, Timestamp,
+};
+use bellwire_signature::Signer;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which names the three signature headers carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HeaderNames {
+    /// `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+    Webhook,
+    /// `svix-id`, `svix-timestamp`, `svix-signature`.
+    Svix,
+    /// Both sets, with equal values.
+    #[default]
+    Both,
+}
+
+/// What is the same for all endpoints.
+#[derive(Clone, Debug)]
+pub struct PushSettings {
+    /// Names of the signature headers.
+    pub header_names: HeaderNames,
+    /// For the whole exchange, from the first DNS query to the last byte of the response's body.
+    pub timeout: Duration,
+    /// How much of a response's body is read and kept.
+    pub response_body_max: usize,
+    /// The `user-agent`.
+    pub user_agent: HeaderValue,
+}
+
+impl Default for PushSettings {
+    fn default() -> Self {
+        PushSettings {
+            header_names: HeaderNames::default(),
+            timeout: Duration::from_secs(15),
+            response_body_max: RESPONSE_BODY_MAX,
+            user_agent: HeaderValue::from_static(concat!("Bellwire/", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+}
+
+const WEBHOOK: [HeaderName; 3] = [
+    HeaderName::from_static("webhook-id"),
+    HeaderName::from_static("webhook-timestamp"),
+    HeaderName::from_static("webhook-signature"),
+];
+const SVIX: [HeaderName; 3] = [
+    HeaderName::from_static("svix-id"),
+    HeaderName::from_static("svix-timestamp"),
+    HeaderName::from_static("svix-signature"),
+];
+const DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Endpoints whose preparation is kept; beyond this many, all are dropped and made again as they are used.
+const PREPARED_MAX: usize = 16_384;
+
+/// Makes attempts, on one thread.
+pub struct Push {
+    client: Client,
+    settings: PushSettings,
+    prepared: RefCell<HashMap<EndpointKey, Rc<Prepared>>>,
+}
+
+/// An endpoint, ready to be called.
+struct Prepared {
+    /// The version that this was made from; compared by address, and kept alive so that the address stays its own.
+    endpoint: Arc<Endpoint>,
+    /// When a secret expires and this must be made again.
+    valid_until: Timestamp,
+    target: Target,
+    headers: HeaderMap,
+    signer: Signer,
+}
+
+impl Push {
+    /// Sends by `client`, which must belong to this thread's runtime.
+    pub fn new(client: Client, settings: PushSettings) -> Self {
+        Push { client, settings, prepared: RefCell::default() }
+    }
+
+    /// Makes one attempt, at wall time `wall`. Ends within the timeout, and always with an outcome.
+    pub async fn attempt(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Outcome {
+        let request = match self.request(endpoint, message, wall) {
+            Ok(request) => request,
+            Err(text) => return failure(wall, Duration::ZERO, FailureClass::Unsendable, text.into()),
+        };
+        let started = tokio::time::Instant::now();
+        match self.client.exchange(request).await {
+            Ok(response) => outcome(wall, response),
+            Err(error) => {
+                let text = Bytes::from(error.customer_text().into_owned());
+                failure(wall, started.elapsed(), class(&error), text)
+            }
+        }
+    }
+
+    /// The signed request.
+    fn request(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Result<Request, String> {
+        let prepared = self.prepare(endpoint, wall)?;
+        let body = message.payload.clone().ok_or("the payload has expired")?;
+        let id = message.id.to_string();
+        let seconds = wall.as_seconds();
+        let signature = prepared.signer.sign(&id, seconds, &body).map_err(|e| e.to_string())?;
+        let mut headers = prepared.headers.clone();
+        let values = [
+            HeaderValue::from_str(&id).map_err(|e| e.to_string())?,
+            HeaderValue::from(seconds),
+            HeaderValue::from_str(&signature).map_err(|e| e.to_string())?,
+        ];
+        if self.settings.header_names != HeaderNames::Svix {
+            WEBHOOK.into_iter().zip(&values).for_each(|(name, value)| drop(headers.insert(name, value.clone())));
+        }
+        if self.settings.header_names != HeaderNames::Webhook {
+            SVIX.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
+        }
+        let content_type = match message.content_type.as_str() {
+            "application/json" => JSON,
+            other => HeaderValue::from_str(other).map_err(|e| e.to_string())?,
+        };
+        headers.insert(header::CONTENT_TYPE, content_type);
+        Ok(Request {
+            method: Method::POST,
+            target: prepared.target.clone(),
+            headers,
+            body,
+            deadline: self.settings.timeout,
+            response_body_max: self.settings.response_body_max,
+        })
+    }
+
+    /// What was prepared for this version of the endpoint, or prepares it.
+    fn prepare(&self, endpoint: &Arc<Endpoint>, wall: Timestamp) -> Result<Rc<Prepared>, String> {
+        let mut all = self.prepared.borrow_mut();
+        if let Some(found) = all.get(&endpoint.key)
+            && Arc::ptr_eq(&found.endpoint, endpoint)
+            && wall < found.valid_until
+        {
+            return Ok(Rc::clone(found));
+        }
+        let secrets: Vec<_> = endpoint.signing_secrets(wall).collect();
+        let target = Target::parse(&endpoint.url).map_err(|e| format!("the endpoint's URL cannot be called: {e}"))?;
+        let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 12);
+        headers.insert(header::USER_AGENT, self.settings.user_agent.clone());
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        for (name, value) in &endpoint.headers {
+            let name = HeaderName::try_from(name.as_str()).map_err(|_| format!("header {name:?} cannot be sent"))?;
+            let value = HeaderValue::try_from(value.as_str())
+                .map_err(|_| format!("the value of header {name} cannot be sent"))?;
+            headers.insert(name, value);
+        }
+        let prepared = Rc::new(Prepared {
+            valid_until: endpoint
+                .secrets
+                .iter()
+                .filter_map(|s| s.expires_at.filter(|end| *end > wall))
+                .min()
+                .unwrap_or(Timestamp::FAR_FUTURE),
+            signer: Signer::new(&secrets),
+            endpoint: Arc::clone(endpoint),
+            target,
+            headers,
+        });
+        if all.len() >= PREPARED_MAX {
+            all.clear();
+        }
+        all.insert(endpoint.key, Rc::clone(&prepared));
+        Ok(prepared)
+    }
+
+    /// Drops what was prepared for an endpoint that is gone.
+    pub fn forget(&self, endpoint: EndpointKey) {
+        self.prepared.borrow_mut().remove(&endpoint);
+    }
+}
+
+fn outcome(started_at: Timestamp, response: Response) -> Outcome {
+    let text = |name: &HeaderName| response.headers.get(name).and_then(|v| v.to_str().ok());
+    let retry_after = text(&header::RETRY_AFTER).and_then(RetryAfter::parse);
+    let directive = match text(&DIRECTIVE).map(str::trim) {
+        Some("disable") => Some(Directive::Disable),
+        Some("abort-message") => Some(Directive::AbortMessage),
+        _ => None,
+    };
+    Outcome {
+        started_at,
+        duration: response.timings.total,
+        result: Ok(response.status),
+        body: response.body,
+        retry_after,
+        directive,
+    }
+}
+
+fn failure(started_at: Timestamp, duration: Duration, class: FailureClass, body: Bytes) -> Outcome {
+    Outcome { started_at, duration, result: Err(class), body, retry_after: None, directive: None }
+}
+
+fn class(error: &SendError) -> FailureClass {
+    match error {
+        SendError::Url(_) => FailureClass::Unsendable,
+        SendError::Forbidden(_) => FailureClass::Forbidden,
+        SendError::Dns { .. } => FailureClass::Dns,
+        SendError::Connect { .. } | SendError::ConnectionLost { bytes_written: false, .. } => FailureClass::Connect,
+        SendError::Proxy(_) => FailureClass::Proxy,
+        SendError::Tls { .. } => FailureClass::Tls,
+        SendError::Timeout { .. } => FailureClass::Timeout,
+        SendError::Malformed { .. } => FailureClass::Malformed,
+        SendError::ConnectionLost { bytes_written: true, .. } => FailureClass::ResponseLost,
+    }
+}
