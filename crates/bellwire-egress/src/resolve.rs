@@ -149,3 +149,19 @@ fn is_server_failure(error: &NetError) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_machine_says_answers_are_not_kept_for_long_and_lookups_end() {
+        let mut options = ResolverOpts::default();
+        options.timeout = Duration::from_secs(30);
+        options.attempts = 100;
+        bound(&mut options, Duration::from_secs(5));
+        assert_eq!(options.negative_max_ttl, Some(Duration::from_secs(30)));
+        assert_eq!(options.positive_max_ttl, Some(Duration::from_secs(300)));
+        assert!(options.timeout * (options.attempts as u32 + 1) <= Duration::from_secs(5));
+    }
+}

@@ -6,3 +6,7 @@ mod walkthrough;
 mod guarded;
 mod zoo;
 mod reuse;
+mod tls;
+mod http2;
+mod proxied;
+mod dns;
