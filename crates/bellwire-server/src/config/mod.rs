@@ -1,1 +1,204 @@
-//! Settings.
+//! Settings: read once, at the edge, into valid types; or all that is wrong with them at once, before anything starts.
+//!
+//! ```text
+//! config.default.toml < the user's file < SVIX_* variables < BELLWIRE_* variables < flags
+//! ```
+//!
+//! The first layer is complete, so it is also the list of what there is: a name that it lacks is a mistake. Every value of
+//! every layer must have a meaning, also where a stronger layer overrides it. A section is a file here, a struct in it,
+//! and a table in `config.default.toml`; a new setting is a line in each of them.
+//!
+//! Who calls it: every command that needs to know the data folder. Promises: secrets do not print; the environment is
+//! read in one place, and comes in as an argument everywhere else.
+
+mod mistake;
+mod value;
+mod layers;
+mod svix;
+mod secret;
+pub(crate) mod server;
+pub(crate) mod auth;
+pub(crate) mod store;
+pub(crate) mod delivery;
+pub(crate) mod lanes;
+pub(crate) mod egress;
+pub(crate) mod log;
+pub(crate) mod limits;
+
+pub(crate) use auth::SecretText;
+pub(crate) use delivery::HeaderNames;
+pub(crate) use mistake::Mistakes;
+pub(crate) use secret::secret;
+
+use bellwire_egress::Guard;
+use bellwire_engine::{EngineSettings, IntakeSettings};
+use layers::Layers;
+use mistake::Origin;
+use std::{
+    ffi::OsString,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+/// Read if it is there and no other file is named.
+const FILE: &str = "bellwire.toml";
+
+/// Every setting, valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) server: server::Server,
+    pub(crate) auth: auth::Auth,
+    pub(crate) store: store::Store,
+    pub(crate) delivery: delivery::Delivery,
+    pub(crate) lanes: lanes::Lanes,
+    pub(crate) egress: egress::Egress,
+    pub(crate) log: log::Log,
+    pub(crate) limits: limits::Limits,
+    /// What the operator should know although it stops nothing: variables that are not used, weak secrets. To be logged.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Where settings come from besides the environment; every command takes these flags.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Sources {
+    /// Settings file [default: ./bellwire.toml if it exists; BELLWIRE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Data folder [default: bellwire-data; BELLWIRE_DATA]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Reads the settings of this process: these flags and its environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn load(&self) -> Result<Config, Mistakes> {
+        self.load_listening(None)
+    }
+
+    /// [`Sources::load`], with the value of `--listen`.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn load_listening(&self, listen: Option<&str>) -> Result<Config, Mistakes> {
+        Config::read(self, listen, std::env::vars_os())
+    }
+}
+
+impl Config {
+    /// Reads the settings from all layers.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the layers.
+    pub(crate) fn read(
+        flags: &Sources,
+        listen: Option<&str>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, Mistakes> {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let mut layers = Layers::defaults();
+        let named = environment.iter().find(|(name, value)| name == "BELLWIRE_CONFIG" && !value.is_empty());
+        match (&flags.config, named) {
+            (Some(path), _) => add_file(&mut layers, path, Some(Origin::Flag("--config"))),
+            (None, Some((name, path))) => {
+                let origin = Origin::Variable(name.to_string_lossy().into_owned());
+                add_file(&mut layers, Path::new(path), Some(origin));
+            }
+            (None, None) => add_file(&mut layers, Path::new(FILE), None),
+        }
+        layers.add_environment(environment.into_iter());
+        layers.add_flag("--listen", "server.listen", listen.map(str::to_owned));
+        let mut server = server::Server::read(&layers);
+        if let Some(data) = &flags.data {
+            // Not through the layers: a path need not be text.
+            server.data.clone_from(data);
+        }
+        let auth = auth::Auth::read(&layers);
+        let store = store::Store::read(&layers);
+        let delivery = delivery::Delivery::read(&layers);
+        let lanes = lanes::Lanes::read(&layers);
+        let egress = egress::Egress::read(&layers);
+        let log = log::Log::read(&layers);
+        let limits = limits::Limits::read(&layers);
+        if let Some(note) = auth.note() {
+            layers.note(note);
+        }
+        layers.finish(|notes| Config { server, auth, store, delivery, lanes, egress, log, limits, notes })
+    }
+
+    /// What the API's tokens are signed with: the configured secret, or the one of the data folder, which is made if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`secret()`].
+    pub(crate) fn jwt_secret(&self) -> anyhow::Result<SecretText> {
+        match &self.auth.jwt_secret {
+            Some(configured) => Ok(configured.clone()),
+            None => secret(&self.server.data),
+        }
+    }
+
+    /// For each shard's engine.
+    pub(crate) fn engine_settings(&self) -> EngineSettings {
+        EngineSettings {
+            retry_schedule: self.delivery.retry_schedule.clone(),
+            disable_after: self.delivery.disable_after,
+            lane_queue_max: self.lanes.queue_max,
+            lane_concurrency_max: self.lanes.concurrency_max,
+            attempts_max: self.lanes.attempts_max,
+            queued_max: self.lanes.queued_max,
+            queued_bytes_max: self.lanes.queued_bytes_max,
+            settle_after: self.lanes.settle_after,
+            breaker_failures: self.lanes.breaker_failures,
+            breaker_wait: self.lanes.breaker_wait,
+            breaker_wait_max: self.lanes.breaker_wait_max,
+        }
+    }
+
+    /// For the one intake.
+    pub(crate) fn intake_settings(&self) -> IntakeSettings {
+        IntakeSettings {
+            shards: self.server.shards(),
+            batch_messages_max: self.limits.batch_messages_max,
+            batch_bytes_max: self.limits.batch_bytes_max,
+            queue_messages_max: self.limits.queue_messages_max,
+            queue_bytes_max: self.limits.queue_bytes_max,
+        }
+    }
+
+    /// For all that goes out. The listeners' own addresses are added by who knows them.
+    pub(crate) fn egress_settings(&self) -> bellwire_egress::Settings {
+        bellwire_egress::Settings {
+            guard: Guard {
+                allowed_networks: self.egress.allow.clone(),
+                nat64: self.egress.nat64,
+                denied_ports: self.egress.deny_ports.clone(),
+                https_only: self.delivery.https_only,
+                own_addresses: Vec::new(),
+            },
+            name_servers: self.egress.name_servers(),
+            dns_timeout: self.egress.dns_timeout,
+            connect_timeout: self.egress.connect_timeout,
+            tls: self.egress.tls.clone(),
+            proxy: self.egress.proxy.clone(),
+            pool: self.egress.pool.clone(),
+        }
+    }
+}
+
+/// Adds the user's file. One that somebody named must be there; the one that nobody named may be missing.
+fn add_file(layers: &mut Layers, path: &Path, named_by: Option<Origin>) {
+    match std::fs::read_to_string(path) {
+        Ok(text) => layers.add_file(path, &text),
+        Err(error) if error.kind() == ErrorKind::NotFound && named_by.is_none() => {}
+        Err(error) => {
+            let origin = named_by.unwrap_or(Origin::File { path: path.into(), line: 1 });
+            layers.mistake(None, origin, format!("cannot read {}: {error}", path.display()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

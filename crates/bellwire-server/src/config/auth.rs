@@ -1,0 +1,76 @@
+//! `[auth]`: the secrets behind the API's tokens and behind what is encrypted at rest.
+
+use super::{
+    layers::Layers,
+    value::{Expected, Read, Value, list},
+};
+use bellwire_signature::{MainKey, MainKeys};
+use std::fmt;
+
+/// Below this a main secret could be guessed.
+const MAIN_SECRET_CHARACTERS_MIN: usize = 16;
+/// RFC 7518 §3.2: a key of HS256 is as long as its hash. Shorter ones are used, since Svix uses them, but noted.
+const JWT_SECRET_BYTES_GOOD: usize = 32;
+
+/// See `config.default.toml`.
+#[derive(Clone, Debug)]
+pub(crate) struct Auth {
+    /// `None`: the one of the data folder, see [`super::Config::jwt_secret`].
+    pub(crate) jwt_secret: Option<SecretText>,
+    pub(crate) main_secret: Option<SecretText>,
+    pub(crate) old_main_secrets: Vec<SecretText>,
+}
+
+/// A secret of the operator's. Does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SecretText(pub(super) String);
+
+impl SecretText {
+    /// The text, for the one who signs or encrypts with it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redacted")
+    }
+}
+
+impl Auth {
+    pub(super) fn read(layers: &Layers) -> Auth {
+        Auth {
+            jwt_secret: layers.take("auth.jwt_secret", |value| secret(value, 1)),
+            main_secret: layers.take("auth.main_secret", |value| secret(value, MAIN_SECRET_CHARACTERS_MIN)),
+            old_main_secrets: layers
+                .take("auth.old_main_secrets", list(|value| secret(value, 1)))
+                .into_iter()
+                .flatten()
+                .collect(),
+        }
+    }
+
+    /// What the operator should know about the secrets that were chosen.
+    pub(super) fn note(&self) -> Option<String> {
+        let bytes = self.jwt_secret.as_ref()?.reveal().len();
+        (bytes < JWT_SECRET_BYTES_GOOD).then(|| {
+            format!("auth.jwt_secret has {bytes} bytes; whoever guesses it can do everything, {JWT_SECRET_BYTES_GOOD} random ones are safe")
+        })
+    }
+
+    /// The keys that secrets of endpoints are kept under, newest first; none without a main secret.
+    pub(crate) fn main_keys(&self) -> MainKeys {
+        let newest_first = self.main_secret.iter().chain(&self.old_main_secrets);
+        MainKeys::new(newest_first.map(|secret| MainKey::from_text(secret.reveal())).collect())
+    }
+}
+
+/// Empty is none. An environment variable cannot be empty: that is a mistake before it comes here.
+fn secret(value: &Value, characters_min: usize) -> Read<Option<SecretText>> {
+    match value {
+        Value::Text(text) if text.is_empty() => Ok(None),
+        Value::Text(text) if text.chars().count() >= characters_min => Ok(Some(SecretText(text.clone()))),
+        _ => Err(Expected(format!("a secret of at least {characters_min} characters"))),
+    }
+}

@@ -1,0 +1,44 @@
+//! `[lanes]`: how endpoints are kept apart.
+
+use super::{
+    layers::Layers,
+    value::{count, duration, memory},
+};
+use std::time::Duration;
+
+/// See `config.default.toml`, and [`bellwire_engine::EngineSettings`], which it becomes.
+#[derive(Clone, Debug)]
+pub(crate) struct Lanes {
+    pub(crate) queue_max: usize,
+    pub(crate) concurrency_max: usize,
+    pub(crate) attempts_max: usize,
+    pub(crate) queued_max: usize,
+    pub(crate) queued_bytes_max: usize,
+    pub(crate) settle_after: Duration,
+    pub(crate) breaker_failures: u32,
+    pub(crate) breaker_wait: Duration,
+    pub(crate) breaker_wait_max: Duration,
+}
+
+impl Lanes {
+    pub(super) fn read(layers: &Layers) -> Lanes {
+        const SHORT: Duration = Duration::from_millis(10);
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let failures = layers.take("lanes.breaker_failures", count(1..=10_000));
+        let lanes = Lanes {
+            queue_max: layers.take("lanes.queue_max", count(1..=1_000_000)),
+            concurrency_max: layers.take("lanes.concurrency_max", count(1..=10_000)),
+            attempts_max: layers.take("lanes.attempts_max", count(1..=1_000_000)),
+            queued_max: layers.take("lanes.queued_max", count(1..=10_000_000)),
+            queued_bytes_max: layers.take("lanes.queued_bytes_max", memory(1 << 20..=64 << 30)),
+            settle_after: layers.take("lanes.settle_after", duration(SHORT..=Duration::from_secs(60))),
+            breaker_failures: u32::try_from(failures).unwrap_or(u32::MAX),
+            breaker_wait: layers.take("lanes.breaker_wait", duration(SHORT..=HOUR)),
+            breaker_wait_max: layers.take("lanes.breaker_wait_max", duration(SHORT..=24 * HOUR)),
+        };
+        if lanes.breaker_wait_max < lanes.breaker_wait {
+            layers.refuse("lanes.breaker_wait_max", "it must not be shorter than lanes.breaker_wait".into());
+        }
+        lanes
+    }
+}

@@ -1,0 +1,47 @@
+//! `[server]`: where the program listens and keeps things, and how long it waits for clients.
+
+use super::{
+    layers::Layers,
+    value::{address, count, duration, memory, path},
+};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// See `config.default.toml`.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) listen: SocketAddr,
+    pub(crate) data: PathBuf,
+    /// 0 means one for each core; see [`Server::shards`].
+    pub(crate) shards_wanted: usize,
+    pub(crate) shutdown_deadline: Duration,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) body_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+impl Server {
+    pub(super) fn read(layers: &Layers) -> Server {
+        const SHORT: Duration = Duration::from_millis(100);
+        const HOUR: Duration = Duration::from_secs(3_600);
+        const MINUTES: Duration = Duration::from_secs(600);
+        Server {
+            listen: layers.take("server.listen", address),
+            data: layers.take("server.data", path),
+            shards_wanted: layers.take("server.shards", count(0..=256)),
+            shutdown_deadline: layers.take("server.shutdown_deadline", duration(Duration::ZERO..=HOUR)),
+            body_bytes_max: layers.take("server.body_max", memory(1 << 10..=64 << 20)),
+            header_timeout: layers.take("server.header_timeout", duration(SHORT..=MINUTES)),
+            body_timeout: layers.take("server.body_timeout", duration(SHORT..=MINUTES)),
+            idle_timeout: layers.take("server.idle_timeout", duration(SHORT..=HOUR)),
+        }
+    }
+
+    /// How many threads serve and deliver.
+    pub(crate) fn shards(&self) -> usize {
+        match self.shards_wanted {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
+            wanted => wanted,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The rules of all layers together.
+
+use super::*;
+use std::time::Duration;
+
+fn read(environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    read_with(&Sources::default(), None, environment)
+}
+
+fn read_with(flags: &Sources, listen: Option<&str>, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    Config::read(flags, listen, environment.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+fn file(text: &str) -> (tempfile::TempDir, Sources) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bellwire.toml");
+    std::fs::write(&path, text).expect("written");
+    (folder, Sources { config: Some(path), data: None })
+}
+
+fn mistakes(result: Result<Config, Mistakes>) -> Vec<String> {
+    result.expect_err("mistakes").0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_defaults_are_what_we_document() {
+    let config = read(&[]).expect("the defaults are right");
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8071");
+    assert_eq!(config.server.data, Path::new("bellwire-data"));
+    assert_eq!(config.server.shutdown_deadline, Duration::from_secs(20));
+    assert_eq!(config.delivery.timeout, Duration::from_secs(15));
+    assert_eq!(config.delivery.headers, HeaderNames::Both);
+    assert_eq!(config.store.retention, Some(Duration::from_secs(90 * 86_400)));
+    assert!(config.egress.allow.is_empty());
+    assert!(config.auth.jwt_secret.is_none());
+    assert_eq!(config.notes, [""; 0]);
+    assert!(config.server.shards() >= 1);
+}
+
+#[test]
+fn the_defaults_are_those_of_the_crates_that_use_them() {
+    let config = read(&[]).expect("the defaults are right");
+    assert_eq!(format!("{:?}", config.engine_settings()), format!("{:?}", EngineSettings::default()));
+    assert_eq!(format!("{:?}", config.egress_settings()), format!("{:?}", bellwire_egress::Settings::default()));
+}
+
+/// Each default, written as a file of the user's and as a variable, is read from there.
+#[test]
+fn every_setting_is_read_and_documented() {
+    let names: Vec<String> = Layers::defaults().names().map(str::to_owned).collect();
+    let lines: Vec<&str> = layers::DEFAULTS.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(lines[i - 1].starts_with("# "), "{line} has a comment above it");
+        }
+    }
+    for name in &names {
+        let (section, key) = name.split_once('.').expect("section.name");
+        let (_folder, flags) = file(&format!("[{section}]\n{key} = {{ no = \"meaning\" }}\n"));
+        let all = mistakes(read_with(&flags, None, &[]));
+        assert!(all.iter().any(|one| one.contains(&format!("({name}): expected"))), "{name} is not read: {all:?}");
+    }
+    let (_folder, flags) = file(layers::DEFAULTS);
+    let copied = read_with(&flags, None, &[]).expect("a copy of the defaults is a file");
+    assert_eq!(format!("{copied:?}"), format!("{:?}", read(&[]).expect("the defaults")));
+}
+
+#[test]
+fn each_layer_overrides_the_one_before() {
+    let (_folder, mut flags) = file("[server]\nlisten = \"127.0.0.1:1\"\ndata = \"file\"\n");
+    let listen = |flags: &Sources, flag, environment: &[(&str, &str)]| {
+        let config = read_with(flags, flag, environment).expect("right");
+        (config.server.listen.port(), config.server.data.to_string_lossy().into_owned())
+    };
+    let svix = ("SVIX_LISTEN_ADDRESS", "127.0.0.1:2");
+    let ours = ("BELLWIRE_LISTEN", "127.0.0.1:3");
+    assert_eq!(listen(&flags, None, &[]), (1, "file".into()));
+    assert_eq!(listen(&flags, None, &[svix]), (2, "file".into()));
+    assert_eq!(listen(&flags, None, &[ours, svix]), (3, "file".into()));
+    assert_eq!(listen(&flags, None, &[svix, ("BELLWIRE_SERVER_LISTEN", "127.0.0.1:4")]), (4, "file".into()));
+    assert_eq!(listen(&flags, Some("127.0.0.1:5"), &[ours, svix]), (5, "file".into()));
+    assert_eq!(listen(&flags, None, &[("BELLWIRE_DATA", "variable")]).1, "variable");
+    flags.data = Some("flag".into());
+    assert_eq!(listen(&flags, None, &[("BELLWIRE_DATA", "variable")]).1, "flag");
+}
+
+#[test]
+fn variables_of_svix_are_understood() {
+    let config = read(&[
+        ("SVIX_JWT_SECRET", "a-secret-of-more-than-thirty-two-bytes"),
+        ("SVIX_MAIN_SECRET", "0123456789abcdef"),
+        ("SVIX_LISTEN_ADDRESS", "0.0.0.0:8071"),
+        ("SVIX_WHITELIST_SUBNETS", "[127.0.0.0/8]"),
+        ("SVIX_RETRY_SCHEDULE", "1,1,2"),
+        ("SVIX_WORKER_REQUEST_TIMEOUT", "3"),
+        ("SVIX_ENDPOINT_FAILURE_DISABLE_AFTER", "2"),
+        ("SVIX_ENDPOINT_HTTPS_ONLY", "true"),
+        ("SVIX_WHITELABEL_HEADERS", "true"),
+        ("SVIX_DEFAULT_SIGNATURE_TYPE", "ed25519"),
+        ("SVIX_DANGEROUS_DISABLE_TLS_VERIFICATION", "true"),
+        ("SVIX_PROXY_ADDR", "socks5://proxy:1080"),
+        ("SVIX_NOPROXY", "10.0.0.0/8,internal"),
+        ("SVIX_LOG_LEVEL", "debug"),
+        ("SVIX_LOG_FORMAT", "default"),
+        ("SVIX_JWT_ALGORITHM", "HS256"),
+        ("SVIX_API_ENABLED", "true"),
+    ])
+    .expect("understood");
+    assert_eq!(config.auth.jwt_secret.as_ref().map(SecretText::reveal), Some("a-secret-of-more-than-thirty-two-bytes"));
+    assert_eq!(config.egress.allow, ["127.0.0.0/8".parse().expect("a network")]);
+    assert_eq!(config.delivery.retry_schedule.waits(), [1, 1, 2].map(Duration::from_secs));
+    assert_eq!(config.delivery.timeout, Duration::from_secs(3));
+    assert_eq!(config.delivery.disable_after, Some(Duration::from_secs(7_200)));
+    assert_eq!(config.delivery.headers, HeaderNames::Webhook);
+    assert_eq!(config.delivery.default_secret_kind, bellwire_signature::SecretKind::Ed25519);
+    assert!(config.delivery.https_only && !config.egress.tls.verify && config.egress.proxy.is_some());
+    assert_eq!(config.log.level, tracing::level_filters::LevelFilter::DEBUG);
+    assert_eq!(config.notes, [""; 0]);
+    let never = read(&[("SVIX_ENDPOINT_FAILURE_DISABLE_AFTER", "0")]).expect("understood");
+    assert_eq!(never.delivery.disable_after, None);
+    let once = read(&[("SVIX_RETRY_SCHEDULE", "")]).expect("no retries");
+    assert!(once.delivery.retry_schedule.waits().is_empty());
+}
+
+#[test]
+fn what_svix_has_and_we_do_not_is_noted_without_its_value() {
+    let config = read(&[
+        ("SVIX_DB_DSN", "postgresql://user:hunter2@db/svix"),
+        ("SVIX_REDIS_DSN", "redis://:hunter2@redis"),
+        ("SVIX_QUEUE_TYPE", "redis"),
+        ("SVIX_FROM_THE_FUTURE", "hunter2"),
+        ("SVIX_JWT_SECRET", "hunter2"),
+    ])
+    .expect("noted, not fatal");
+    let notes = config.notes.join("\n");
+    for name in ["SVIX_DB_DSN", "SVIX_REDIS_DSN", "SVIX_QUEUE_TYPE", "SVIX_FROM_THE_FUTURE", "auth.jwt_secret"] {
+        assert!(notes.contains(name), "{notes}");
+    }
+    assert!(notes.contains("the data folder is the store"), "{notes}");
+    assert!(!notes.contains("hunter2"), "{notes}");
+}
+
+#[test]
+fn a_value_without_meaning_names_its_setting() {
+    for (variable, value, says) in [
+        ("SVIX_RETRY_SCHEDULE", "soon", "seconds separated by commas"),
+        ("SVIX_WORKER_REQUEST_TIMEOUT", "0", "a duration from 1ms to 2m"),
+        ("SVIX_WORKER_REQUEST_TIMEOUT", "30s", "whole seconds such as 30, found \"30s\""),
+        ("SVIX_WORKER_REQUEST_TIMEOUT", "", "empty"),
+        ("SVIX_WHITELIST_SUBNETS", "[localhost]", "a network such as 127.0.0.0/8"),
+        ("SVIX_LISTEN_ADDRESS", "8071", "an IP address and a port"),
+        ("SVIX_JWT_SECRET", "", "empty"),
+        ("SVIX_JWT_ALGORITHM", "RS256", "HS256"),
+        ("SVIX_WORKER_ENABLED", "false", "one process"),
+        ("SVIX_LOG_LEVEL", "loud", "\"info\""),
+        ("SVIX_DEFAULT_SIGNATURE_TYPE", "md5", "\"hmac256\" or \"ed25519\""),
+        ("BELLWIRE_DELIVERY_TIMEOUT", "30", "with its unit"),
+        ("BELLWIRE_STORE_BYTES_MAX", "1GB", "or \"none\""),
+        ("BELLWIRE_MAIN_SECRET", "short", "at least 16 characters"),
+        ("BELLWIRE_LANES_BREAKER_WAIT_MAX", "10ms", "not be shorter than lanes.breaker_wait"),
+        ("BELLWIRE_LSTEN", "127.0.0.1:1", "did you mean BELLWIRE_LISTEN?"),
+        ("BELLWIRE_DELIVERY_TIMOUT", "1s", "did you mean BELLWIRE_DELIVERY_TIMEOUT?"),
+        ("BELLWIRE_CONFIG", "/nonexistent/bellwire.toml", "cannot read /nonexistent/bellwire.toml"),
+    ] {
+        let all = mistakes(read(&[(variable, value)]));
+        assert!(all.len() == 1 && all[0].starts_with(variable) && all[0].contains(says), "{variable}={value}: {all:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once_and_with_their_lines() {
+    let (_folder, flags) = file(
+        "[server]\nlisten = \"here\"\nlissten = 1\n\n[delivery]\ntimeout = 15\ntimeout_ms = 1\n[sever]\ndata = \"x\"\n\
+         [auth]\nmain_secret = \"hunter2\"\n",
+    );
+    let all = mistakes(read_with(&flags, Some("there"), &[("SVIX_RETRY_SCHEDULE", "x")]));
+    let place = flags.config.expect("named").display().to_string();
+    for begins in [
+        &format!("{place}:2 (server.listen): expected an IP address and a port such as 127.0.0.1:8071, found \"here\""),
+        &format!("{place}:3: there is no setting server.lissten; did you mean server.listen?"),
+        &format!("{place}:6 (delivery.timeout): expected a duration"),
+        &format!("{place}:7: there is no setting delivery.timeout_ms; did you mean delivery.timeout?"),
+        &format!("{place}:9: there is no setting sever.data; did you mean server.data?"),
+        &format!("{place}:11 (auth.main_secret): expected a secret of at least 16 characters"),
+        "--listen (server.listen): expected",
+        "SVIX_RETRY_SCHEDULE (delivery.retry_schedule): expected",
+    ] {
+        assert!(all.iter().any(|one| one.starts_with(begins)), "{begins}: {all:#?}");
+    }
+    assert_eq!(all.len(), 8, "{all:#?}");
+    assert!(!all.concat().contains("hunter2"), "{all:#?}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_says_where() {
+    let (_folder, flags) = file("[server]\nlisten = \n");
+    let all = mistakes(read_with(&flags, None, &[]));
+    assert!(all[0].contains(":2: not TOML: "), "{all:?}");
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let config = read(&[
+        ("BELLWIRE_JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
+        ("BELLWIRE_MAIN_SECRET", "hunter2-hunter2-hunter2"),
+        ("BELLWIRE_AUTH_OLD_MAIN_SECRETS", "hunter2-a,hunter2-b"),
+        ("BELLWIRE_EGRESS_PROXY", "http://user:hunter2@proxy:3128"),
+    ])
+    .expect("right");
+    assert_eq!(config.auth.old_main_secrets.len(), 2);
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
