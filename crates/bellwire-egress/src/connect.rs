@@ -20,7 +20,7 @@ use url::Host;
 use crate::{
     error::{SendError, Stage, tls_problem},
     exchange::Progress,
-    guard::{Forbidden, Guard, Range, is_localhost},
+    guard::{Guard, is_localhost},
     proxy::{Proxy, ProxyError},
     resolve::{Resolve, ResolveError},
     stream::{Socket, Stream},
@@ -69,10 +69,11 @@ impl Connector {
     async fn connect_directly(&self, origin: &Origin, progress: &mut Progress) -> Result<TcpStream, SendError> {
         let addresses = self.resolve_and_judge(origin, progress).await?;
         let tcp = self.dial(&origin.host, &addresses, progress).await?;
-        let (local, peer) = local_and_peer(&tcp).map_err(|source| no_connection(&origin.host, origin.port, source))?;
+        let failed = |source| no_connection(&origin.host, origin.port, source);
+        let (local, peer) = local_and_peer(&tcp).map_err(failed)?;
         if !addresses.contains(&peer) {
-            // Only something between us and the kernel could cause this; whatever it is, the peer was not judged.
-            return Err(Forbidden::Address { ip: peer.ip(), range: Range::Reserved }.into());
+            // No kernel does this of itself; whoever it was, that address was not judged.
+            return Err(failed(io::Error::other("connected to another address than the one asked for")));
         }
         self.guard.check_self_connection(local, peer)?;
         Ok(tcp)

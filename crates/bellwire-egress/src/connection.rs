@@ -32,7 +32,9 @@ use crate::{
     stream::{Meter, Stream},
 };
 
-/// The parser refuses a 101st header; both libraries refuse a head that is larger than this.
+/// More headers than this are no sensible response. HTTP/1.1's parser has the same limit; HTTP/2's has none.
+pub(crate) const HEADERS_MAX: usize = 100;
+/// A head that is larger than this is refused while it is read.
 pub(crate) const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// What may be read before a response begins, 1xx responses included.
 const BEFORE_RESPONSE_BYTES_MAX: u64 = 4 * HEAD_BYTES_MAX as u64;

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 
 use crate::{
     connect::Connector,
-    connection::{Connection, Http2, Message, NoResponse, ReadBody, is_loss},
+    connection::{Connection, HEADERS_MAX, Http2, Message, NoResponse, ReadBody, is_loss},
     error::{SendError, Stage},
     pool::Pool,
     target::{Origin, Target},
@@ -244,6 +244,9 @@ impl Client {
         progress.timings.first_byte = progress.started.elapsed();
         progress.stage = Stage::Body;
         progress.status = Some(head.status.as_u16());
+        if head.headers.len() > HEADERS_MAX {
+            return Err(SendError::Malformed { source: "too many headers".into() });
+        }
         // With both, where the body ends depends on whom one asks (RFC 9112 §6.3).
         if head.headers.contains_key(header::TRANSFER_ENCODING) && head.headers.contains_key(header::CONTENT_LENGTH) {
             return Err(SendError::Malformed { source: "both transfer-encoding and content-length".into() });

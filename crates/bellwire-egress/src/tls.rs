@@ -11,6 +11,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use rustls_platform_verifier::Verifier;
 
 /// Settings for TLS to endpoints.
 #[derive(Debug, Clone)]
@@ -55,10 +56,13 @@ fn verifier(
     settings: &TlsSettings,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
-    if rustls_platform_verifier::Verifier::new(Arc::clone(provider)).is_ok() {
+    // Asked without our extra roots first: with them it would not say that the machine has none of its own.
+    if let Ok(verifier) = Verifier::new(Arc::clone(provider)) {
+        if settings.extra_roots.is_empty() {
+            return Ok(Arc::new(verifier));
+        }
         let extra = settings.extra_roots.iter().cloned();
-        let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
-        return Ok(Arc::new(verifier));
+        return Ok(Arc::new(Verifier::new_with_extra_roots(extra, Arc::clone(provider))?));
     }
     tracing::warn!("this machine has no CA certificates; using the built-in list of Mozilla's");
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };

@@ -1,6 +1,6 @@
 //! The guard at work in the connector: what it refuses is not connected to, not even once.
 
-use bellwire_egress::{Egress, Forbidden, Guard, SendError, Settings, guard::Range};
+use bellwire_egress::{Egress, Forbidden, Guard, Request, SendError, Settings, Target, guard::Range};
 
 use crate::support::{Script, Server, client, post, settings};
 
@@ -115,4 +115,61 @@ async fn a_name_without_addresses_is_a_dns_failure() {
     let error = client().exchange(post("http://nowhere.example/")).await.unwrap_err();
     assert_eq!(error.class(), "dns");
     assert_eq!(error.customer_text(), "the host name has no address in DNS");
+}
+
+/// Whatever is put together from parts that have fooled others, the listener sees nothing of it.
+#[tokio::test]
+async fn no_spelling_gets_through() {
+    let server = Server::answering(EMPTY).await;
+    let port = server.address.port();
+    let hosts = [
+        "127.0.0.1",
+        "127.1",
+        "127.0.1",
+        "0177.1",
+        "0x7f.0.0.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "0",
+        "0.0.0.0",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "127．0．0．1",
+        "%31%32%37.0.0.1",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::127.0.0.1]",
+        "[2002:7f00:1::]",
+        "[fe80::1]",
+        "[fd00::1]",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "x.localhost",
+        "ｌｏｃａｌｈｏｓｔ",
+        "name.example",
+        "127.0.0.1.nip.example",
+        "a.internal",
+    ];
+    let before =
+        ["", "user@", "user:password@", "example.com@", "example.com%2f@", "127.0.0.1:80@", "a\\@", "\t", "//"];
+    let after = ["/", "", "/\\@example.com", "\\@example.com/", "#@example.com/", "?@example.com/", ".", "./"];
+    let mut tried = 0;
+    for resolved in ["127.0.0.1", "::1", "169.254.169.254", "::ffff:127.0.0.1"] {
+        let client = Egress::new(Settings::default()).unwrap().client_with_resolver(Script::new(&[&[resolved]]));
+        let pairs = hosts.iter().flat_map(|host| before.iter().map(move |before| format!("{before}{host}:{port}")));
+        let places = pairs.flat_map(|authority| after.map(|after| format!("{authority}{after}")));
+        for url in places.flat_map(|place| [format!("http://{place}"), format!("https:{place}")]) {
+            let Ok(target) = Target::parse(&url) else { continue };
+            tried += 1;
+            let error = client.exchange(Request { target, ..post("http://a.example/") }).await.unwrap_err();
+            assert_eq!(error.class(), "forbidden_address", "{url}: {error:?}");
+        }
+    }
+    assert!(tried > 5_000, "{tried}");
+    assert_eq!(server.connections(), 0);
 }

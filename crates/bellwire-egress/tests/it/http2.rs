@@ -233,17 +233,22 @@ async fn a_large_body_is_cut_at_the_cap_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn too_many_headers_are_refused() {
-    let (server, client) = pair(server::Builder::new(), |mut connection, _| async move {
-        while let Some(Ok((_, mut respond))) = connection.accept().await {
-            let mut response = http::Response::new(());
-            response.headers_mut().insert("x-large", HeaderValue::try_from("a".repeat(100 * 1024)).unwrap());
-            let _ = respond.send_response(response, true);
-        }
-    })
-    .await;
-    let error = client.exchange(impatient(url(&server))).await.unwrap_err();
-    assert!(matches!(error.class(), "malformed_response" | "response_lost"), "{error:?}");
+async fn too_large_and_too_many_headers_are_refused() {
+    for (size, count) in [(100 * 1024, 1), (1, 101)] {
+        let (server, client) = pair(server::Builder::new(), move |mut connection, _| async move {
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut response = http::Response::new(());
+                for _ in 0..count {
+                    response.headers_mut().append("x-many", HeaderValue::try_from("a".repeat(size)).unwrap());
+                }
+                let _ = respond.send_response(response, true);
+            }
+        })
+        .await;
+        let error = client.exchange(impatient(url(&server))).await.unwrap_err();
+        assert_eq!(error.class(), "malformed_response", "{error:?}");
+        assert_eq!(client.idle_connections(), 0);
+    }
 }
 
 #[tokio::test]
@@ -289,4 +294,31 @@ async fn http1_is_spoken_where_http2_is_switched_off() {
     let tls = TlsSettings { http2: false, ..trusted.tls.clone() };
     let client = client_with(Settings { tls, ..trusted });
     assert_eq!(client.exchange(post(url(&server))).await.unwrap().http_version, Version::HTTP_11);
+}
+
+#[tokio::test]
+async fn a_flood_of_settings_ends_with_the_exchange() {
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let authority = Authority::new();
+    let mut config = authority.server_config(|_| {});
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let ended = Arc::new(tokio::sync::Notify::new());
+    let tell = Arc::clone(&ended);
+    let server = Server::start(move |stream, _| {
+        let (acceptor, tell) = (acceptor.clone(), Arc::clone(&tell));
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+            while tokio::io::AsyncWriteExt::write_all(&mut writer, &EMPTY_SETTINGS.repeat(100)).await.is_ok() {}
+            tell.notify_one();
+        }
+    })
+    .await;
+    let client = client_with(authority.settings());
+    let error = client.exchange(impatient(url(&server))).await.unwrap_err();
+    assert!(matches!(error.class(), "timeout" | "response_lost" | "malformed_response"), "{error:?}");
+    ended.notified().await;
+    assert_eq!(client.idle_connections(), 0);
 }

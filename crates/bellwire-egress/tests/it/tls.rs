@@ -191,3 +191,45 @@ async fn one_that_hangs_after_the_handshake_times_out_waiting_for_a_response() {
     let error = client_with(authority.settings()).exchange(impatient(https(&server, "localhost"))).await.unwrap_err();
     assert!(matches!(error, SendError::Timeout { stage: Stage::Response, .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_connection_closed_while_idle_costs_no_failure() {
+    let authority = Authority::new();
+    let acceptor = TlsAcceptor::from(Arc::new(authority.server_config(|_| {})));
+    let closed = Arc::new(tokio::sync::Notify::new());
+    let tell = Arc::clone(&closed);
+    let server = Server::start(move |stream, _| {
+        let (acceptor, tell) = (acceptor.clone(), Arc::clone(&tell));
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            read_request(&mut stream).await;
+            stream.write_all(EMPTY).await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(stream);
+            tell.notify_one();
+        }
+    })
+    .await;
+    let client = client_with(authority.settings());
+    for n in 1..=3 {
+        let response = client.exchange(post(https(&server, "localhost"))).await.unwrap();
+        assert_eq!((response.status, response.reused, server.connections()), (200, false, n));
+        closed.notified().await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_no_version_or_cipher_in_common_is_a_protocol_failure() {
+    // What an old server says: fatal alerts handshake_failure (40) and protocol_version (70).
+    for alert in [40, 70] {
+        let server = Server::start(move |mut stream, _| async move {
+            tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap();
+            stream.write_all(&[21, 3, 1, 0, 2, 2, alert]).await.unwrap();
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let error = client_with(settings()).exchange(post(https(&server, "localhost"))).await.unwrap_err();
+        assert!(matches!(error, SendError::Tls { problem: TlsProblem::Protocol, .. }), "{error:?}");
+        assert_eq!(error.customer_text(), "the TLS handshake failed");
+    }
+}

@@ -139,3 +139,11 @@ async fn a_body_as_long_as_the_cap_is_whole() {
         assert_eq!(client.idle_connections(), usize::from(!truncated));
     }
 }
+
+#[tokio::test]
+async fn an_exchange_can_be_spawned() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (client, request) = (client(), post(server.url()));
+    let response = tokio::spawn(async move { client.exchange(request).await }).await.unwrap();
+    assert_eq!(response.unwrap().status, 200);
+}
