@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -31,6 +32,9 @@ READY_MAX = 5.0
 
 # Threads hand over often: the figures are latencies, and Python's default of 5 ms would be a part of them.
 sys.setswitchinterval(0.0005)
+
+# Trials hold thousands of sockets, and so does the server, which inherits this.
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 def binary():
@@ -128,7 +132,7 @@ class Server:
         """The program's own process when something such as strace runs it."""
         with contextlib.suppress(OSError):
             for child in pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-                if os.readlink(f"/proc/{child}/exe") == os.path.realpath(binary()):
+                if os.path.basename(os.readlink(f"/proc/{child}/exe")) != self.wrapper[0]:
                     return int(child)
         return None
 
@@ -414,12 +418,14 @@ class Trial:
         self.rows.append((None, text, "", None))
 
     def __exit__(self, kind, error, trace):
-        if error is not None and not isinstance(error, SystemExit):
+        if error is not None:
             self.row("ended early", f"{kind.__name__}: {str(error)[:600]}", "no", False)
-            if not isinstance(error, (Died, Refused)):
+            if not isinstance(error, (Died, Refused, SystemExit)):
                 import traceback
 
                 traceback.print_exception(error)
+        if not any(ok is not None for *_, ok in self.rows):
+            self.row("held against a bar", "nothing", "something", False)
         for server in self.servers:
             if self.failed and server.log.exists():
                 self.note(f"the end of the server's log:\n{server.tail()}")
