@@ -4,6 +4,7 @@ use super::{
     layers::Layers,
     value::{Expected, Read, Value, choice, duration, header_text, list, memory, optional, parse_duration, switch},
 };
+use bellwire_delivery::HeaderNames;
 use bellwire_model::{RESPONSE_BODY_MAX, RetrySchedule};
 use bellwire_signature::SecretKind;
 use std::time::Duration;
@@ -20,17 +21,6 @@ pub(crate) struct Delivery {
     pub(crate) https_only: bool,
     pub(crate) user_agent: http::HeaderValue,
     pub(crate) response_body_bytes_max: usize,
-}
-
-/// Under which names the id, the timestamp and the signature are sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum HeaderNames {
-    /// `webhook-id`, `webhook-timestamp`, `webhook-signature`.
-    Webhook,
-    /// `svix-id`, `svix-timestamp`, `svix-signature`.
-    Svix,
-    /// Both, with the same values.
-    Both,
 }
 
 impl Delivery {

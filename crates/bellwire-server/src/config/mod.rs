@@ -26,17 +26,20 @@ pub(crate) mod log;
 pub(crate) mod limits;
 
 pub(crate) use auth::SecretText;
-pub(crate) use delivery::HeaderNames;
 pub(crate) use mistake::Mistakes;
 pub(crate) use secret::secret;
 
+use bellwire_api::SignatureType;
+use bellwire_delivery::PushSettings;
 use bellwire_egress::Guard;
 use bellwire_engine::{EngineSettings, IntakeSettings};
+use bellwire_signature::SecretKind;
 use layers::Layers;
 use mistake::Origin;
 use std::{
     ffi::OsString,
     io::ErrorKind,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -58,49 +61,59 @@ pub(crate) struct Config {
     pub(crate) notes: Vec<String>,
 }
 
-/// Where settings come from besides the environment; every command takes these flags.
+/// Where settings come from besides the environment: the flags of `serve`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Sources {
-    /// Settings file [default: ./bellwire.toml if it exists; BELLWIRE_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Data folder [default: bellwire-data; BELLWIRE_DATA]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    /// Address and port to listen on [default: 127.0.0.1:8071; BELLWIRE_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
 }
 
-impl Sources {
-    /// Reads the settings of this process: these flags and its environment.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub(crate) fn load(&self) -> Result<Config, Mistakes> {
-        self.load_listening(None)
-    }
+/// The same for a command that does not listen.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Place {
+    /// Settings file [default: ./bellwire.toml if it exists; BELLWIRE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder [default: bellwire-data; BELLWIRE_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
 
-    /// [`Sources::load`], with the value of `--listen`.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub(crate) fn load_listening(&self, listen: Option<&str>) -> Result<Config, Mistakes> {
-        Config::read(self, listen, std::env::vars_os())
+impl From<Place> for Sources {
+    fn from(place: Place) -> Sources {
+        Sources { place, listen: None }
     }
 }
 
 impl Config {
+    /// Reads the settings of this process: its flags and its environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn load(sources: impl Into<Sources>) -> Result<Config, Mistakes> {
+        Config::read(&sources.into(), std::env::vars_os())
+    }
+
+    /// The defaults alone, whatever the environment says: for the demo, which must run anywhere.
+    pub(crate) fn defaults() -> Config {
+        Config::from_layers(Layers::defaults(), None).expect("the defaults are right; a test sees to it")
+    }
+
     /// Reads the settings from all layers.
     ///
     /// # Errors
     /// Everything that is wrong, in the order of the layers.
     pub(crate) fn read(
         flags: &Sources,
-        listen: Option<&str>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, Mistakes> {
         let environment: Vec<_> = environment.into_iter().collect();
         let mut layers = Layers::defaults();
         let named = environment.iter().find(|(name, value)| name == "BELLWIRE_CONFIG" && !value.is_empty());
-        match (&flags.config, named) {
+        match (&flags.place.config, named) {
             (Some(path), _) => add_file(&mut layers, path, Some(Origin::Flag("--config"))),
             (None, Some((name, path))) => {
                 let origin = Origin::Variable(name.to_string_lossy().into_owned());
@@ -109,11 +122,15 @@ impl Config {
             (None, None) => add_file(&mut layers, Path::new(FILE), None),
         }
         layers.add_environment(environment.into_iter());
-        layers.add_flag("--listen", "server.listen", listen.map(str::to_owned));
+        layers.add_flag("--listen", "server.listen", flags.listen.clone());
+        Config::from_layers(layers, flags.place.data.as_deref())
+    }
+
+    /// `data` does not go through the layers, since a path need not be text.
+    fn from_layers(mut layers: Layers, data: Option<&Path>) -> Result<Config, Mistakes> {
         let mut server = server::Server::read(&layers);
-        if let Some(data) = &flags.data {
-            // Not through the layers: a path need not be text.
-            server.data.clone_from(data);
+        if let Some(data) = data {
+            server.data = data.to_owned();
         }
         let auth = auth::Auth::read(&layers);
         let store = store::Store::read(&layers);
@@ -168,15 +185,15 @@ impl Config {
         }
     }
 
-    /// For all that goes out. The listeners' own addresses are added by who knows them.
-    pub(crate) fn egress_settings(&self) -> bellwire_egress::Settings {
+    /// For all that goes out, with the address that we listen on ourselves, which is never called.
+    pub(crate) fn egress_settings(&self, own: SocketAddr) -> bellwire_egress::Settings {
         bellwire_egress::Settings {
             guard: Guard {
                 allowed_networks: self.egress.allow.clone(),
                 nat64: self.egress.nat64,
                 denied_ports: self.egress.deny_ports.clone(),
                 https_only: self.delivery.https_only,
-                own_addresses: Vec::new(),
+                own_addresses: vec![own],
             },
             name_servers: self.egress.name_servers(),
             dns_timeout: self.egress.dns_timeout,
@@ -186,6 +203,38 @@ impl Config {
             pool: self.egress.pool.clone(),
         }
     }
+
+    /// For attempts.
+    pub(crate) fn push_settings(&self) -> PushSettings {
+        PushSettings {
+            header_names: self.delivery.headers,
+            timeout: self.delivery.timeout,
+            response_body_max: self.delivery.response_body_bytes_max,
+            user_agent: self.delivery.user_agent.clone(),
+        }
+    }
+
+    /// For the API. Makes the secret of its tokens if it is missing.
+    ///
+    /// # Errors
+    /// As [`Config::jwt_secret`].
+    pub(crate) fn api_settings(&self) -> anyhow::Result<bellwire_api::Settings> {
+        Ok(bellwire_api::Settings {
+            https_only: self.delivery.https_only,
+            default_signature_type: match self.delivery.default_secret_kind {
+                SecretKind::Symmetric => SignatureType::Hmac,
+                SecretKind::Ed25519 => SignatureType::Ed25519,
+            },
+            payload_bytes_max: self.server.payload_bytes_max,
+            body_bytes_max: self.server.body_bytes_max,
+            ..bellwire_api::Settings::new(self.jwt_secret()?.reveal())
+        })
+    }
+}
+
+/// Whether the user wants no colour: <https://no-color.org>.
+pub(crate) fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Adds the user's file. One that somebody named must be there; the one that nobody named may be missing.

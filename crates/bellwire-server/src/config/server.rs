@@ -14,6 +14,7 @@ pub(crate) struct Server {
     /// 0 means one for each core; see [`Server::shards`].
     pub(crate) shards_wanted: usize,
     pub(crate) shutdown_deadline: Duration,
+    pub(crate) payload_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
@@ -25,16 +26,21 @@ impl Server {
         const SHORT: Duration = Duration::from_millis(100);
         const HOUR: Duration = Duration::from_secs(3_600);
         const MINUTES: Duration = Duration::from_secs(600);
-        Server {
+        let server = Server {
             listen: layers.take("server.listen", address),
             data: layers.take("server.data", path),
             shards_wanted: layers.take("server.shards", count(0..=256)),
             shutdown_deadline: layers.take("server.shutdown_deadline", duration(Duration::ZERO..=HOUR)),
+            payload_bytes_max: layers.take("server.payload_max", memory(1 << 10..=64 << 20)),
             body_bytes_max: layers.take("server.body_max", memory(1 << 10..=64 << 20)),
             header_timeout: layers.take("server.header_timeout", duration(SHORT..=MINUTES)),
             body_timeout: layers.take("server.body_timeout", duration(SHORT..=MINUTES)),
             idle_timeout: layers.take("server.idle_timeout", duration(SHORT..=HOUR)),
+        };
+        if server.body_bytes_max < server.payload_bytes_max {
+            layers.refuse("server.body_max", "it must not be smaller than server.payload_max".into());
         }
+        server
     }
 
     /// How many threads serve and deliver.

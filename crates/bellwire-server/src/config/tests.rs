@@ -1,21 +1,23 @@
 //! The rules of all layers together.
 
 use super::*;
+use bellwire_delivery::HeaderNames;
+use bellwire_egress::Settings;
 use std::time::Duration;
 
 fn read(environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
-    read_with(&Sources::default(), None, environment)
+    read_with(&Sources::default(), environment)
 }
 
-fn read_with(flags: &Sources, listen: Option<&str>, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
-    Config::read(flags, listen, environment.iter().map(|(name, value)| (name.into(), value.into())))
+fn read_with(flags: &Sources, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    Config::read(flags, environment.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
 fn file(text: &str) -> (tempfile::TempDir, Sources) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bellwire.toml");
     std::fs::write(&path, text).expect("written");
-    (folder, Sources { config: Some(path), data: None })
+    (folder, Place { config: Some(path), data: None }.into())
 }
 
 fn mistakes(result: Result<Config, Mistakes>) -> Vec<String> {
@@ -41,7 +43,13 @@ fn the_defaults_are_what_we_document() {
 fn the_defaults_are_those_of_the_crates_that_use_them() {
     let config = read(&[]).expect("the defaults are right");
     assert_eq!(format!("{:?}", config.engine_settings()), format!("{:?}", EngineSettings::default()));
-    assert_eq!(format!("{:?}", config.egress_settings()), format!("{:?}", bellwire_egress::Settings::default()));
+    let settings = config.egress_settings(config.server.listen);
+    assert_eq!(
+        format!("{:?}", Settings { guard: Guard { own_addresses: Vec::new(), ..settings.guard }, ..settings }),
+        format!("{:?}", Settings::default())
+    );
+    let push = PushSettings { user_agent: http::HeaderValue::from_static("Bellwire"), ..PushSettings::default() };
+    assert_eq!(format!("{:?}", config.push_settings()), format!("{push:?}"));
 }
 
 /// Each default, written as a file of the user's and as a variable, is read from there.
@@ -57,19 +65,20 @@ fn every_setting_is_read_and_documented() {
     for name in &names {
         let (section, key) = name.split_once('.').expect("section.name");
         let (_folder, flags) = file(&format!("[{section}]\n{key} = {{ no = \"meaning\" }}\n"));
-        let all = mistakes(read_with(&flags, None, &[]));
+        let all = mistakes(read_with(&flags, &[]));
         assert!(all.iter().any(|one| one.contains(&format!("({name}): expected"))), "{name} is not read: {all:?}");
     }
     let (_folder, flags) = file(layers::DEFAULTS);
-    let copied = read_with(&flags, None, &[]).expect("a copy of the defaults is a file");
+    let copied = read_with(&flags, &[]).expect("a copy of the defaults is a file");
     assert_eq!(format!("{copied:?}"), format!("{:?}", read(&[]).expect("the defaults")));
 }
 
 #[test]
 fn each_layer_overrides_the_one_before() {
     let (_folder, mut flags) = file("[server]\nlisten = \"127.0.0.1:1\"\ndata = \"file\"\n");
-    let listen = |flags: &Sources, flag, environment: &[(&str, &str)]| {
-        let config = read_with(flags, flag, environment).expect("right");
+    let listen = |flags: &Sources, flag: Option<&str>, environment: &[(&str, &str)]| {
+        let flags = Sources { listen: flag.map(str::to_owned), ..flags.clone() };
+        let config = read_with(&flags, environment).expect("right");
         (config.server.listen.port(), config.server.data.to_string_lossy().into_owned())
     };
     let svix = ("SVIX_LISTEN_ADDRESS", "127.0.0.1:2");
@@ -80,7 +89,7 @@ fn each_layer_overrides_the_one_before() {
     assert_eq!(listen(&flags, None, &[svix, ("BELLWIRE_SERVER_LISTEN", "127.0.0.1:4")]), (4, "file".into()));
     assert_eq!(listen(&flags, Some("127.0.0.1:5"), &[ours, svix]), (5, "file".into()));
     assert_eq!(listen(&flags, None, &[("BELLWIRE_DATA", "variable")]).1, "variable");
-    flags.data = Some("flag".into());
+    flags.place.data = Some("flag".into());
     assert_eq!(listen(&flags, None, &[("BELLWIRE_DATA", "variable")]).1, "flag");
 }
 
@@ -169,12 +178,13 @@ fn a_value_without_meaning_names_its_setting() {
 
 #[test]
 fn all_mistakes_come_at_once_and_with_their_lines() {
-    let (_folder, flags) = file(
+    let (_folder, mut flags) = file(
         "[server]\nlisten = \"here\"\nlissten = 1\n\n[delivery]\ntimeout = 15\ntimeout_ms = 1\n[sever]\ndata = \"x\"\n\
          [auth]\nmain_secret = \"hunter2\"\n",
     );
-    let all = mistakes(read_with(&flags, Some("there"), &[("SVIX_RETRY_SCHEDULE", "x")]));
-    let place = flags.config.expect("named").display().to_string();
+    flags.listen = Some("there".into());
+    let all = mistakes(read_with(&flags, &[("SVIX_RETRY_SCHEDULE", "x")]));
+    let place = flags.place.config.expect("named").display().to_string();
     for begins in [
         &format!("{place}:2 (server.listen): expected an IP address and a port such as 127.0.0.1:8071, found \"here\""),
         &format!("{place}:3: there is no setting server.lissten; did you mean server.listen?"),
@@ -194,7 +204,7 @@ fn all_mistakes_come_at_once_and_with_their_lines() {
 #[test]
 fn a_file_that_is_not_toml_says_where() {
     let (_folder, flags) = file("[server]\nlisten = \n");
-    let all = mistakes(read_with(&flags, None, &[]));
+    let all = mistakes(read_with(&flags, &[]));
     assert!(all[0].contains(":2: not TOML: "), "{all:?}");
 }
 
