@@ -26,20 +26,17 @@ pub(crate) mod log;
 pub(crate) mod limits;
 
 pub(crate) use auth::SecretText;
+pub(crate) use bellwire_delivery::HeaderNames;
 pub(crate) use mistake::Mistakes;
 pub(crate) use secret::secret;
 
-use bellwire_api::SignatureType;
-use bellwire_delivery::PushSettings;
 use bellwire_egress::Guard;
 use bellwire_engine::{EngineSettings, IntakeSettings};
-use bellwire_signature::SecretKind;
 use layers::Layers;
 use mistake::Origin;
 use std::{
     ffi::OsString,
     io::ErrorKind,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -185,15 +182,15 @@ impl Config {
         }
     }
 
-    /// For all that goes out, with the address that we listen on ourselves, which is never called.
-    pub(crate) fn egress_settings(&self, own: SocketAddr) -> bellwire_egress::Settings {
+    /// For all that goes out. The listeners' own addresses are added by who knows them.
+    pub(crate) fn egress_settings(&self) -> bellwire_egress::Settings {
         bellwire_egress::Settings {
             guard: Guard {
                 allowed_networks: self.egress.allow.clone(),
                 nat64: self.egress.nat64,
                 denied_ports: self.egress.deny_ports.clone(),
                 https_only: self.delivery.https_only,
-                own_addresses: vec![own],
+                own_addresses: Vec::new(),
             },
             name_servers: self.egress.name_servers(),
             dns_timeout: self.egress.dns_timeout,
@@ -202,33 +199,6 @@ impl Config {
             proxy: self.egress.proxy.clone(),
             pool: self.egress.pool.clone(),
         }
-    }
-
-    /// For attempts.
-    pub(crate) fn push_settings(&self) -> PushSettings {
-        PushSettings {
-            header_names: self.delivery.headers,
-            timeout: self.delivery.timeout,
-            response_body_max: self.delivery.response_body_bytes_max,
-            user_agent: self.delivery.user_agent.clone(),
-        }
-    }
-
-    /// For the API. Makes the secret of its tokens if it is missing.
-    ///
-    /// # Errors
-    /// As [`Config::jwt_secret`].
-    pub(crate) fn api_settings(&self) -> anyhow::Result<bellwire_api::Settings> {
-        Ok(bellwire_api::Settings {
-            https_only: self.delivery.https_only,
-            default_signature_type: match self.delivery.default_secret_kind {
-                SecretKind::Symmetric => SignatureType::Hmac,
-                SecretKind::Ed25519 => SignatureType::Ed25519,
-            },
-            payload_bytes_max: self.server.payload_bytes_max,
-            body_bytes_max: self.server.body_bytes_max,
-            ..bellwire_api::Settings::new(self.jwt_secret()?.reveal())
-        })
     }
 }
 

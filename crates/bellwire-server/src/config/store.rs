@@ -9,8 +9,7 @@ use std::time::Duration;
 /// See `config.default.toml`.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    /// `None`: nothing is ever removed.
-    pub(crate) retention: Option<Duration>,
+    pub(crate) retention: Duration,
     pub(crate) bytes_max: Option<u64>,
 }
 
@@ -19,7 +18,7 @@ impl Store {
         const HOUR: Duration = Duration::from_secs(3_600);
         const YEARS: Duration = Duration::from_secs(3_650 * 86_400);
         Store {
-            retention: layers.take("store.retention", optional("never", duration(HOUR..=YEARS))),
+            retention: layers.take("store.retention", duration(HOUR..=YEARS)),
             bytes_max: layers.take("store.bytes_max", optional("none", size(64 << 20..=1 << 50))),
         }
     }
