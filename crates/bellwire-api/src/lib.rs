@@ -1,3 +1,204 @@
 //! The HTTP contract under `/api/v1`: one file per resource with its wire types.
+//!
+//! It is Svix's public API, so that its SDKs, its command line and its portal kit work unchanged; what we add stays in the same
+//! style. The server calls [`router`] and implements [`Backend`]; everything durable happens behind that.
+//!
+//! A request's way: [`router`] finds its operation, the operation checks the token against the access it declares, the
+//! handler reads the body ([`json`](self)), decides, and either hands a message to [`Backend::accept`] or changes
+//! configuration in an *edit*: under one lock, from reading the catalogue to the commit. An operation is declared once, in its
+//! resource's `operations()`; routes, access and the OpenAPI document all come from there. To add one, add it there.
+//!
+//! Left to others: sockets, TLS and slow clients (the server), who gets a message (`engine`), how it is kept (`store`).
 
 pub mod backend;
+
+mod operation;
+mod call;
+mod auth;
+mod json;
+mod idempotency;
+mod edit;
+mod page;
+mod error;
+mod field;
+mod wire;
+
+mod application;
+mod endpoint;
+mod endpoint_headers;
+mod endpoint_secret;
+mod event_type;
+mod message;
+mod attempt;
+mod delivery;
+mod stats;
+mod health;
+mod openapi;
+
+pub use auth::{MintError, Principal, mint_token};
+pub use backend::Backend;
+pub use openapi::document as openapi_document;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse;
+use bellwire_signature::SecretKind;
+use http::{HeaderName, Method, StatusCode, Uri};
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceExt;
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+
+/// What the operator decides about the API.
+#[derive(Clone)]
+pub struct Settings {
+    /// Tokens signed with it (HS256) are valid. While it is empty, none are.
+    pub jwt_secret: Vec<u8>,
+    /// Tokens signed with one of these are valid, too: secrets that are being replaced.
+    pub jwt_secrets_before: Vec<Vec<u8>>,
+    /// Endpoints must be `https`.
+    pub https_only: bool,
+    /// What a new endpoint's secret is, unless its creator brings one.
+    pub default_secret_kind: SecretKind,
+    /// A larger payload is refused with 413.
+    pub payload_bytes_max: usize,
+    /// A larger request body is refused with 413.
+    pub body_bytes_max: usize,
+    /// A deeper JSON body is refused with 400.
+    pub json_depth_max: usize,
+    /// A JSON body with more members, of all its objects together, is refused with 400.
+    pub json_keys_max: usize,
+    /// How many verified tokens are remembered.
+    pub token_cache_max: usize,
+}
+
+impl Default for Settings {
+    /// Everything as documented, and no token valid.
+    fn default() -> Self {
+        Settings {
+            jwt_secret: Vec::new(),
+            jwt_secrets_before: Vec::new(),
+            https_only: false,
+            default_secret_kind: SecretKind::Symmetric,
+            payload_bytes_max: 1024 * 1024,
+            body_bytes_max: 2 * 1024 * 1024,
+            json_depth_max: 64,
+            json_keys_max: 65_536,
+            token_cache_max: 4_096,
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("https_only", &self.https_only)
+            .field("default_secret_kind", &self.default_secret_kind)
+            .field("payload_bytes_max", &self.payload_bytes_max)
+            .field("body_bytes_max", &self.body_bytes_max)
+            .field("json_depth_max", &self.json_depth_max)
+            .field("json_keys_max", &self.json_keys_max)
+            .field("token_cache_max", &self.token_cache_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every handler has. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    tokens: auth::Tokens,
+    settings: Settings,
+}
+
+impl Api {
+    /// On a backend.
+    pub fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
+        let secrets = std::iter::once(&settings.jwt_secret).chain(&settings.jwt_secrets_before);
+        let tokens = auth::Tokens::new(secrets, settings.token_cache_max);
+        Api(Arc::new(Shared { backend, tokens, settings }))
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn tokens(&self) -> &auth::Tokens {
+        &self.0.tokens
+    }
+}
+
+/// All operations, in the order of the document.
+pub(crate) fn operations() -> Vec<operation::Operation> {
+    let mut all = Vec::new();
+    all.extend(application::operations());
+    all.extend(endpoint::operations());
+    all.extend(endpoint_headers::operations());
+    all.extend(endpoint_secret::operations());
+    all.extend(event_type::operations());
+    all.extend(message::operations());
+    all.extend(attempt::operations());
+    all.extend(delivery::operations());
+    all.extend(stats::operations());
+    all.extend(health::operations());
+    all
+}
+
+/// The API as a router: its operations, its OpenAPI document, CORS for any origin, and trailing slashes as if they
+/// were not there. Paths that it does not know get 404 without a body.
+pub fn router(state: Api) -> Router {
+    let mut routes = Router::new();
+    for operation in operations() {
+        routes = routes.route(operation.path, operation.route);
+    }
+    let routes = routes
+        .route("/api/v1/openapi.json", axum::routing::get(openapi::serve))
+        .route("/openapi.json", axum::routing::get(openapi::serve))
+        .with_state(state);
+    // A path with a slash too many matches nothing; the others do not pay for it.
+    let again = routes.clone();
+    routes.fallback(move |request| without_slash(again.clone(), request)).layer(cors())
+}
+
+async fn without_slash(routes: Router, mut request: Request) -> axum::response::Response {
+    let Some(uri) = trimmed(request.uri()) else { return StatusCode::NOT_FOUND.into_response() };
+    *request.uri_mut() = uri;
+    match routes.oneshot(request).await {
+        Ok(answer) => answer,
+        Err(never) => match never {},
+    }
+}
+
+/// The same address without slashes at the end of its path, if it has any.
+fn trimmed(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let short = path.trim_end_matches('/');
+    if short.len() == path.len() || short.is_empty() {
+        return None;
+    }
+    let text = match uri.query() {
+        Some(query) => format!("{short}?{query}"),
+        None => short.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(text.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// Any page may call: the token is in a header that browsers never add by themselves.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        // `*` would leave out `authorization`.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([HeaderName::from_static("retry-after")])
+        .max_age(Duration::from_secs(600))
+}

@@ -1,0 +1,384 @@
+//! Attempts: by message, by endpoint, one, and expunging what was answered.
+
+use crate::call::Call;
+use crate::error::{self, Error};
+use crate::message::{MessageOut, Wanted};
+use crate::operation::{Access, Operation};
+use crate::page::{ListOut, Paging, Slice, Window};
+use crate::wire::{MessageStatus, MessageStatusText, Text, Time};
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bellwire_engine::ApplicationEntry;
+use bellwire_model::{
+    AfterAttempt, Attempt, AttemptId, EndReason, EndpointId, EndpointKey, Message, MessageId, Sequence, Timestamp,
+    Trigger,
+};
+use bellwire_store::{AttemptFilter, AttemptQuery, Change};
+use http::{Method, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+const TAG: &str = "Message Attempt";
+
+pub(crate) fn operations() -> Vec<Operation> {
+    let one = "/api/v1/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}";
+    vec![
+        Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/attempt/endpoint/{endpoint_id}",
+            Access::Application,
+            list_by_endpoint,
+        )
+        .described("v1.message-attempt.list-by-endpoint", TAG, "List attempts by endpoint id, newest first.")
+        .query::<Paging>()
+        .query::<AttemptsQuery>()
+        .query::<Window>()
+        .query::<WithAttemptContent>()
+        .query::<WithMessage>()
+        .query::<Expanded>()
+        .filters_event_types()
+        .answers::<ListOut<AttemptOut<'static>>>(200),
+        Operation::new(Method::GET, "/api/v1/app/{app_id}/attempt/msg/{msg_id}", Access::Application, list_by_message)
+            .described("v1.message-attempt.list-by-msg", TAG, "List attempts by message ID, newest first.")
+            .query::<Paging>()
+            .query::<AttemptsQuery>()
+            .query::<OfEndpoint>()
+            .query::<Window>()
+            .query::<WithAttemptContent>()
+            .query::<Expanded>()
+            .filters_event_types()
+            .answers::<ListOut<AttemptOut<'static>>>(200),
+        Operation::new(Method::GET, one, Access::Application, get)
+            .described("v1.message-attempt.get", TAG, "Get a message attempt.")
+            .query::<Expanded>()
+            .answers::<AttemptOut<'static>>(200),
+        Operation::editing(
+            Method::DELETE,
+            "/api/v1/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}/content",
+            Access::Organisation,
+            expunge,
+        )
+        .described("v1.message-attempt.expunge-content", TAG, "Deletes the given attempt's response body.")
+        .answers_nothing(204),
+    ]
+}
+
+/// An attempt.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageAttemptOut")]
+struct AttemptOut<'a> {
+    id: Text<AttemptId>,
+    msg_id: Text<MessageId>,
+    endpoint_id: Text<EndpointId>,
+    #[schemars(url)]
+    url: &'a str,
+    /// What was answered, up to a cap; base64 if it is not UTF-8. If nothing was answered, why not.
+    response: Cow<'a, str>,
+    /// 0 if there was no response.
+    #[schemars(with = "i16")]
+    response_status_code: u16,
+    /// Response duration in milliseconds.
+    #[schemars(with = "i64")]
+    response_duration_ms: u64,
+    status: MessageStatus,
+    status_text: MessageStatusText,
+    trigger_type: TriggerOut,
+    timestamp: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg: Option<MessageOut<'a>>,
+}
+
+/// Why an attempt was made.
+#[derive(Clone, Copy)]
+struct TriggerOut(Trigger);
+
+impl Serialize for TriggerOut {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self.0 {
+            Trigger::Scheduled => 0,
+            Trigger::Manual => 1,
+        })
+    }
+}
+
+impl JsonSchema for TriggerOut {
+    fn schema_name() -> Cow<'static, str> {
+        "MessageAttemptTriggerType".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "integer",
+            "title": "MessageAttemptTriggerType",
+            "description": "The reason an attempt was made:\n\n- Scheduled = 0\n- Manual = 1",
+            "enum": [0, 1],
+            "x-enum-varnames": ["Scheduled", "Manual"],
+        })
+    }
+}
+
+/// Status codes by their first digit; 0 for none.
+#[derive(Clone, Copy)]
+struct StatusCodeClass(u16);
+
+impl<'de> Deserialize<'de> for StatusCodeClass {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u16::deserialize(deserializer)? {
+            class @ (0 | 100 | 200 | 300 | 400 | 500) => Ok(StatusCodeClass(class)),
+            _ => Err(D::Error::custom("expected 0, 100, 200, 300, 400 or 500")),
+        }
+    }
+}
+
+impl JsonSchema for StatusCodeClass {
+    fn schema_name() -> Cow<'static, str> {
+        "StatusCodeClass".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "integer",
+            "title": "StatusCodeClass",
+            "description": "The different classes of HTTP status codes:\n\n- CodeNone = 0\n- Code1xx = 100\n- Code2xx = 200\n- Code3xx = 300\n- Code4xx = 400\n- Code5xx = 500",
+            "enum": [0, 100, 200, 300, 400, 500],
+            "x-enum-varnames": ["CodeNone", "Code1xx", "Code2xx", "Code3xx", "Code4xx", "Code5xx"],
+        })
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct AttemptsQuery {
+    /// Filter response based on the status of the attempt: Success (0), Pending (1), Failed (2), Sending (3), or Canceled (4)
+    status: Option<MessageStatus>,
+    /// Filter response based on the HTTP status code
+    status_code_class: Option<StatusCodeClass>,
+    /// Filter response based on the channel
+    #[expect(dead_code, reason = "read with the tag and the event types, by `Wanted`")]
+    #[schemars(length(max = 128), regex(pattern = crate::wire::CHANNEL_PATTERN))]
+    channel: Option<String>,
+    /// Filter response based on the tag
+    #[expect(dead_code, reason = "as above")]
+    #[schemars(length(max = 128), regex(pattern = crate::wire::TAG_PATTERN))]
+    tag: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct OfEndpoint {
+    /// Filter the attempts based on the attempted endpoint
+    #[schemars(length(min = 1, max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
+    endpoint_id: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct WithAttemptContent {
+    /// When `true` attempt content is included in the response
+    #[serde(default = "yes")]
+    with_content: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct WithMessage {
+    /// When `true`, the message information is included in the response
+    #[serde(default)]
+    with_msg: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Expanded {
+    /// When `true`, return the Canceled (4) status; otherwise it is shown as Fail (2)
+    #[serde(default)]
+    pub(crate) expanded_statuses: bool,
+}
+
+/// How attempts are to be shown.
+struct Show {
+    with_content: bool,
+    expanded: bool,
+    now: Timestamp,
+}
+
+impl Show {
+    fn out<'a>(
+        &self,
+        attempt: &'a Attempt,
+        msg_id: MessageId,
+        endpoint_id: EndpointId,
+        msg: Option<&'a Message>,
+    ) -> AttemptOut<'a> {
+        let outcome = attempt.outcome.as_ref();
+        let status = match outcome {
+            Some(outcome) if outcome.is_success() => MessageStatus::Success,
+            Some(_) => MessageStatus::Fail,
+            None => MessageStatus::Canceled,
+        };
+        let status = status.shown(self.expanded);
+        AttemptOut {
+            id: Text(attempt.id),
+            msg_id: Text(msg_id),
+            endpoint_id: Text(endpoint_id),
+            url: &attempt.url,
+            response: if self.with_content { response(attempt) } else { Cow::Borrowed("{}") },
+            response_status_code: outcome.and_then(|o| o.result.ok()).unwrap_or(0),
+            response_duration_ms: outcome.map_or(0, |o| u64::try_from(o.duration.as_millis()).unwrap_or(u64::MAX)),
+            status,
+            status_text: MessageStatusText(status),
+            trigger_type: TriggerOut(attempt.trigger),
+            timestamp: Time(outcome.map_or_else(|| attempt.id.sequence().time(), |o| o.started_at)),
+            msg: msg.map(|message| MessageOut::new(message, self.with_content, self.now)),
+        }
+    }
+}
+
+fn response(attempt: &Attempt) -> Cow<'_, str> {
+    match &attempt.outcome {
+        Some(outcome) => match std::str::from_utf8(&outcome.body) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => Cow::Owned(BASE64_STANDARD.encode(&outcome.body)),
+        },
+        None => Cow::Borrowed(match attempt.after {
+            AfterAttempt::Ended(EndReason::EndpointDeleted) => "not sent: the endpoint was deleted",
+            AfterAttempt::Ended(EndReason::Expired) => "not sent: the payload has expired or was removed",
+            AfterAttempt::Ended(EndReason::Aborted) => "not sent: the receiver does not want this message",
+            AfterAttempt::Ended(EndReason::Exhausted | EndReason::ResendFailed)
+            | AfterAttempt::Delivered
+            | AfterAttempt::Waiting { .. } => "not sent",
+        }),
+    }
+}
+
+/// The public id of an endpoint of `application`. Of one that is deleted only the key is known: then an id that no endpoint has,
+/// made of it.
+fn endpoint_id(application: &ApplicationEntry, key: EndpointKey) -> EndpointId {
+    application.endpoint(key).map_or_else(
+        || {
+            let mut tail = [0; 12];
+            tail[8..].copy_from_slice(&key.0.to_be_bytes());
+            EndpointId::from_parts(Sequence::ZERO, tail)
+        },
+        |endpoint| endpoint.id,
+    )
+}
+
+/// What both lists ask the store.
+fn attempts_query(call: &Call, slice: &Slice, with_body: bool) -> Result<AttemptQuery, Error> {
+    let query: AttemptsQuery = call.query()?;
+    let wanted = Wanted::of(call)?;
+    Ok(AttemptQuery {
+        span: slice.span,
+        ascending: slice.ascending,
+        limit: slice.limit,
+        filter: AttemptFilter {
+            status: query.status.map(MessageStatus::filter),
+            status_class: query.status_code_class.map(|class| class.0),
+            event_types: wanted.event_types,
+            channel: wanted.channel,
+            tag: wanted.tag,
+            endpoint: None,
+        },
+        with_body,
+    })
+}
+
+async fn list_by_endpoint(call: Call) -> Result<Response, Error> {
+    let (application, endpoint) = call.endpoint()?;
+    let slice = Slice::of::<AttemptId>(&call)?;
+    let WithAttemptContent { with_content } = call.query()?;
+    let WithMessage { with_msg } = call.query()?;
+    let Expanded { expanded_statuses } = call.query()?;
+    let query = attempts_query(&call, &slice, with_content)?;
+    let key = endpoint.key;
+    let (page, messages) = if slice.empty {
+        (slice.nothing(), HashMap::new())
+    } else {
+        call.api
+            .read(move |store| {
+                let page = store.attempts_of_endpoint(key, &query)?;
+                let mut messages = HashMap::new();
+                for attempt in &page.items {
+                    let sequence = attempt.delivery.message;
+                    if let std::collections::hash_map::Entry::Vacant(entry) = messages.entry(sequence) {
+                        entry.insert(store.message(sequence, with_msg && with_content)?);
+                    }
+                }
+                Ok((page, messages))
+            })
+            .await?
+    };
+    let page = slice.newest_first(page);
+    let show = Show { with_content, expanded: expanded_statuses, now: call.api.backend().now() };
+    let data = page
+        .items
+        .iter()
+        .map(|attempt| {
+            let message = messages.get(&attempt.delivery.message).and_then(Option::as_ref);
+            // The log may have lost a message that has passed its retention a moment before its attempts.
+            let id = message.map_or_else(|| MessageId::from_parts(attempt.delivery.message, [0; 12]), |m| m.id);
+            let endpoint = endpoint_id(&application, attempt.delivery.endpoint);
+            show.out(attempt, id, endpoint, message.filter(|_| with_msg))
+        })
+        .collect();
+    Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out: &AttemptOut<'_>| out.id.0.to_string())))
+}
+
+async fn list_by_message(call: Call) -> Result<Response, Error> {
+    let application = call.application()?;
+    let slice = Slice::of::<AttemptId>(&call)?;
+    let WithAttemptContent { with_content } = call.query()?;
+    let Expanded { expanded_statuses } = call.query()?;
+    let mut query = attempts_query(&call, &slice, with_content)?;
+    if let Some(endpoint) = call.query::<OfEndpoint>()?.endpoint_id {
+        query.filter.endpoint = Some(application.find_endpoint(&endpoint).ok_or_else(Error::not_found)?.key);
+    }
+    let message = call.message(&application, false).await?;
+    let sequence = message.sequence();
+    let page = if slice.empty {
+        slice.nothing()
+    } else {
+        call.api.read(move |store| store.attempts_of_message(sequence, &query)).await?
+    };
+    let page = slice.newest_first(page);
+    let show = Show { with_content, expanded: expanded_statuses, now: call.api.backend().now() };
+    let data = page
+        .items
+        .iter()
+        .map(|attempt| show.out(attempt, message.id, endpoint_id(&application, attempt.delivery.endpoint), None))
+        .collect();
+    Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out: &AttemptOut<'_>| out.id.0.to_string())))
+}
+
+/// The attempt of the path, which must be of the message of the path.
+async fn find(call: &Call, message: &Message) -> Result<Attempt, Error> {
+    let id: AttemptId = call.param("attempt_id").parse().map_err(|_| Error::not_found())?;
+    let attempt = call.api.read(move |store| store.attempt(id)).await?;
+    attempt
+        .filter(|a| a.id == id && a.delivery.message == message.sequence() && a.application == message.application)
+        .ok_or_else(Error::not_found)
+}
+
+async fn get(call: Call) -> Result<Response, Error> {
+    let application = call.application()?;
+    let Expanded { expanded_statuses } = call.query()?;
+    let message = call.message(&application, false).await?;
+    let attempt = find(&call, &message).await?;
+    let show = Show { with_content: true, expanded: expanded_statuses, now: call.api.backend().now() };
+    let endpoint = endpoint_id(&application, attempt.delivery.endpoint);
+    Ok(error::json(StatusCode::OK, &show.out(&attempt, message.id, endpoint, None)))
+}
+
+async fn expunge(call: Call) -> Result<Response, Error> {
+    let mut edit = call.api.edit().await;
+    let application = call.application()?;
+    let message = call.message(&application, false).await?;
+    let attempt = find(&call, &message).await?;
+    edit.put(Change::ExpungeResponse(attempt.id));
+    edit.no_content().await
+}

@@ -1,0 +1,171 @@
+//! One request on its way through a handler: who sent it, its path, query and body, and the reading verbs it needs.
+
+use crate::Api;
+use crate::auth::Principal;
+use crate::edit::Begun;
+use crate::error::Error;
+use crate::idempotency::Once;
+use crate::json::Json;
+use crate::operation::Access;
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use bellwire_engine::ApplicationEntry;
+use bellwire_model::{Endpoint, Message};
+use bellwire_store::{ReadError, Store};
+use http::request::Parts;
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// A request whose token allows what its operation asks for.
+pub(crate) struct Call {
+    pub(crate) api: Api,
+    pub(crate) principal: Arc<Principal>,
+    params: RawPathParams,
+    parts: Parts,
+    /// Behind a mutex that nobody ever waits for: a body alone cannot be shared across an await.
+    body: Mutex<Body>,
+}
+
+/// A request before its token is looked at; only [`crate::operation`] has one.
+pub(crate) struct Unchecked {
+    api: Api,
+    params: RawPathParams,
+    parts: Parts,
+    body: Body,
+}
+
+impl FromRequest<Api> for Unchecked {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Error> {
+        let (mut parts, body) = request.into_parts();
+        let params = RawPathParams::from_request_parts(&mut parts, api)
+            .await
+            .map_err(|_| Error::bad_request("generic_error", "The path holds bytes that are not UTF-8."))?;
+        Ok(Unchecked { api: api.clone(), params, parts, body })
+    }
+}
+
+impl Unchecked {
+    /// Lets the request through if its token allows `access`.
+    ///
+    /// # Errors
+    /// 401 without a valid token, 403 with one that is not enough.
+    pub(crate) fn check(self, access: Access) -> Result<Call, Error> {
+        let Unchecked { api, params, parts, body } = self;
+        let principal = api.tokens().principal(&parts.headers, api.backend().now())?;
+        match (access, &*principal) {
+            (Access::Organisation, Principal::Application { .. }) => Err(Error::forbidden()),
+            (Access::Organisation | Access::Application | Access::Reader, _) => {
+                Ok(Call { api, principal, params, parts, body: Mutex::new(body) })
+            }
+        }
+    }
+}
+
+impl Call {
+    /// A part of the path, unescaped.
+    pub(crate) fn param(&self, name: &str) -> &str {
+        self.params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+    }
+
+    /// The query as `T`.
+    ///
+    /// # Errors
+    /// 400 if a value is not of its type.
+    pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        match Query::try_from_uri(&self.parts.uri) {
+            Ok(Query(value)) => Ok(value),
+            Err(error) => Err(Error::bad_request("generic_error", error.body_text())),
+        }
+    }
+
+    /// The query's pairs, for what may be repeated.
+    pub(crate) fn query_pairs(&self) -> form_urlencoded::Parse<'_> {
+        form_urlencoded::parse(self.parts.uri.query().unwrap_or_default().as_bytes())
+    }
+
+    /// The body; once.
+    pub(crate) async fn json(&mut self) -> Result<Json, Error> {
+        Json::read(&self.parts.headers, std::mem::take(self.body.get_mut()), self.api.settings()).await
+    }
+
+    /// What makes the request the same as another, if it has an idempotency key.
+    pub(crate) fn once(&self, body: &[u8]) -> Option<Once> {
+        let key = self.parts.headers.get("idempotency-key")?.as_bytes();
+        (!key.is_empty()).then(|| Once::new(&self.principal, &self.parts.method, &self.parts.uri, key, body))
+    }
+
+    /// Begins to change configuration on behalf of a POST with this body.
+    pub(crate) async fn edit_once(&self, body: &Json) -> Result<Begun<'_>, Error> {
+        self.api.edit_once(self.once(body.bytes())).await
+    }
+
+    /// The application of the path, if the token may see it.
+    ///
+    /// # Errors
+    /// 404 alike for one that is not there and one that is somebody else's.
+    pub(crate) fn application(&self) -> Result<Arc<ApplicationEntry>, Error> {
+        self.find_application().ok_or_else(Error::not_found)
+    }
+
+    /// As [`Call::application`].
+    pub(crate) fn find_application(&self) -> Option<Arc<ApplicationEntry>> {
+        let organisation = self.principal.organisation();
+        let catalogue = self.api.backend().catalogue().read();
+        let entry = catalogue.find_application(organisation, self.param("app_id"))?;
+        match &*self.principal {
+            Principal::Organisation(_) => Some(entry.clone()),
+            Principal::Application { application, .. } => (entry.application.id == *application).then(|| entry.clone()),
+        }
+    }
+
+    /// The endpoint of the path, with its application.
+    pub(crate) fn endpoint(&self) -> Result<(Arc<ApplicationEntry>, Arc<Endpoint>), Error> {
+        let application = self.application()?;
+        let endpoint = application.find_endpoint(self.param("endpoint_id")).cloned().ok_or_else(Error::not_found)?;
+        Ok((application, endpoint))
+    }
+
+    /// The message of the path, by its id or event id.
+    pub(crate) async fn message(&self, application: &ApplicationEntry, with_payload: bool) -> Result<Message, Error> {
+        self.api.message(application, self.param("msg_id"), with_payload).await?.ok_or_else(Error::not_found)
+    }
+}
+
+impl Api {
+    /// Runs reading verbs of the store where blocking is allowed.
+    pub(crate) async fn read<T, F>(&self, verbs: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, ReadError> + Send + 'static,
+    {
+        let store = self.backend().store().clone();
+        let answer = tokio::task::spawn_blocking(move || verbs(&*store)).await;
+        Ok(answer.map_err(|error| Error::Internal(format!("a read of the store ended: {error}")))??)
+    }
+
+    /// A message of `application`, by its id or event id.
+    pub(crate) async fn message(
+        &self,
+        application: &ApplicationEntry,
+        id_or_uid: &str,
+        with_payload: bool,
+    ) -> Result<Option<Message>, Error> {
+        let application = application.application.clone();
+        let id: Option<bellwire_model::MessageId> = id_or_uid.parse().ok();
+        let event = crate::idempotency::event_key(application.id, id_or_uid);
+        self.read(move |store| {
+            let sequence = match id {
+                Some(id) => Some(id.sequence()),
+                None => store.find_key(event)?.map(|entry| entry.message),
+            };
+            let Some(sequence) = sequence else { return Ok(None) };
+            let message = store.message(sequence, with_payload)?;
+            // That a row is there proves nothing: the id's random part and the owner must be right, too.
+            Ok(message.filter(|m| m.application == application.key && id.is_none_or(|id| id == m.id)))
+        })
+        .await
+    }
+}

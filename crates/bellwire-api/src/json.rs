@@ -1,0 +1,129 @@
+//! A request's body as JSON, with what hostile bodies do taken care of at the door: size, depth, number of members.
+//!
+//! The bytes stay as they came; a payload is a slice of them, whatever numbers, escapes or duplicate members it has.
+
+use crate::Settings;
+use crate::error::{Error, Fault};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde_path_to_error::Segment;
+
+/// A body that has passed the door.
+#[derive(Debug)]
+pub(crate) struct Json(Bytes);
+
+impl Json {
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// 413 if it is too large; 400 if it ends early, or is too deep or too wide to be looked at.
+    pub(crate) async fn read(headers: &HeaderMap, body: Body, settings: &Settings) -> Result<Self, Error> {
+        let too_large = || Error::too_large("request body", settings.body_bytes_max);
+        let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > settings.body_bytes_max as u64) {
+            return Err(too_large());
+        }
+        let bytes = match Limited::new(body, settings.body_bytes_max).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Err(error) => {
+                tracing::debug!(%error, "a request's body could not be read");
+                return Err(Error::bad_request("body_incomplete", "The request's body could not be read to its end."));
+            }
+        };
+        scan(&bytes, settings.json_depth_max, settings.json_keys_max)?;
+        Ok(Json(bytes))
+    }
+
+    /// Parses it; what the value borrows, it borrows from the body.
+    ///
+    /// # Errors
+    /// 422 with the way to the fault.
+    pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        serde_json::from_slice(&self.0).map_err(|first| self.fault::<T>(&first))
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// Parses once more, slower, to find out where the fault is.
+    #[cold]
+    fn fault<'a, T: Deserialize<'a>>(&'a self, first: &serde_json::Error) -> Error {
+        const KIND: &str = "value_error.jsondecode";
+        if self.0.is_empty() {
+            return Error::Invalid(vec![Fault::of_kind(KIND, &["body"], "The body is empty; JSON is expected.")]);
+        }
+        let mut loc = vec!["body".to_owned()];
+        let mut track = serde_path_to_error::Track::new();
+        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        if T::deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track)).is_err() {
+            loc.extend(track.path().iter().filter_map(|segment| match segment {
+                Segment::Seq { index } => Some(format!("[{index}]")),
+                Segment::Map { key } => Some(key.clone()),
+                Segment::Enum { variant } => Some(variant.clone()),
+                Segment::Unknown => None,
+            }));
+        }
+        Error::Invalid(vec![Fault { loc, msg: first.to_string(), kind: KIND }])
+    }
+}
+
+/// Counts levels and members before anything recursive sees the body. Wrong JSON passes; parsing refuses it.
+fn scan(bytes: &[u8], depth_max: usize, keys_max: usize) -> Result<(), Error> {
+    let (mut depth, mut keys) = (0usize, 0usize);
+    let mut rest = bytes.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'"' => {
+                while let Some(inner) = rest.next() {
+                    match inner {
+                        b'"' => break,
+                        b'\\' => drop(rest.next()),
+                        _ => {}
+                    }
+                }
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > depth_max {
+                    let detail = format!("The JSON is nested deeper than {depth_max} levels.");
+                    return Err(Error::bad_request("json_too_deep", detail));
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b':' => {
+                keys += 1;
+                if keys > keys_max {
+                    let detail = format!("The JSON has more than {keys_max} members.");
+                    return Err(Error::bad_request("json_too_wide", detail));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_and_members_are_counted_outside_strings_only() {
+        let check = |text: &str, fits: bool| assert_eq!(scan(text.as_bytes(), 2, 2).is_ok(), fits, "{text}");
+        check(r#"{"a":{"b":1}}"#, true);
+        check(r#"{"a":{"b":{}}}"#, false);
+        check(r#"{"a":1,"b":2,"c":3}"#, false);
+        check(r#"{"a":"[[[[{{{{::::\"[[[["}"#, true);
+        check(r#"{"a":"\\"}"#, true);
+        check("]]]]}}}}", true);
+        check(r#"{"unterminated"#, true);
+        check(r#"{"unterminated\"#, true);
+        check("", true);
+    }
+}

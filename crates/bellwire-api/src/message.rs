@@ -1,0 +1,494 @@
+//! Messages: the hot path (create), list, get, expunge.
+
+use crate::Api;
+use crate::application::{self, ApplicationIn};
+use crate::backend::Accepted;
+use crate::call::Call;
+use crate::error::{self, Error, Fault};
+use crate::field::{self, Faults};
+use crate::idempotency::{Once, event_key};
+use crate::json::Json;
+use crate::operation::{Access, Operation};
+use crate::page::{ListOut, Paging, Slice, Window};
+use crate::wire::{Pairs, Text, Time};
+use axum::response::Response;
+use bellwire_engine::{ApplicationEntry, Draft, fan_out};
+use bellwire_model::{ContentType, Message, MessageId, Timestamp};
+use bellwire_store::{Change, MessageQuery};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TAG: &str = "Message";
+const DAY_SECONDS: u64 = 24 * 3600;
+const RETENTION_DAYS_MAX: i64 = 90;
+const RETENTION_HOURS_MAX: i64 = 2_160;
+const DELAY_MIN: Duration = Duration::from_secs(60);
+const DELAY_MAX: Duration = Duration::from_secs(DAY_SECONDS);
+/// The way of the request takes a moment, and clocks differ.
+const DELAY_SLACK: Duration = Duration::from_secs(10);
+
+pub(crate) fn operations() -> Vec<Operation> {
+    let all = "/api/v1/app/{app_id}/msg";
+    vec![
+        Operation::new(Method::GET, all, Access::Application, list)
+            .described("v1.message.list", TAG, "List all of the application's messages, newest first.")
+            .query::<Paging>()
+            .query::<MessageFilter>()
+            .query::<Window>()
+            .query::<WithContent>()
+            .filters_event_types()
+            .answers::<ListOut<MessageOut<'static>>>(200),
+        Operation::new(Method::POST, all, Access::Organisation, create)
+            .described(
+                "v1.message.create",
+                TAG,
+                "Creates a new message and dispatches it to all of the application's endpoints. It is durable when this is answered.",
+            )
+            .query::<WithContent>()
+            .body::<MessageIn<'static>>()
+            .answers::<MessageOut<'static>>(202),
+        Operation::new(Method::GET, "/api/v1/app/{app_id}/msg/{msg_id}", Access::Application, get)
+            .described("v1.message.get", TAG, "Get a message by its ID or eventID.")
+            .query::<WithContent>()
+            .answers::<MessageOut<'static>>(200),
+        Operation::editing(
+            Method::DELETE,
+            "/api/v1/app/{app_id}/msg/{msg_id}/content",
+            Access::Organisation,
+            expunge,
+        )
+        .described(
+            "v1.message.expunge-content",
+            TAG,
+            "Delete the given message's payload. It can not be resent any more; what was not delivered ends as expired.",
+        )
+        .answers_nothing(204),
+    ]
+}
+
+/// A message, to be sent.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageIn")]
+struct MessageIn<'a> {
+    /// The event type's name
+    #[schemars(required, length(max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
+    event_type: Option<String>,
+    /// Optional unique identifier for the message
+    #[schemars(length(min = 1, max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
+    event_id: Option<String>,
+    /// JSON payload to send as the request body of the webhook, byte for byte.
+    #[serde(borrow)]
+    #[schemars(required, with = "AnyObject")]
+    payload: Option<&'a RawValue>,
+    /// What older clients call `payload`.
+    #[serde(borrow)]
+    #[schemars(skip)]
+    data: Option<&'a RawValue>,
+    /// List of free-form identifiers that endpoints can filter by
+    #[schemars(length(min = 1, max = 10))]
+    channels: Option<Vec<String>>,
+    /// List of free-form tags that can be filtered by when listing messages
+    #[schemars(length(max = 5))]
+    tags: Option<Vec<String>>,
+    /// Optional number of days to retain the message payload. Not together with `payloadRetentionHours`.
+    #[serde(default)]
+    #[schemars(with = "i64", range(min = 1, max = 90))]
+    payload_retention_period: Option<i64>,
+    /// Optional number of hours to retain the message payload. Not together with `payloadRetentionPeriod`.
+    #[schemars(range(min = 1, max = 2160))]
+    payload_retention_hours: Option<i64>,
+    /// The date and time at which the message will be delivered: at least a minute, at most 24 hours from now.
+    deliver_at: Option<Time>,
+    /// `rawPayload` (a string) is sent instead of the payload; `headers.content-type` is its media type.
+    #[serde(borrow)]
+    #[schemars(with = "Option<AnyObject>")]
+    transformations_params: Option<&'a RawValue>,
+    /// Optionally creates a new application alongside the message. Ignored if the application of the path exists.
+    application: Option<ApplicationIn>,
+}
+
+/// What we understand of a message's free parameters.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TransformationsParams<'a> {
+    #[serde(borrow)]
+    raw_payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    headers: Option<&'a RawValue>,
+}
+
+/// A message.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageOut")]
+pub(crate) struct MessageOut<'a> {
+    pub(crate) id: Text<MessageId>,
+    event_id: Option<&'a str>,
+    event_type: &'a str,
+    #[schemars(with = "AnyObject")]
+    payload: Payload<'a>,
+    channels: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<Time>,
+    timestamp: Time,
+}
+
+/// A payload as it is shown.
+enum Payload<'a> {
+    /// `{}`: it was not asked for.
+    Left,
+    /// `{"expired":true}`.
+    Expired,
+    /// The exact bytes.
+    Json(&'a RawValue),
+    /// `{"rawPayload":…}`: what is sent is no JSON object.
+    Raw(Cow<'a, str>),
+}
+
+impl Serialize for Payload<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Payload::Left => serializer.collect_map(std::iter::empty::<((), ())>()),
+            Payload::Expired => serializer.collect_map([("expired", true)]),
+            Payload::Json(text) => text.serialize(serializer),
+            Payload::Raw(text) => serializer.collect_map([("rawPayload", text)]),
+        }
+    }
+}
+
+/// For the document: any JSON object.
+pub(crate) struct AnyObject;
+
+impl JsonSchema for AnyObject {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AnyObject".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": true })
+    }
+}
+
+impl<'a> MessageOut<'a> {
+    pub(crate) fn new(message: &'a Message, with_content: bool, now: Timestamp) -> Self {
+        let payload = match &message.payload {
+            _ if !with_content => Payload::Left,
+            Some(bytes) if message.expires_at > now => shown(bytes),
+            _ => Payload::Expired,
+        };
+        let present = |items: &'a [String]| (!items.is_empty()).then_some(items);
+        MessageOut {
+            id: Text(message.id),
+            event_id: message.event_id.as_deref(),
+            event_type: &message.event_type,
+            payload,
+            channels: present(&message.channels),
+            tags: present(&message.tags),
+            deliver_at: message.deliver_at.map(Time),
+            timestamp: Time(message.sequence().time()),
+        }
+    }
+}
+
+fn shown(payload: &Bytes) -> Payload<'_> {
+    match serde_json::from_slice::<&RawValue>(payload) {
+        Ok(json) if json.get().starts_with('{') => Payload::Json(json),
+        _ => Payload::Raw(String::from_utf8_lossy(payload)),
+    }
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+pub(crate) struct WithContent {
+    /// When `true` message payloads are included in the response
+    #[serde(default = "yes")]
+    pub(crate) with_content: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Which messages.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct MessageFilter {
+    /// Filter response based on the channel
+    #[schemars(length(max = 128), regex(pattern = crate::wire::CHANNEL_PATTERN))]
+    channel: Option<String>,
+    /// Filter response based on the tag
+    #[schemars(length(max = 128), regex(pattern = crate::wire::TAG_PATTERN))]
+    tag: Option<String>,
+}
+
+/// What to look for among messages, checked.
+pub(crate) struct Wanted {
+    pub(crate) channel: Option<String>,
+    pub(crate) tag: Option<String>,
+    pub(crate) event_types: Vec<String>,
+}
+
+impl Wanted {
+    /// From the query: a channel, a tag, and event types in all the ways that a list can be written there: repeated, with
+    /// commas, as `event_types[]`, as `event_types[0]`.
+    pub(crate) fn of(call: &Call) -> Result<Self, Error> {
+        let filter: MessageFilter = call.query()?;
+        if filter.channel.as_deref().is_some_and(|channel| !field::is_channel(channel)) {
+            let msg = "a channel has 1 to 128 letters, digits, `-`, `_`, `.`, `:` and `+`";
+            return Err(Error::invalid(&["query", "channel"], msg));
+        }
+        if filter.tag.as_deref().is_some_and(|tag| !field::is_tag(tag)) {
+            let msg = r"a tag has 1 to 128 letters, digits, `-`, `_`, `.`, `/`, `\` and `#`";
+            return Err(Error::invalid(&["query", "tag"], msg));
+        }
+        let mut event_types = Vec::new();
+        for (key, value) in call.query_pairs() {
+            if key != "event_types" && !(key.starts_with("event_types[") && key.ends_with(']')) {
+                continue;
+            }
+            for name in value.split(',').filter(|name| !name.is_empty()) {
+                if let Some(msg) = field::event_type_name(name) {
+                    return Err(Error::invalid(&["query", "event_types"], format!("an event type {msg}")));
+                }
+                event_types.push(name.to_owned());
+            }
+        }
+        Ok(Wanted { channel: filter.channel, tag: filter.tag, event_types })
+    }
+
+    pub(crate) fn query(self, slice: &Slice, with_payload: bool) -> MessageQuery {
+        MessageQuery {
+            span: slice.span,
+            ascending: slice.ascending,
+            limit: slice.limit,
+            event_types: self.event_types,
+            channel: self.channel,
+            tag: self.tag,
+            with_payload,
+            status: None,
+        }
+    }
+}
+
+async fn create(mut call: Call) -> Result<Response, Error> {
+    let WithContent { with_content } = call.query()?;
+    let body = call.json().await?;
+    let input: MessageIn<'_> = body.parse()?;
+    let once = call.once(body.bytes());
+    let now = call.api.backend().now();
+    let (draft, application) = input.check(&call.api, &body, once, now)?;
+    let entry = match call.find_application() {
+        Some(entry) => entry,
+        None => create_application(&call, application).await?,
+    };
+    let draft = draft.addressed(&entry);
+    let (Accepted::New(message) | Accepted::Same(message)) = call.api.backend().accept(draft).await?;
+    Ok(error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, with_content, now)))
+}
+
+/// For a message whose application is not there yet: from its own `application`.
+async fn create_application(call: &Call, input: Option<ApplicationIn>) -> Result<Arc<ApplicationEntry>, Error> {
+    let input = input.ok_or_else(Error::not_found)?;
+    let loc = ["body", "application", "uid"];
+    let fault = match input.uid() {
+        None => Some(Fault::of_kind("application_uid_missing", &loc, "Application UID not set in body")),
+        Some(uid) if uid != call.param("app_id") => {
+            let msg = "Application UID in the path and body must match";
+            Some(Fault::of_kind("application_uid_mismatch", &loc, msg))
+        }
+        Some(_) => None,
+    };
+    if let Some(fault) = fault {
+        return Err(Error::Invalid(vec![fault]));
+    }
+    let new = input.check(Faults::inside("application"))?;
+    let (api, principal) = (call.api.clone(), call.principal.clone());
+    // On a task of its own, as every edit.
+    tokio::spawn(async move { application::ensure(&api, principal.organisation(), new).await })
+        .await
+        .map_err(|error| Error::Internal(format!("making an application ended: {error}")))?
+}
+
+/// A draft that does not know its application yet.
+struct Unaddressed(Draft);
+
+impl Unaddressed {
+    fn addressed(self, entry: &ApplicationEntry) -> Draft {
+        let Unaddressed(mut draft) = self;
+        draft.application = entry.application.key;
+        draft.fan_out = fan_out(entry, &draft.event_type, &draft.channels);
+        draft.event = draft.event_id.as_deref().map(|id| event_key(entry.application.id, id));
+        draft
+    }
+}
+
+impl MessageIn<'_> {
+    fn check(
+        self,
+        api: &Api,
+        body: &Json,
+        once: Option<Once>,
+        now: Timestamp,
+    ) -> Result<(Unaddressed, Option<ApplicationIn>), Error> {
+        let mut faults = Faults::new();
+        let event_type = faults.required("eventType", self.event_type).unwrap_or_default();
+        if !event_type.is_empty() {
+            faults.event_type_name("eventType", &event_type);
+        }
+        faults.uid("eventId", self.event_id.as_deref(), MessageId::PREFIX);
+        faults.channels(self.channels.as_deref());
+        faults.tags(self.tags.as_deref());
+        let raw = self.transformations_params.and_then(|params| RawPayload::read(&mut faults, params));
+        let (raw, content_type) = raw.map_or((None, ContentType::Json), |raw| (raw.payload, raw.content_type));
+        let payload = match (raw, self.payload.or(self.data)) {
+            (Some(raw), _) => raw.into(),
+            (None, Some(payload)) => {
+                if !payload.get().starts_with('{') {
+                    faults.add("payload", "Payload must be an object.");
+                }
+                slice(body.bytes(), payload.get())
+            }
+            (None, None) => {
+                faults.add("payload", "`payload` is required and must be an object");
+                Bytes::new()
+            }
+        };
+        let keep = retention(&mut faults, self.payload_retention_period, self.payload_retention_hours);
+        let deliver_at = self.deliver_at.map(|Time(at)| at);
+        if let Some(at) = deliver_at {
+            let (first, last) = (now.plus(DELAY_MIN).minus(DELAY_SLACK), now.plus(DELAY_MAX).plus(DELAY_SLACK));
+            if at < first || at > last {
+                faults.add("deliverAt", "`deliverAt` must be at least one minute and at most 24 hours from now");
+            }
+        }
+        faults.end()?;
+        let payload_bytes_max = api.settings().payload_bytes_max;
+        if payload.len() > payload_bytes_max {
+            return Err(Error::too_large("payload", payload_bytes_max));
+        }
+        let draft = Draft {
+            application: bellwire_model::ApplicationKey(0),
+            fan_out: bellwire_model::FanOut::new(),
+            event_type,
+            event_id: self.event_id,
+            channels: self.channels.unwrap_or_default(),
+            tags: self.tags.unwrap_or_default(),
+            payload,
+            content_type,
+            expires_at: now.plus(keep),
+            deliver_at,
+            idempotency: once.map(|once| (once.key, once.digest)),
+            event: None,
+        };
+        Ok((Unaddressed(draft), self.application))
+    }
+}
+
+/// The payload without copying, unless it would hold on to a body that is mostly something else.
+fn slice(body: &Bytes, payload: &str) -> Bytes {
+    if payload.len() < body.len() / 2 {
+        return Bytes::copy_from_slice(payload.as_bytes());
+    }
+    body.slice_ref(payload.as_bytes())
+}
+
+fn retention(faults: &mut Faults, days: Option<i64>, hours: Option<i64>) -> Duration {
+    let mut within = |field: &str, value: i64, max: i64| {
+        if !(1..=max).contains(&value) {
+            faults.add(field, format!("`{field}` must be between 1 and {max}"));
+        }
+        value.clamp(1, max).unsigned_abs()
+    };
+    match (days, hours) {
+        (Some(_), Some(_)) => {
+            let msg = "`payloadRetentionHours` cannot be used together with `payloadRetentionPeriod`";
+            faults.add("payloadRetentionHours", msg);
+            Duration::ZERO
+        }
+        (None, Some(hours)) => Duration::from_secs(within("payloadRetentionHours", hours, RETENTION_HOURS_MAX) * 3600),
+        (days, None) => {
+            let days = days.unwrap_or(RETENTION_DAYS_MAX);
+            Duration::from_secs(within("payloadRetentionPeriod", days, RETENTION_DAYS_MAX) * DAY_SECONDS)
+        }
+    }
+}
+
+/// What `transformationsParams` asks to be sent.
+struct RawPayload {
+    payload: Option<String>,
+    content_type: ContentType,
+}
+
+impl RawPayload {
+    fn read(faults: &mut Faults, params: &RawValue) -> Option<Self> {
+        let at = "transformationsParams";
+        let Ok(params) = serde_json::from_str::<TransformationsParams<'_>>(params.get()) else {
+            faults.add(at, format!("`{at}` must be an object"));
+            return None;
+        };
+        let payload = params.raw_payload.and_then(|raw| match serde_json::from_str(raw.get()) {
+            Ok(text) => Some(text),
+            Err(_) => {
+                faults.add_at(&[at, "rawPayload"], "`rawPayload` must be a string of Unicode characters");
+                None
+            }
+        });
+        // The object is free: headers of another form are somebody else's.
+        let headers = params.headers.and_then(|h| serde_json::from_str::<Pairs<&RawValue>>(h.get()).ok());
+        let content_type = headers
+            .unwrap_or_default()
+            .0
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+            .and_then(|(_, value)| serde_json::from_str::<String>(value.get()).ok());
+        if let Some(msg) = content_type.as_deref().and_then(field::header_value) {
+            faults.add_at(&[at, "headers", "content-type"], msg);
+        }
+        let content_type = match content_type {
+            Some(text) if text != ContentType::Json.as_str() => ContentType::Other(text),
+            _ => ContentType::Json,
+        };
+        Some(RawPayload { payload, content_type })
+    }
+}
+
+async fn list(call: Call) -> Result<Response, Error> {
+    let application = call.application()?;
+    let slice = Slice::of::<MessageId>(&call)?;
+    let WithContent { with_content } = call.query()?;
+    let query = Wanted::of(&call)?.query(&slice, with_content);
+    let key = application.application.key;
+    let page =
+        if slice.empty { slice.nothing() } else { call.api.read(move |store| store.messages(key, &query)).await? };
+    let page = slice.newest_first(page);
+    let now = call.api.backend().now();
+    let data = page.items.iter().map(|message| MessageOut::new(message, with_content, now)).collect();
+    Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out| out.id.0.to_string())))
+}
+
+async fn get(call: Call) -> Result<Response, Error> {
+    let application = call.application()?;
+    let WithContent { with_content } = call.query()?;
+    let message = call.message(&application, with_content).await?;
+    let now = call.api.backend().now();
+    Ok(error::json(StatusCode::OK, &MessageOut::new(&message, with_content, now)))
+}
+
+async fn expunge(call: Call) -> Result<Response, Error> {
+    let mut edit = call.api.edit().await;
+    let application = call.application()?;
+    let message = call.message(&application, false).await?;
+    edit.put(Change::ExpungePayload(message.sequence()));
+    edit.no_content().await
+}

@@ -1,0 +1,6 @@
+//! The API as a client sees it: requests into the router, answers out of it, on a backend in memory.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod world;
+mod life;

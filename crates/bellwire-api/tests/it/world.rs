@@ -1,0 +1,518 @@
+//! A small world for the API: a backend on an in-memory store that keeps what the API hands it and delivers nothing.
+
+use axum::body::Body;
+use axum::response::Response;
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
+use bellwire_api::{Api, Principal, Settings, mint_token};
+use bellwire_engine::{Catalogue, Draft};
+use bellwire_model::*;
+use bellwire_store::*;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tower::ServiceExt;
+
+pub(crate) const SECRET: &[u8] = b"a secret for tests only";
+pub(crate) const ORGANISATION: &str = "org_23rb8YdGqMT0qIzpgGwdXfHirMu";
+pub(crate) const OTHER_ORGANISATION: &str = "org_00000000000000000000000other";
+/// 2026-01-01T00:00:00Z.
+pub(crate) const START: Timestamp = Timestamp::from_seconds(1_767_225_600);
+
+/// Everything that was kept.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) messages: BTreeMap<Sequence, Message>,
+    pub(crate) fan_outs: BTreeMap<Sequence, FanOut>,
+    pub(crate) attempts: BTreeMap<Sequence, Attempt>,
+    pub(crate) deliveries: BTreeMap<Delivery, DeliveryOfMessage>,
+    keys: HashMap<DedupeKey, DedupeEntry>,
+    answers: HashMap<DedupeKey, KeptAnswer>,
+    /// What the API changed, in order.
+    pub(crate) changes: Vec<Change>,
+    /// What the next commit is answered with.
+    pub(crate) refuse: Option<AcceptError>,
+}
+
+pub(crate) struct Memory(pub(crate) Mutex<Kept>);
+
+pub(crate) struct TestBackend {
+    catalogue: RwLock<Catalogue>,
+    store: Arc<dyn Store>,
+    memory: Arc<Memory>,
+    one_at_a_time: tokio::sync::Mutex<()>,
+    now: AtomicI64,
+    counter: AtomicU64,
+    key: AtomicU32,
+}
+
+pub(crate) struct World {
+    pub(crate) backend: Arc<TestBackend>,
+    pub(crate) router: axum::Router,
+    /// Of the organisation.
+    pub(crate) token: String,
+}
+
+/// An answer, read to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answered {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        if self.text.is_empty() { Value::Null } else { self.json() }
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings { jwt_secret: SECRET.to_vec(), ..Settings::default() })
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let memory = Arc::new(Memory(Mutex::default()));
+        let backend = Arc::new(TestBackend {
+            catalogue: RwLock::default(),
+            store: memory.clone(),
+            memory,
+            one_at_a_time: tokio::sync::Mutex::new(()),
+            now: AtomicI64::new(START.as_micros()),
+            counter: AtomicU64::new(1),
+            key: AtomicU32::new(1),
+        });
+        let router = bellwire_api::router(Api::new(backend.clone(), settings));
+        World { backend, router, token: organisation_token(ORGANISATION) }
+    }
+
+    pub(crate) fn kept(&self) -> parking_lot::MutexGuard<'_, Kept> {
+        self.backend.memory.0.lock()
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        self.backend.now.fetch_add(time.as_micros() as i64, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answered {
+        let answer: Response = self.router.clone().oneshot(request).await.expect("the router cannot fail");
+        let (parts, body) = answer.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        Answered { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {}", self.token))
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, body: impl Into<Body>) -> Answered {
+        self.send(self.request(method, path).body(body.into()).expect("a request")).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answered {
+        self.call(Method::GET, path, Body::empty()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answered {
+        self.call(Method::POST, path, body.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answered {
+        self.call(Method::PUT, path, body.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answered {
+        self.call(Method::PATCH, path, body.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answered {
+        self.call(Method::DELETE, path, Body::empty()).await
+    }
+
+    pub(crate) async fn post_once(&self, path: &str, key: &str, body: Value) -> Answered {
+        let request = self.request(Method::POST, path).header("idempotency-key", key);
+        self.send(request.body(body.to_string().into()).expect("a request")).await
+    }
+
+    /// An application with this uid.
+    pub(crate) async fn application(&self, uid: &str) -> String {
+        let out = self.post("/api/v1/app", serde_json::json!({ "name": uid, "uid": uid })).await.expect(201);
+        out["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// An endpoint of that application that takes everything.
+    pub(crate) async fn endpoint(&self, app: &str) -> String {
+        let body = serde_json::json!({ "url": "https://example.com/hook" });
+        let out = self.post(&format!("/api/v1/app/{app}/endpoint"), body).await.expect(201);
+        out["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A message of that application.
+    pub(crate) async fn message(&self, app: &str) -> String {
+        let body = serde_json::json!({ "eventType": "user.signup", "payload": { "a": 1 } });
+        let out = self.post(&format!("/api/v1/app/{app}/msg"), body).await.expect(202);
+        out["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// An attempt of a delivery, as the engine would record it.
+    pub(crate) fn attempt(
+        &self,
+        message: &str,
+        endpoint: &str,
+        result: Result<u16, FailureClass>,
+        body: &[u8],
+    ) -> String {
+        let message: MessageId = message.parse().expect("an id");
+        let endpoint_id: EndpointId = endpoint.parse().expect("an id");
+        let endpoint =
+            self.backend.catalogue.read().endpoints().find(|e| e.id == endpoint_id).cloned().expect("an endpoint");
+        let delivery = Delivery { endpoint: endpoint.key, message: message.sequence() };
+        let id = AttemptId::from_parts(self.backend.sequence(), [7; 12]);
+        let success = matches!(result, Ok(200..=299));
+        let mut kept = self.kept();
+        let stands = kept.deliveries.get_mut(&delivery).expect("a delivery");
+        stands.attempts += 1;
+        let after = if success {
+            stands.state = DeliveryState::Delivered;
+            AfterAttempt::Delivered
+        } else {
+            stands.state = DeliveryState::Ended(EndReason::Exhausted);
+            AfterAttempt::Ended(EndReason::Exhausted)
+        };
+        let attempt = Attempt {
+            id,
+            delivery,
+            application: endpoint.application,
+            number: stands.attempts,
+            trigger: Trigger::Scheduled,
+            url: endpoint.url.as_str().into(),
+            outcome: Some(Outcome {
+                started_at: self.backend.now(),
+                duration: Duration::from_millis(12),
+                result,
+                body: bytes::Bytes::copy_from_slice(body),
+                retry_after: None,
+                directive: None,
+            }),
+            after,
+        };
+        kept.attempts.insert(id.sequence(), attempt);
+        id.to_string()
+    }
+}
+
+pub(crate) fn organisation_token(organisation: &str) -> String {
+    let organisation = OrganisationId::parse(organisation).expect("an organisation");
+    mint_token(SECRET, &Principal::Organisation(organisation), START, Duration::from_secs(3600)).expect("a token")
+}
+
+pub(crate) fn application_token(organisation: &str, application: &str, flags: &[&str]) -> String {
+    let principal = Principal::Application {
+        organisation: OrganisationId::parse(organisation).expect("an organisation"),
+        application: application.parse().expect("an application"),
+        feature_flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+    };
+    mint_token(SECRET, &principal, START, Duration::from_secs(3600)).expect("a token")
+}
+
+impl Backend for TestBackend {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.now.load(Ordering::SeqCst))
+    }
+
+    fn catalogue(&self) -> &RwLock<Catalogue> {
+        &self.catalogue
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>> {
+        let sequence = self.sequence();
+        let mut tail = [0; 12];
+        self.random(&mut tail);
+        Box::pin(async move {
+            // Two equal ones are here at the same moment.
+            tokio::task::yield_now().await;
+            let mut kept = self.memory.0.lock();
+            if let Some(error) = kept.refuse.take() {
+                return Err(error);
+            }
+            if let Some((key, digest)) = draft.idempotency
+                && let Some(entry) = kept.keys.get(&key)
+            {
+                if entry.digest != digest {
+                    return Err(AcceptError::KeyReused);
+                }
+                return Ok(Accepted::Same(Arc::new(kept.messages[&entry.message].clone())));
+            }
+            if draft.event.is_some_and(|key| kept.keys.contains_key(&key)) {
+                return Err(AcceptError::EventIdTaken);
+            }
+            let message = Message {
+                id: MessageId::from_parts(sequence, tail),
+                application: draft.application,
+                event_type: draft.event_type,
+                event_id: draft.event_id,
+                channels: draft.channels,
+                tags: draft.tags,
+                payload: Some(draft.payload),
+                content_type: draft.content_type,
+                expires_at: draft.expires_at,
+                deliver_at: draft.deliver_at,
+            };
+            let digest = draft.idempotency.map_or(RequestDigest([0; 8]), |(_, digest)| digest);
+            for key in draft.idempotency.map(|(key, _)| key).into_iter().chain(draft.event) {
+                kept.keys.insert(key, DedupeEntry { key, digest, message: sequence });
+            }
+            for &endpoint in &draft.fan_out {
+                let stands = DeliveryOfMessage { endpoint, state: DeliveryState::Fresh, attempts: 0 };
+                kept.deliveries.insert(Delivery { endpoint, message: sequence }, stands);
+            }
+            kept.fan_outs.insert(sequence, draft.fan_out);
+            kept.messages.insert(sequence, message.clone());
+            Ok(Accepted::New(Arc::new(message)))
+        })
+    }
+
+    fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if let Some(error) = self.memory.0.lock().refuse.take() {
+                return Err(error);
+            }
+            for change in changes {
+                self.apply(change);
+            }
+            Ok(())
+        })
+    }
+
+    fn configuration(&self) -> &tokio::sync::Mutex<()> {
+        &self.one_at_a_time
+    }
+
+    fn sequence(&self) -> Sequence {
+        let counter = self.counter.fetch_add(1, Ordering::SeqCst);
+        Sequence::from_u64(Sequence::first_at(self.now()).as_u64() + counter)
+    }
+
+    fn next_key(&self) -> u32 {
+        self.key.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        let seed = self.counter.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = seed.to_le_bytes()[at % 8] ^ at as u8;
+        }
+    }
+
+    fn check_url(&self, url: &url::Url) -> Result<(), String> {
+        if url.host_str() == Some("127.0.0.1") { Err("address 127.0.0.1 is not allowed".to_owned()) } else { Ok(()) }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.memory.0.lock().refuse.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
+    }
+}
+
+impl TestBackend {
+    fn apply(&self, change: Change) {
+        let mut kept = self.memory.0.lock();
+        let mut catalogue = self.catalogue.write();
+        kept.changes.push(change.clone());
+        match change {
+            Change::PutApplication(application) => catalogue.put_application(application),
+            Change::DeleteApplication(key) => drop(catalogue.remove_application(key)),
+            Change::PutEndpoint(endpoint) => catalogue.put_endpoint(endpoint),
+            Change::DeleteEndpoint(key) => catalogue.remove_endpoint(key),
+            Change::PutEventType(event_type) => catalogue.put_event_type(event_type),
+            Change::DeleteEventType(organisation, name) => catalogue.remove_event_type(&organisation, &name),
+            Change::KeepAnswer(answer) => drop(kept.answers.insert(answer.key, answer)),
+            Change::Wait { waiting, .. } => {
+                let delivery = waiting.delivery;
+                let stands = kept.deliveries.entry(delivery).or_insert(DeliveryOfMessage {
+                    endpoint: delivery.endpoint,
+                    state: DeliveryState::Fresh,
+                    attempts: 0,
+                });
+                stands.state = DeliveryState::Waiting(waiting);
+            }
+            Change::ExpungePayload(sequence) => {
+                if let Some(message) = kept.messages.get_mut(&sequence) {
+                    message.payload = None;
+                }
+            }
+            Change::ExpungeResponse(id) => {
+                if let Some(Attempt { outcome: Some(outcome), .. }) = kept.attempts.get_mut(&id.sequence()) {
+                    outcome.body = bytes::Bytes::from_static(b"EXPUNGED");
+                }
+            }
+            Change::PutHealth { .. } | Change::Recover { .. } => {}
+        }
+    }
+}
+
+fn page<T: Clone>(mut items: Vec<T>, ascending: bool, limit: usize) -> Page<T> {
+    if !ascending {
+        items.reverse();
+    }
+    let done = items.len() <= limit;
+    items.truncate(limit);
+    Page { items, done }
+}
+
+impl Memory {
+    fn matching(&self, query: &MessageQuery, of: impl Fn(&Kept, &Message) -> bool) -> Vec<Message> {
+        let kept = self.0.lock();
+        let found = kept.messages.range(query.span.first..=query.span.last).map(|(_, m)| m);
+        found
+            .filter(|m| of(&kept, m))
+            .filter(|m| query.event_types.is_empty() || query.event_types.contains(&m.event_type))
+            .filter(|m| query.channel.as_ref().is_none_or(|c| m.channels.contains(c)))
+            .filter(|m| query.tag.as_ref().is_none_or(|t| m.tags.contains(t)))
+            .cloned()
+            .collect()
+    }
+
+    fn attempts(&self, query: &AttemptQuery, of: impl Fn(&Attempt) -> bool) -> Page<Attempt> {
+        let kept = self.0.lock();
+        let wanted = |a: &&Attempt| {
+            let outcome = a.outcome.as_ref();
+            of(a)
+                && query.filter.endpoint.is_none_or(|e| a.delivery.endpoint == e)
+                && match query.filter.status {
+                    None => true,
+                    Some(StatusFilter::Success) => outcome.is_some_and(Outcome::is_success),
+                    Some(StatusFilter::Fail) => outcome.is_some_and(|o| !o.is_success()),
+                    Some(_) => false,
+                }
+                && query
+                    .filter
+                    .status_class
+                    .is_none_or(|class| outcome.map_or(0, |o| o.result.map_or(0, |status| status / 100 * 100)) == class)
+        };
+        let found = kept.attempts.range(query.span.first..=query.span.last).map(|(_, a)| a).filter(wanted);
+        page(found.cloned().collect(), query.ascending, query.limit)
+    }
+}
+
+impl Store for Memory {
+    fn lease(&self, _: &str, _: &[Partition], _: Timestamp, _: Duration) -> Result<Vec<Lease>, CommitError> {
+        Ok(Vec::new())
+    }
+
+    fn commit(&self, _: &Batch) -> Result<(), CommitError> {
+        Ok(())
+    }
+
+    fn recover(&self) -> Result<Recovered, ReadError> {
+        Ok(Recovered::default())
+    }
+
+    fn lease_due(&self, _: EndpointKey, _: bool, _: Timestamp, _: usize) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    fn next_due(&self, _: EndpointKey, _: bool) -> Result<Option<WaitingHead>, ReadError> {
+        Ok(None)
+    }
+
+    fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
+        let found = self.0.lock().messages.get(&sequence).cloned();
+        Ok(found.map(|m| Message { payload: m.payload.filter(|_| with_payload), ..m }))
+    }
+
+    fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
+        Ok(self.0.lock().keys.get(&key).copied())
+    }
+
+    fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
+        Ok(self.0.lock().answers.get(&key).filter(|a| a.expires_at > now).cloned())
+    }
+
+    fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {
+        Ok(page(self.matching(query, |_, m| m.application == application), query.ascending, query.limit))
+    }
+
+    fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
+        Ok(self.0.lock().attempts.get(&id.sequence()).cloned())
+    }
+
+    fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        Ok(self.attempts(query, |a| a.delivery.message == message))
+    }
+
+    fn attempts_of_endpoint(&self, endpoint: EndpointKey, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        Ok(self.attempts(query, |a| a.delivery.endpoint == endpoint))
+    }
+
+    fn deliveries_of_message(&self, message: Sequence) -> Result<Vec<DeliveryOfMessage>, ReadError> {
+        let kept = self.0.lock();
+        Ok(kept.deliveries.iter().filter(|(d, _)| d.message == message).map(|(_, stands)| *stands).collect())
+    }
+
+    fn deliveries_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+    ) -> Result<Page<DeliveryOfEndpoint>, ReadError> {
+        let delivery = |m: &Message| Delivery { endpoint, message: m.sequence() };
+        let found = self.matching(query, |kept, m| kept.deliveries.contains_key(&delivery(m)));
+        let kept = self.0.lock();
+        let deliveries = found.into_iter().map(|message| {
+            let stands = kept.deliveries[&delivery(&message)];
+            DeliveryOfEndpoint { message, state: stands.state, attempts: stands.attempts }
+        });
+        Ok(page(deliveries.collect(), query.ascending, query.limit))
+    }
+
+    fn delivery(&self, delivery: Delivery) -> Result<Option<DeliveryOfMessage>, ReadError> {
+        Ok(self.0.lock().deliveries.get(&delivery).copied())
+    }
+
+    fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError> {
+        let mut ledger = Ledger::default();
+        for (delivery, stands) in &self.0.lock().deliveries {
+            if delivery.endpoint != endpoint || delivery.message < span.first || delivery.message > span.last {
+                continue;
+            }
+            match stands.state {
+                DeliveryState::Fresh | DeliveryState::Waiting(_) => ledger.pending += 1,
+                DeliveryState::Delivered => ledger.delivered += 1,
+                DeliveryState::Ended(reason) => ledger.ended[usize::from(reason.code())] += 1,
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn ledger(&self) -> Result<Ledger, ReadError> {
+        Ok(Ledger::default())
+    }
+
+    fn upkeep(&self, _: Timestamp) -> Result<bool, CommitError> {
+        Ok(false)
+    }
+
+    fn upkeep_owed(&self) -> bool {
+        false
+    }
+
+    fn bytes_on_disk(&self) -> Option<u64> {
+        None
+    }
+}
