@@ -1,9 +1,100 @@
-//! One file per command.
+//! One file per command. Each has its `Arguments` and a `run`; `main` lists them.
+//!
+//! Data goes to stdout, everything else to stderr, so that `$(bellwire token)` and a pipe get what they want and nothing else.
+
+pub(crate) mod serve;
+pub(crate) mod token;
+pub(crate) mod send;
+pub(crate) mod sign;
+pub(crate) mod verify;
+pub(crate) mod ledger;
+pub(crate) mod bench;
+mod http;
+mod input;
+
+use crate::config::Mistakes;
+use std::{fmt, future::Future, io};
+
+/// What went wrong, with what to do about it: a context for an error, for [`report`] to find.
+#[derive(Debug)]
+pub(crate) struct Hint {
+    what: String,
+    hint: String,
+}
+
+impl Hint {
+    /// `what` is the error's own clause, `hint` what the user could do.
+    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Hint {
+        Hint { what: what.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Hint {}
 
 /// Prints an error as every command does: what, the chain of causes, and a hint if there is one.
 pub(crate) fn report(error: &anyhow::Error) {
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {cause}");
+    eprint!("{}", text(error));
+}
+
+fn text(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}\n"));
+    let hint = hint(error).map(|hint| format!("hint: {hint}\n"));
+    std::iter::once(format!("error: {error}\n")).chain(causes).chain(hint).collect()
+}
+
+/// What to do: what the one who failed says, or what is known of the kind of error.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    if let Some(Hint { hint, .. }) = error.downcast_ref() {
+        return Some(hint.clone());
+    }
+    if error.is::<Mistakes>() {
+        return Some("config.default.toml has every setting, its default and its unit".into());
+    }
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
+    match io.kind() {
+        io::ErrorKind::AddrInUse => Some("another program listens there; choose another address with --listen".into()),
+        io::ErrorKind::PermissionDenied => Some("the user who runs this may not do that".into()),
+        io::ErrorKind::StorageFull => Some("make room on the disk, then start again".into()),
+        _ => None,
+    }
+}
+
+/// Runs a small command's asynchronous part to its end, on this thread.
+///
+/// # Errors
+/// The command's own, or that there is no runtime.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_a_hint() {
+        let error = Err::<(), _>(io::Error::other("no route"))
+            .context("no connection to 10.0.0.1")
+            .context(Hint::new("the server cannot be reached", "start it with `bellwire serve`"))
+            .expect_err("an error");
+        assert_eq!(
+            text(&error),
+            "error: the server cannot be reached\n  caused by: no connection to 10.0.0.1\n  caused by: no route\n\
+             hint: start it with `bellwire serve`\n"
+        );
+    }
+
+    #[test]
+    fn a_port_that_is_taken_has_a_hint() {
+        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::AddrInUse)).context("cannot listen");
+        assert!(text(&error).contains("hint: another program listens there"));
+        assert!(!text(&anyhow::anyhow!("plain")).contains("hint"));
     }
 }

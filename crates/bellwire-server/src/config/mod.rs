@@ -29,6 +29,7 @@ pub(crate) use auth::SecretText;
 pub(crate) use bellwire_delivery::HeaderNames;
 pub(crate) use mistake::Mistakes;
 pub(crate) use secret::secret;
+pub(crate) use value::parse_duration;
 
 use bellwire_egress::Guard;
 use bellwire_engine::{EngineSettings, IntakeSettings};

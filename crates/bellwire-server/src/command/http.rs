@@ -1,0 +1,160 @@
+//! Requests of the commands to a server's API, by way of [`bellwire_egress`] like every other request of ours.
+//!
+//! The address is the user's own choice, so every network is allowed, and names are looked up as the machine does it.
+
+use super::Hint;
+use anyhow::{Context as _, bail};
+use bellwire_egress::{Client, Egress, Guard, Request, Resolve, ResolveError, Settings, Target, resolve::Resolving};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde::de::DeserializeOwned;
+use std::{sync::Arc, time::Duration};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// A server's API, as one token sees it.
+pub(crate) struct Api {
+    client: Client,
+    base: String,
+    authorization: HeaderValue,
+}
+
+/// What the server said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+}
+
+impl Api {
+    /// `url` is the server's, without `/api/v1`.
+    ///
+    /// # Errors
+    /// A token that cannot stand in a header; TLS that cannot be set up.
+    pub(crate) fn new(url: &str, token: &str) -> anyhow::Result<Api> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).context("the token is not a token")?;
+        authorization.set_sensitive(true);
+        let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
+        let guard = Guard { allowed_networks: everywhere.to_vec(), denied_ports: Vec::new(), ..Guard::default() };
+        let egress = Egress::new(Settings { guard, ..Settings::default() })?;
+        let base = url.trim_end_matches('/').trim_end_matches("/api/v1").to_owned();
+        Ok(Api { client: egress.client_with_resolver(Arc::new(Machine)), base, authorization })
+    }
+
+    /// Asks for a resource. `path` begins behind `/api/v1`.
+    ///
+    /// # Errors
+    /// No answer, or one that is not a success; the server's own words are in it.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.expect(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Makes a resource.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<T> {
+        self.expect(Method::POST, path, body.into()).await
+    }
+
+    async fn expect<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
+        let answer = self.call(method.clone(), path, body).await?;
+        if !answer.is_success() {
+            let what = format!("{method} {path} was refused with {}: {}", answer.status, answer.reason());
+            match answer.status {
+                401 => bail!(Hint::new(
+                    what,
+                    "the token must be signed with the server's secret: use `bellwire token` with the server's --data or settings"
+                )),
+                _ => bail!(what),
+            }
+        }
+        serde_json::from_slice(&answer.body)
+            .with_context(|| format!("the answer to {method} {path} is not as expected"))
+    }
+
+    /// Sends a request and takes whatever the answer is.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, self.authorization.clone());
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let url = format!("{}/api/v1{path}", self.base);
+        let request = Request {
+            method,
+            target: Target::parse(&url).with_context(|| format!("{} is not the URL of a server", self.base))?,
+            headers,
+            body,
+            deadline: DEADLINE,
+            response_body_max: ANSWER_BYTES_MAX,
+        };
+        let unreachable = || {
+            Hint::new(
+                format!("no answer from the server at {}", self.base),
+                "is it running? `bellwire serve` starts it; --url names another",
+            )
+        };
+        let response = self.client.exchange(request).await.with_context(unreachable)?;
+        if response.truncated || response.body_error.is_some() {
+            bail!("the answer of the server at {} broke off", self.base);
+        }
+        Ok(Answer { status: response.status, body: response.body })
+    }
+}
+
+impl Answer {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// What the server says is wrong: its detail, or the whole body if it has none, short.
+    pub(crate) fn reason(&self) -> String {
+        let parsed: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let detail = match &parsed["detail"] {
+            serde_json::Value::String(detail) => detail.clone(),
+            serde_json::Value::Array(faults) => {
+                let texts: Vec<_> = faults.iter().filter_map(|fault| fault["msg"].as_str()).collect();
+                texts.join("; ")
+            }
+            _ => String::from_utf8_lossy(&self.body).into_owned(),
+        };
+        let shown: String = detail.chars().filter(|c| !c.is_control()).take(500).collect();
+        if shown.is_empty() { "no reason given".into() } else { shown }
+    }
+}
+
+/// Names as the machine resolves them.
+struct Machine;
+
+impl Resolve for Machine {
+    fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, 0)).await;
+            match found.map(|addresses| addresses.map(|address| address.ip()).collect::<Vec<_>>()) {
+                Ok(addresses) if addresses.is_empty() => Err(ResolveError::NotFound),
+                Ok(addresses) => Ok(addresses),
+                Err(error) => Err(ResolveError::Failed(Box::new(error))),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_servers_own() {
+        let reason = |body: &'static str| Answer { status: 422, body: Bytes::from_static(body.as_bytes()) }.reason();
+        assert_eq!(reason(r#"{"code":"not_found","detail":"Entity not found"}"#), "Entity not found");
+        assert_eq!(reason(r#"{"detail":[{"msg":"too long","loc":[]},{"msg":"and wrong"}]}"#), "too long; and wrong");
+        assert_eq!(reason("\u{1b}[31mplain\n"), "[31mplain");
+        assert_eq!(reason(""), "no reason given");
+    }
+}
