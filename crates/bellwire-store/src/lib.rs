@@ -15,12 +15,16 @@
 
 mod batch;
 mod query;
+pub mod embedded;
+pub mod testing;
 
 pub use batch::{Accepted, Batch, Change, DedupeEntry, Fence, KeptAnswer, Lease};
 pub use query::{
     AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Recovered, Span,
     StatusFilter, Unfinished, WaitingHead,
 };
+
+pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};
 
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,

@@ -1,0 +1,327 @@
+//! Applications, endpoints and event types: small tables, read whole at a start, written one row at a time.
+
+use super::codec;
+use super::fault::Fault;
+use super::message_log::array;
+use bellwire_model::{
+    ActiveSecret, Application, ApplicationId, ApplicationKey, DisabledBy, Endpoint, EndpointId, EndpointKey, EventType,
+    Health, Ksuid, Limits, OrganisationId, RetrySchedule, Timestamp,
+};
+use bellwire_signature::{Secret, sealed};
+use rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Seals the secrets of endpoints before they are written, and opens them again.
+pub trait Sealer: Send + Sync {
+    /// Seals `plain`, bound to its place `aad`.
+    fn seal(&self, aad: &[u8], plain: &[u8]) -> Vec<u8>;
+
+    /// Opens what [`Sealer::seal`] made with the same `aad`, and what was written when there was no sealer: [`PLAIN`] and the text.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, for the operator.
+    fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String>;
+}
+
+/// What a secret begins with that was written without a [`Sealer`]; the same as in [`bellwire_signature::sealed`].
+pub const PLAIN: u8 = b'p';
+
+#[derive(Serialize, Deserialize)]
+struct StoredSecret {
+    secret: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    expires_at: Option<i64>,
+}
+
+pub(super) fn put_application(connection: &Connection, application: &Application) -> Result<(), Fault> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO application VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .execute(params![
+            application.key.0,
+            application.id.0.as_bytes().as_slice(),
+            application.organisation.as_str(),
+            application.uid,
+            application.name,
+            application.throttle_rate.map(NonZeroU16::get),
+            codec::json(&application.metadata),
+            application.created_at.as_micros(),
+            application.updated_at.as_micros(),
+        ])?;
+    Ok(())
+}
+
+/// Removes the row and answers the keys of its endpoints, which are to be deleted too.
+pub(super) fn delete_application(connection: &Connection, key: ApplicationKey) -> Result<Vec<EndpointKey>, Fault> {
+    connection.prepare_cached("DELETE FROM application WHERE key = ?1")?.execute([key.0])?;
+    let mut endpoints = connection.prepare_cached("SELECT key FROM endpoint WHERE application = ?1 ORDER BY key")?;
+    let keys = endpoints.query_map([key.0], |row| row.get(0))?;
+    keys.map(|key| Ok(EndpointKey(key?))).collect()
+}
+
+pub(super) fn applications(connection: &Connection) -> Result<Vec<Arc<Application>>, Fault> {
+    let mut statement = connection.prepare(
+        "SELECT key, id, organisation, uid, name, throttle_rate, metadata, created_at, updated_at \
+         FROM application ORDER BY key",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut applications = Vec::new();
+    while let Some(row) = rows.next()? {
+        applications.push(Arc::new(Application {
+            key: ApplicationKey(row.get(0)?),
+            id: ApplicationId(Ksuid::from_bytes(array(row, 1)?)),
+            organisation: organisation(row, 2)?,
+            uid: row.get(3)?,
+            name: row.get(4)?,
+            throttle_rate: row.get::<_, Option<u16>>(5)?.and_then(NonZeroU16::new),
+            metadata: json(row, 6, "an application")?,
+            created_at: time(row, 7)?,
+            updated_at: time(row, 8)?,
+        }));
+    }
+    Ok(applications)
+}
+
+pub(super) fn put_endpoint(
+    connection: &Connection,
+    sealer: Option<&dyn Sealer>,
+    endpoint: &Endpoint,
+) -> Result<(), Fault> {
+    let schedule = endpoint.retry_schedule.as_ref();
+    let waits = schedule.map(|s| s.waits().iter().map(|w| w.as_micros() as u64).collect::<Vec<_>>());
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO endpoint (key, application, id, uid, url, description, disabled, event_types, channels, \
+             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+        )?
+        .execute(params![
+            endpoint.key.0,
+            endpoint.application.0,
+            endpoint.id.0.as_bytes().as_slice(),
+            endpoint.uid,
+            endpoint.url,
+            endpoint.description,
+            endpoint.disabled.map(disabled_code),
+            endpoint.event_types.as_ref().map(codec::json),
+            endpoint.channels.as_ref().map(codec::json),
+            endpoint.limits.throttle_rate.map(NonZeroU16::get),
+            endpoint.limits.fifo,
+            seal_secrets(sealer, endpoint.application, endpoint.id, &endpoint.secrets),
+            codec::json(&endpoint.headers),
+            waits.as_ref().map(codec::json),
+            codec::json(&endpoint.metadata),
+            endpoint.health.failing_since.map(Timestamp::as_micros),
+            endpoint.created_at.as_micros(),
+            endpoint.updated_at.as_micros(),
+        ])?;
+    Ok(())
+}
+
+/// Removes the row and leaves a mark that it was there.
+pub(super) fn delete_endpoint(connection: &Connection, key: EndpointKey) -> Result<(), Fault> {
+    connection.prepare_cached("DELETE FROM endpoint WHERE key = ?1")?.execute([key.0])?;
+    connection.prepare_cached("INSERT OR IGNORE INTO deleted_endpoint VALUES (?1)")?.execute([key.0])?;
+    Ok(())
+}
+
+pub(super) fn deleted_endpoints(connection: &Connection) -> Result<Vec<EndpointKey>, Fault> {
+    let mut statement = connection.prepare("SELECT key FROM deleted_endpoint")?;
+    let keys = statement.query_map([], |row| row.get(0))?;
+    keys.map(|key| Ok(EndpointKey(key?))).collect()
+}
+
+pub(super) fn put_health(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    failing_since: Option<Timestamp>,
+    disable: Option<DisabledBy>,
+) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE endpoint SET failing_since = ?2, disabled = coalesce(?3, disabled) WHERE key = ?1")?
+        .execute(params![endpoint.0, failing_since.map(Timestamp::as_micros), disable.map(disabled_code)])?;
+    Ok(())
+}
+
+pub(super) fn endpoints(connection: &Connection, sealer: Option<&dyn Sealer>) -> Result<Vec<Arc<Endpoint>>, Fault> {
+    let mut statement = connection.prepare(
+        "SELECT key, application, id, uid, url, description, disabled, event_types, channels, throttle_rate, fifo, \
+         secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at FROM endpoint ORDER BY key",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut endpoints = Vec::new();
+    while let Some(row) = rows.next()? {
+        endpoints.push(Arc::new(endpoint_from(row, sealer)?));
+    }
+    Ok(endpoints)
+}
+
+fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint, Fault> {
+    const WHAT: &str = "an endpoint";
+    let application = ApplicationKey(row.get(1)?);
+    let id = EndpointId(Ksuid::from_bytes(array(row, 2)?));
+    let failing_since = row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros);
+    let waits = optional_json::<Vec<u64>>(row, 13, WHAT)?;
+    let schedule = waits.map(|waits| RetrySchedule::new(waits.into_iter().map(Duration::from_micros).collect()));
+    Ok(Endpoint {
+        key: EndpointKey(row.get(0)?),
+        application,
+        id,
+        uid: row.get(3)?,
+        url: row.get(4)?,
+        description: row.get(5)?,
+        disabled: row.get::<_, Option<i64>>(6)?.map(disabled_from).transpose()?,
+        event_types: optional_json(row, 7, WHAT)?,
+        channels: optional_json(row, 8, WHAT)?,
+        limits: Limits { throttle_rate: row.get::<_, Option<u16>>(9)?.and_then(NonZeroU16::new), fifo: row.get(10)? },
+        secrets: open_secrets(sealer, application, id, &row.get::<_, Vec<u8>>(11)?)?,
+        headers: json(row, 12, WHAT)?,
+        retry_schedule: schedule.transpose().map_err(|error| Fault::damaged(WHAT, error.to_string()))?,
+        metadata: json(row, 14, WHAT)?,
+        health: Health { failing_since, written: failing_since.is_some() },
+        created_at: time(row, 16)?,
+        updated_at: time(row, 17)?,
+    })
+}
+
+pub(super) fn put_event_type(connection: &Connection, event_type: &EventType) -> Result<(), Fault> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO event_type VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .execute(params![
+            event_type.organisation.as_str(),
+            event_type.name,
+            event_type.description,
+            event_type.archived,
+            event_type.deprecated,
+            event_type.schemas,
+            codec::json(&event_type.feature_flags),
+            event_type.group_name,
+            event_type.created_at.as_micros(),
+            event_type.updated_at.as_micros(),
+        ])?;
+    Ok(())
+}
+
+pub(super) fn delete_event_type(
+    connection: &Connection,
+    organisation: &OrganisationId,
+    name: &str,
+) -> Result<(), Fault> {
+    connection
+        .prepare_cached("DELETE FROM event_type WHERE organisation = ?1 AND name = ?2")?
+        .execute([organisation.as_str(), name])?;
+    Ok(())
+}
+
+pub(super) fn event_types(connection: &Connection) -> Result<Vec<Arc<EventType>>, Fault> {
+    let mut statement = connection.prepare(
+        "SELECT organisation, name, description, archived, deprecated, schemas, feature_flags, group_name, created_at, \
+         updated_at FROM event_type ORDER BY organisation, name",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut event_types = Vec::new();
+    while let Some(row) = rows.next()? {
+        event_types.push(Arc::new(EventType {
+            organisation: organisation(row, 0)?,
+            name: row.get(1)?,
+            description: row.get(2)?,
+            archived: row.get(3)?,
+            deprecated: row.get(4)?,
+            schemas: row.get(5)?,
+            feature_flags: json(row, 6, "an event type")?,
+            group_name: row.get(7)?,
+            created_at: time(row, 8)?,
+            updated_at: time(row, 9)?,
+        }));
+    }
+    Ok(event_types)
+}
+
+fn seal_secrets(
+    sealer: Option<&dyn Sealer>,
+    application: ApplicationKey,
+    id: EndpointId,
+    secrets: &[ActiveSecret],
+) -> Vec<u8> {
+    let stored: Vec<_> = secrets
+        .iter()
+        .map(|active| StoredSecret {
+            secret: active.secret.reveal_text().to_string(),
+            expires_at: active.expires_at.map(Timestamp::as_micros),
+        })
+        .collect();
+    let plain = codec::json(&stored);
+    match sealer {
+        Some(sealer) => sealer.seal(&place(application, id), plain.as_bytes()),
+        None => [&[PLAIN], plain.as_bytes()].concat(),
+    }
+}
+
+fn open_secrets(
+    sealer: Option<&dyn Sealer>,
+    application: ApplicationKey,
+    id: EndpointId,
+    row: &[u8],
+) -> Result<Vec<ActiveSecret>, Fault> {
+    const WHAT: &str = "a secret";
+    let about = |detail: String| Fault::damaged(WHAT, format!("of endpoint {id}: {detail}"));
+    let plain = match (sealer, row) {
+        (Some(sealer), _) => sealer.open(&place(application, id), row).map_err(about)?,
+        (None, [PLAIN, plain @ ..]) => plain.to_vec(),
+        (None, _) => return Err(about("it is sealed, and there is no main secret".to_owned())),
+    };
+    let stored: Vec<StoredSecret> = serde_json::from_slice(&plain).map_err(|_| about("it is not JSON".to_owned()))?;
+    stored
+        .into_iter()
+        .map(|stored| {
+            let secret = Secret::parse(&stored.secret).map_err(|error| about(error.to_string()))?;
+            Ok(ActiveSecret { secret, expires_at: stored.expires_at.map(Timestamp::from_micros) })
+        })
+        .collect()
+}
+
+fn place(application: ApplicationKey, id: EndpointId) -> Vec<u8> {
+    sealed::aad(&application.0.to_string(), &id.to_string(), "secrets")
+}
+
+fn disabled_code(by: DisabledBy) -> i64 {
+    match by {
+        DisabledBy::User => 0,
+        DisabledBy::Receiver => 1,
+        DisabledBy::Failures => 2,
+    }
+}
+
+fn disabled_from(code: i64) -> Result<DisabledBy, Fault> {
+    match code {
+        0 => Ok(DisabledBy::User),
+        1 => Ok(DisabledBy::Receiver),
+        2 => Ok(DisabledBy::Failures),
+        _ => Err(Fault::damaged("an endpoint", format!("disabled is {code}"))),
+    }
+}
+
+fn organisation(row: &Row<'_>, column: usize) -> Result<OrganisationId, Fault> {
+    let text: String = row.get(column)?;
+    OrganisationId::parse(&text).ok_or_else(|| Fault::damaged("a row", format!("{text} is not an organisation")))
+}
+
+fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, Fault> {
+    Ok(Timestamp::from_micros(row.get(column)?))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize, what: &'static str) -> Result<T, Fault> {
+    let text: String = row.get(column)?;
+    codec::from_json(what, &text)
+}
+
+fn optional_json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<T>, Fault> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| codec::from_json(what, &text)).transpose()
+}

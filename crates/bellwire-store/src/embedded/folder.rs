@@ -1,0 +1,100 @@
+//! The data folder: who may open it, what it is called inside, and the space that is kept free in it.
+
+use super::OpenError;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A data folder that we hold alone.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, and locks it until dropped.
+    pub(super) fn hold(path: &Path) -> Result<Folder, OpenError> {
+        let failed = |source| OpenError::Folder { folder: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(failed)?;
+        let lock = private_file(&path.join("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Held { folder: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // SQLite gives the files beside the database the database's own mode.
+        private_file(&database(path)).map_err(failed)?;
+        Ok(Folder { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The database in `folder`.
+pub(super) fn database(folder: &Path) -> PathBuf {
+    folder.join("bellwire.db")
+}
+
+/// How many bytes the files in `folder` take.
+pub(super) fn bytes(folder: &Path) -> Option<u64> {
+    let database = std::fs::metadata(database(folder)).ok()?.len();
+    let wal = std::fs::metadata(folder.join("bellwire.db-wal")).map_or(0, |wal| wal.len());
+    Some(database + wal)
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(PermissionsExt::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Space that is kept back on the disk. When the disk is full it is given up, and while it is given up no further message is
+/// accepted: what is left is for the attempts of those that were, and for the clean-up.
+pub(super) struct Reserve {
+    file: PathBuf,
+    bytes: u64,
+    held: bool,
+}
+
+impl Reserve {
+    /// Takes up to `bytes_max`, and never more than a sixteenth of the disk.
+    pub(super) fn take(folder: &Path, bytes_max: u64) -> Reserve {
+        let size = rustix::fs::statvfs(folder).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize));
+        let mut reserve = Reserve { file: folder.join("reserve"), bytes: bytes_max.min(size / 16), held: false };
+        reserve.take_again();
+        reserve
+    }
+
+    /// Whether the space is there; tries to get it back if it is not.
+    pub(super) fn take_again(&mut self) -> bool {
+        if !self.held {
+            let taken = self.bytes == 0 || self.allocate().is_ok();
+            if !taken {
+                self.give_up();
+            }
+            self.held = taken;
+        }
+        self.held
+    }
+
+    fn allocate(&self) -> io::Result<()> {
+        let file = private_file(&self.file)?;
+        if file.metadata()?.len() != self.bytes {
+            file.set_len(0)?;
+        }
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.bytes)?;
+        Ok(())
+    }
+
+    /// Gives the space to whoever writes next. Answers whether there was any.
+    pub(super) fn give_up(&mut self) -> bool {
+        let had = std::mem::replace(&mut self.held, false) && self.bytes > 0;
+        // Nothing else can be done if it fails: the disk is full either way.
+        let _ = OpenOptions::new().write(true).open(&self.file).and_then(|file| file.set_len(0));
+        had
+    }
+}

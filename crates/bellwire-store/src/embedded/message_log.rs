@@ -1,0 +1,185 @@
+//! The message log: a row per message with its payload and its fan-out, keyed by its sequence, never updated save to remove
+//! its payload.
+
+use super::codec;
+use super::fault::Fault;
+use super::index::MessageRecord;
+use crate::{Accepted, DedupeEntry};
+use bellwire_model::{
+    ApplicationKey, ContentType, DedupeKey, FanOut, Message, MessageId, RequestDigest, Sequence, Timestamp,
+};
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection, Row, params};
+
+/// Writes rows; made once per commit.
+pub(super) struct Appender<'c> {
+    statement: CachedStatement<'c>,
+    fan_out: Vec<u8>,
+}
+
+impl<'c> Appender<'c> {
+    pub(super) fn new(connection: &'c Connection) -> Result<Self, Fault> {
+        let statement = connection.prepare_cached(
+            "INSERT INTO message (sequence, id_tail, application, event_type, fan_out, expires_at, deliver_at, \
+             event_id, channels, tags, content_type, idempotency_key, idempotency_digest, event_key, payload) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?;
+        Ok(Appender { statement, fan_out: Vec::new() })
+    }
+
+    pub(super) fn append(&mut self, accepted: &Accepted) -> Result<(), Fault> {
+        let message = &*accepted.message;
+        self.fan_out.clear();
+        codec::write_fan_out(&accepted.fan_out, &mut self.fan_out);
+        let content_type = match &message.content_type {
+            ContentType::Json => None,
+            ContentType::Other(text) => Some(text),
+        };
+        self.statement.execute(params![
+            codec::integer(message.sequence()),
+            message.id.0.tail().as_slice(),
+            message.application.0,
+            message.event_type,
+            self.fan_out,
+            message.expires_at.as_micros(),
+            message.deliver_at.map(Timestamp::as_micros),
+            message.event_id,
+            codec::json_list(&message.channels),
+            codec::json_list(&message.tags),
+            content_type,
+            accepted.idempotency.as_ref().map(|entry| entry.key.0.as_slice()),
+            accepted.idempotency.as_ref().map(|entry| entry.digest.0.as_slice()),
+            accepted.event.as_ref().map(|key| key.0.as_slice()),
+            message.payload.as_deref(),
+        ])?;
+        Ok(())
+    }
+}
+
+/// The columns of [`message_from`], with the payload.
+pub(super) const COLUMNS: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
+                                  m.event_id, m.channels, m.tags, m.content_type, m.payload";
+/// The same without it.
+pub(super) const COLUMNS_WITHOUT_PAYLOAD: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
+     m.event_id, m.channels, m.tags, m.content_type, NULL";
+
+/// Reads a message from the first columns of a row.
+pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
+    let tail = array(row, 1)?;
+    let content_type = match row.get::<_, Option<String>>(9)? {
+        None => ContentType::Json,
+        Some(text) => ContentType::Other(text),
+    };
+    Ok(Message {
+        id: MessageId::from_parts(codec::sequence(row.get(0)?), tail),
+        application: ApplicationKey(row.get(2)?),
+        event_type: row.get(3)?,
+        expires_at: Timestamp::from_micros(row.get(4)?),
+        deliver_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_micros),
+        event_id: row.get(6)?,
+        channels: list(row, 7)?,
+        tags: list(row, 8)?,
+        content_type,
+        payload: row.get::<_, Option<Vec<u8>>>(10)?.map(Bytes::from),
+    })
+}
+
+/// The message at `sequence`.
+pub(super) fn find(connection: &Connection, at: Sequence, with_payload: bool) -> Result<Option<Message>, Fault> {
+    let mut statement = if with_payload {
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM message m WHERE sequence = ?1"))?
+    } else {
+        connection.prepare_cached(&format!("SELECT {COLUMNS_WITHOUT_PAYLOAD} FROM message m WHERE sequence = ?1"))?
+    };
+    let mut rows = statement.query([codec::integer(at)])?;
+    rows.next()?.map(message_from).transpose()
+}
+
+/// Whom the message at `sequence` was owed to when it was accepted.
+pub(super) fn find_fan_out(connection: &Connection, at: Sequence) -> Result<Option<FanOut>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT fan_out FROM message WHERE sequence = ?1")?;
+    let mut rows = statement.query([codec::integer(at)])?;
+    rows.next()?.map(|row| codec::read_fan_out(row.get_ref(0)?.as_blob_or_null()?)).transpose()
+}
+
+/// The application of the message at `sequence`.
+pub(super) fn find_application(connection: &Connection, at: Sequence) -> Result<Option<ApplicationKey>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT application FROM message WHERE sequence = ?1")?;
+    let mut rows = statement.query([codec::integer(at)])?;
+    Ok(rows.next()?.map(|row| row.get(0)).transpose()?.map(ApplicationKey))
+}
+
+/// Removes the payload of the message at `sequence`.
+pub(super) fn expunge(connection: &Connection, at: Sequence) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE message SET payload = NULL WHERE sequence = ?1 AND payload IS NOT NULL")?
+        .execute([codec::integer(at)])?;
+    Ok(())
+}
+
+/// Reads the messages in `(after, until]` as the indexes want them.
+pub(super) fn records(
+    connection: &Connection,
+    after: Sequence,
+    until: Sequence,
+    mut take: impl FnMut(MessageRecord),
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT sequence, application, event_type, fan_out, expires_at, channels, tags, idempotency_key, \
+         idempotency_digest, event_key FROM message WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence",
+    )?;
+    let mut rows = statement.query([codec::integer(after), codec::integer(until)])?;
+    while let Some(row) = rows.next()? {
+        let at = codec::sequence(row.get(0)?);
+        let idempotency = match row.get_ref(7)?.as_blob_or_null()? {
+            [] => None,
+            _ => {
+                Some(DedupeEntry { key: DedupeKey(array(row, 7)?), digest: RequestDigest(array(row, 8)?), message: at })
+            }
+        };
+        let event = match row.get_ref(9)?.as_blob_or_null()? {
+            [] => None,
+            _ => Some(DedupeKey(array(row, 9)?)),
+        };
+        take(MessageRecord {
+            sequence: at,
+            application: ApplicationKey(row.get(1)?),
+            event_type: codec::type_hash(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?),
+            marks: codec::marks(&list(row, 5)?, &list(row, 6)?),
+            fan_out: codec::read_fan_out(row.get_ref(3)?.as_blob_or_null()?)?,
+            expires_at: Timestamp::from_micros(row.get(4)?),
+            idempotency,
+            event,
+        });
+    }
+    Ok(())
+}
+
+/// A blob of a fixed length.
+pub(super) fn array<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N], Fault> {
+    let bytes = row.get_ref(column)?.as_blob_or_null()?;
+    bytes.try_into().map_err(|_| Fault::damaged("a row", format!("{} bytes where {N} should be", bytes.len())))
+}
+
+/// A list that is NULL if empty.
+fn list(row: &Row<'_>, column: usize) -> Result<Vec<String>, Fault> {
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(Vec::new()),
+        Some(text) => codec::from_json("a list", &text),
+    }
+}
+
+/// A blob without a copy.
+pub(super) trait BlobRef<'a> {
+    /// The bytes; NULL reads as none.
+    fn as_blob_or_null(self) -> Result<&'a [u8], Fault>;
+}
+
+impl<'a> BlobRef<'a> for rusqlite::types::ValueRef<'a> {
+    fn as_blob_or_null(self) -> Result<&'a [u8], Fault> {
+        match self {
+            rusqlite::types::ValueRef::Null => Ok(&[]),
+            other => other.as_bytes().map_err(|error| Fault::damaged("a row", error.to_string())),
+        }
+    }
+}

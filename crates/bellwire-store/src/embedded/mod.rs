@@ -1,0 +1,467 @@
+//! The embedded back end: SQLite in the data folder.
+//!
+//! One connection writes (a batch, a lease, a slice of upkeep: each one transaction, synced before it answers), one moves the
+//! write-ahead log into the database from a thread of its own, and a few read. The files here are the parts of the layout that
+//! [the crate](crate) describes.
+//!
+//! What it promises beyond [`Store`](crate::Store): only one process holds a data folder; a full disk refuses commits and disturbs no
+//! reader, and the store goes on by itself when there is room again; after a sync has failed, nothing is ever written again.
+
+mod folder;
+mod writer;
+mod message_log;
+mod attempt_log;
+mod waiting_room;
+mod keys;
+mod configuration;
+mod index;
+mod ledger;
+mod recovery;
+mod retention;
+mod reading;
+mod checkpoint;
+mod codec;
+mod fault;
+
+pub use configuration::{PLAIN, Sealer};
+
+use crate::{
+    AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
+    MessageQuery, Page, ReadError, Recovered, Span, Store, WaitingHead,
+};
+use bellwire_model::{
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,
+    Timestamp, Waiting,
+};
+use checkpoint::{Checkpointer, Failure};
+use fault::Fault;
+use folder::{Folder, Reserve};
+use index::{AttemptRecord, MessageRecord, Tail};
+use parking_lot::{Mutex, RwLock};
+use reading::{Reader, Readers, Snapshot};
+use refinery::{Migration, Runner};
+use rusqlite::{Connection, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use std::{fmt, io};
+use writer::Writer;
+
+/// The WAL-reset race that could lose commits was fixed in this version.
+const SQLITE_MIN: i32 = 3_051_003;
+
+/// The schema's steps. Each only adds or only removes what no supported version uses, so that two versions can run side by side.
+const MIGRATIONS: [(&str, &str); 1] =
+    [("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql"))];
+
+/// What the operator can choose.
+#[derive(Clone)]
+pub struct Settings {
+    /// How long messages and their attempts are kept.
+    pub messages: Duration,
+    /// From how many bytes on the oldest messages are removed before their time; never if absent.
+    pub bytes_max: Option<u64>,
+    /// How much space is kept back for a full disk, at most; of a small disk less.
+    pub reserve_bytes: u64,
+    /// How many records one slice of upkeep takes.
+    pub slice: usize,
+    /// Seals the secrets of endpoints; without it they are written in clear.
+    pub sealer: Option<Arc<dyn Sealer>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            messages: Duration::from_secs(90 * 24 * 3600),
+            bytes_max: None,
+            reserve_bytes: 16 << 20,
+            slice: 3_000,
+            sealer: None,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("messages", &self.messages)
+            .field("bytes_max", &self.bytes_max)
+            .field("reserve_bytes", &self.reserve_bytes)
+            .field("slice", &self.slice)
+            .field("sealer", &self.sealer.is_some())
+            .finish()
+    }
+}
+
+impl Settings {
+    /// When a message goes as a whole. An hour of grace: what expires about then needs no exception of its own.
+    fn retention_ends(&self, message: Sequence) -> Timestamp {
+        let grace = Duration::from_secs(3600).min(self.messages / 24);
+        message.time().plus(self.messages - grace)
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data folder {} is in use by another process", folder.display())]
+    Held {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// The folder or a file in it could not be made or locked.
+    #[error("the data folder {} cannot be used", folder.display())]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder that is to be read holds no store.
+    #[error("the folder {} holds no store", folder.display())]
+    Missing {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// The linked SQLite can lose commits.
+    #[error("SQLite {found} has a defect that can lose commits; 3.51.3 or later is needed")]
+    OldSqlite {
+        /// Its version.
+        found: &'static str,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the schema of {} could not be brought up to date", folder.display())]
+    Schema {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<refinery::Error>,
+    },
+    /// SQLite refused.
+    #[error("the database in {} could not be opened", folder.display())]
+    Database {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// What it holds could not be read.
+    #[error("the database in {} could not be read", folder.display())]
+    Read {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// No thread for the checkpoints.
+    #[error("the checkpoint thread could not be started")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A store in a data folder.
+pub struct EmbeddedStore {
+    // Dropped in this order: the checkpointer lets go of the writer, the writer closes, and only then is the folder free.
+    checkpointer: Option<Checkpointer>,
+    writer: Option<Arc<Mutex<Writer>>>,
+    readers: Readers,
+    tail: Arc<RwLock<Tail>>,
+    owed_from: usize,
+    settings: Settings,
+    path: PathBuf,
+    _folder: Option<Folder>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in the folder `path`, which is made if it is not there, and holds it against any other process.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Held`] names the folder that another process has.
+    pub fn open(path: &Path, settings: Settings) -> Result<Self, OpenError> {
+        check_version()?;
+        let folder = Folder::hold(path)?;
+        let path = folder.path().to_owned();
+        let failed = |source| OpenError::Database { folder: path.clone(), source };
+        let mut connection = open_writer(&path).map_err(failed)?;
+        migrate(&mut connection, &path)?;
+        let reserve = Reserve::take(&path, settings.reserve_bytes);
+        let failure: Failure = Arc::new(OnceLock::new());
+        let tail = Arc::new(RwLock::new(Tail::default()));
+        let writer = Writer::open(connection, settings.clone(), Arc::clone(&tail), Arc::clone(&failure), reserve)
+            .map_err(|fault| OpenError::Read { folder: path.clone(), source: fault.into() })?;
+        let writer = Arc::new(Mutex::new(writer));
+        let second = open_writer(&path).map_err(failed)?;
+        let checkpointer = Checkpointer::start(second, Arc::clone(&writer), failure)?;
+        Ok(EmbeddedStore {
+            checkpointer: Some(checkpointer),
+            writer: Some(writer),
+            readers: Readers::open(&path)?,
+            tail,
+            owed_from: settings.slice.saturating_mul(2),
+            settings,
+            path,
+            _folder: Some(folder),
+        })
+    }
+
+    /// Opens the store in the folder `path` to read only, also while another process holds it. Every commit is refused as busy.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open_reading(path: &Path) -> Result<Self, OpenError> {
+        check_version()?;
+        if !folder::database(path).exists() {
+            return Err(OpenError::Missing { folder: path.to_owned() });
+        }
+        Ok(EmbeddedStore {
+            checkpointer: None,
+            writer: None,
+            readers: Readers::open(path)?,
+            tail: Arc::default(),
+            owed_from: usize::MAX,
+            settings: Settings::default(),
+            path: path.to_owned(),
+            _folder: None,
+        })
+    }
+
+    /// As [`EmbeddedStore::open_reading`], with what opens the secrets of endpoints.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open_reading_with(path: &Path, settings: Settings) -> Result<Self, OpenError> {
+        Ok(EmbeddedStore { settings, ..Self::open_reading(path)? })
+    }
+
+    fn write<R>(&self, work: impl FnOnce(&mut Writer) -> Result<R, CommitError>) -> Result<R, CommitError> {
+        let Some(writer) = &self.writer else {
+            return Err(CommitError::Busy("the store is open for reading only".to_owned()));
+        };
+        let mut writer = writer.lock();
+        let answer = work(&mut writer);
+        let wanted = writer.wants_checkpoint();
+        drop(writer);
+        if let Some(checkpointer) = self.checkpointer.as_ref().filter(|_| wanted) {
+            checkpointer.wake();
+        }
+        answer
+    }
+
+    fn read<R>(&self, work: impl FnOnce(&Reader<'_>) -> Result<R, Fault>) -> Result<R, ReadError> {
+        let reader = self.readers.take()?;
+        Ok(work(&reader)?)
+    }
+
+    /// Reads in one transaction, with what is wanted of the tail.
+    fn snapshot<R>(
+        &self,
+        message_wanted: impl Fn(&MessageRecord) -> bool,
+        attempt_wanted: impl Fn(&AttemptRecord) -> bool,
+        work: impl FnOnce(&Snapshot<'_>) -> Result<R, Fault>,
+    ) -> Result<R, ReadError> {
+        let reader = self.readers.take()?;
+        let snapshot = Snapshot::new(&reader, &self.tail, message_wanted, attempt_wanted)?;
+        Ok(work(&snapshot)?)
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedStore")
+            .field("path", &self.path)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn lease(
+        &self,
+        holder: &str,
+        partitions: &[Partition],
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Vec<Lease>, CommitError> {
+        self.write(|writer| writer.lease(holder, partitions, now, ttl))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        self.write(|writer| writer.commit(batch))
+    }
+
+    fn recover(&self) -> Result<Recovered, ReadError> {
+        let sealer = self.settings.sealer.as_deref();
+        self.read(|reader| recovery::recover(&*reader.unchecked_transaction()?, sealer))
+    }
+
+    fn lease_due(
+        &self,
+        endpoint: EndpointKey,
+        fifo: bool,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        self.read(|reader| waiting_room::lease_due(reader, endpoint, fifo, until, limit))
+    }
+
+    fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError> {
+        self.read(|reader| waiting_room::next_due(reader, endpoint, fifo))
+    }
+
+    fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
+        self.read(|reader| reading::message(reader, sequence, with_payload))
+    }
+
+    fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
+        // The tail first: what leaves it in between is in the tables by then.
+        if let Some(entry) = self.tail.read().find_key(key) {
+            return Ok(Some(entry));
+        }
+        if self.writer.is_some() {
+            return self.read(|reader| keys::find(reader, key));
+        }
+        // Beside a server, the tail is in the log.
+        let has_key = move |record: &MessageRecord| keys::entries(record).any(|(own, _)| own == key);
+        let reader = self.readers.take()?;
+        let transaction = reader.unchecked_transaction().map_err(Fault::from)?;
+        let (_, view) = self.tail.read().view(&transaction, has_key, |_| false)?;
+        let in_tail = view.messages.iter().flat_map(keys::entries).find(|(own, _)| *own == key);
+        Ok(match in_tail {
+            Some((_, entry)) => Some(entry),
+            None => keys::find(&transaction, key)?,
+        })
+    }
+
+    fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
+        self.read(|reader| keys::find_answer(reader, key, now))
+    }
+
+    fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {
+        self.snapshot(
+            |message| message.application == application,
+            |_| false,
+            |snapshot| snapshot.messages(application, query),
+        )
+    }
+
+    fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
+        self.read(|reader| reading::attempt(reader, id))
+    }
+
+    fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        self.snapshot(
+            |_| false,
+            |attempt| attempt.message == message,
+            |snapshot| snapshot.attempts_of_message(message, query),
+        )
+    }
+
+    fn attempts_of_endpoint(&self, endpoint: EndpointKey, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        self.snapshot(
+            |_| false,
+            |attempt| attempt.endpoint == endpoint,
+            |snapshot| snapshot.attempts_of_endpoint(endpoint, query),
+        )
+    }
+
+    fn deliveries_of_message(&self, message: Sequence) -> Result<Vec<DeliveryOfMessage>, ReadError> {
+        self.snapshot(
+            |_| false,
+            |attempt| attempt.message == message,
+            |snapshot| snapshot.deliveries_of_message(message),
+        )
+    }
+
+    fn deliveries_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+    ) -> Result<Page<DeliveryOfEndpoint>, ReadError> {
+        self.snapshot(
+            |message| message.fan_out.contains(&endpoint),
+            |attempt| attempt.endpoint == endpoint,
+            |snapshot| snapshot.deliveries_of_endpoint(endpoint, query),
+        )
+    }
+
+    fn delivery(&self, delivery: Delivery) -> Result<Option<DeliveryOfMessage>, ReadError> {
+        self.snapshot(|_| false, |attempt| attempt.delivery() == delivery, |snapshot| snapshot.delivery(delivery))
+    }
+
+    fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError> {
+        self.snapshot(
+            |message| message.fan_out.contains(&endpoint),
+            |attempt| attempt.endpoint == endpoint,
+            |snapshot| snapshot.count_deliveries(endpoint, span),
+        )
+    }
+
+    fn ledger(&self) -> Result<Ledger, ReadError> {
+        self.read(|reader| ledger::count(&*reader.unchecked_transaction()?))
+    }
+
+    fn upkeep(&self, now: Timestamp) -> Result<bool, CommitError> {
+        self.write(|writer| writer.upkeep(now))
+    }
+
+    fn upkeep_owed(&self) -> bool {
+        self.tail.read().len() >= self.owed_from
+    }
+
+    fn bytes_on_disk(&self) -> Option<u64> {
+        folder::bytes(&self.path)
+    }
+}
+
+fn check_version() -> Result<(), OpenError> {
+    if rusqlite::version_number() < SQLITE_MIN {
+        return Err(OpenError::OldSqlite { found: rusqlite::version() });
+    }
+    Ok(())
+}
+
+/// A connection that may write: every commit is synced, and no checkpoint falls into a commit.
+fn open_writer(folder: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(folder::database(folder), flags)?;
+    connection.busy_timeout(Duration::from_millis(250))?;
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+    connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(()))?;
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+fn open_reader(folder: &Path) -> Result<Connection, OpenError> {
+    let failed = |source| OpenError::Database { folder: folder.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(folder::database(folder), flags).map_err(failed)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection
+        .execute_batch(
+            "PRAGMA cache_size = -2048; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA query_only = ON;",
+        )
+        .map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Schema { folder: folder.to_owned(), source: Box::new(source) };
+    let steps: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect();
+    // A step that we do not know was made by a later version, which promises that we can still run.
+    let runner = Runner::new(&steps.map_err(failed)?).set_abort_missing(false).set_grouped(true);
+    runner.run(connection).map_err(failed)?;
+    Ok(())
+}

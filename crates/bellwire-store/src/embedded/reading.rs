@@ -1,0 +1,603 @@
+//! The reading verbs: each takes a read-only connection from a pool, reads in one transaction, and sees what was committed.
+
+use super::codec::{self, integer};
+use super::fault::Fault;
+use super::index::{AttemptRecord, MessageRecord, Tail, View};
+use super::ledger::Meta;
+use super::{OpenError, attempt_log, message_log, open_reader, waiting_room};
+use crate::{
+    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Span, StatusFilter,
+};
+use bellwire_model::{
+    ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndReason, EndpointKey, Ledger,
+    Message, Sequence,
+};
+use parking_lot::{Condvar, Mutex, RwLock};
+use rusqlite::{Connection, Rows};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+/// At most so many connections read at a time; the next reader waits.
+const READERS_MAX: usize = 16;
+
+/// Read-only connections, opened as they are needed.
+pub(super) struct Readers {
+    folder: PathBuf,
+    idle: Mutex<Idle>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Idle {
+    connections: Vec<Connection>,
+    out: usize,
+}
+
+/// A connection that goes back when dropped.
+pub(super) struct Reader<'a> {
+    readers: &'a Readers,
+    connection: Option<Connection>,
+}
+
+impl Readers {
+    /// Opens the first one, to see that it can be done.
+    pub(super) fn open(folder: &Path) -> Result<Readers, OpenError> {
+        let first = open_reader(folder)?;
+        let idle = Mutex::new(Idle { connections: vec![first], out: 0 });
+        Ok(Readers { folder: folder.to_owned(), idle, returned: Condvar::new() })
+    }
+
+    pub(super) fn take(&self) -> Result<Reader<'_>, Fault> {
+        let mut idle = self.idle.lock();
+        while idle.out == READERS_MAX {
+            self.returned.wait(&mut idle);
+        }
+        let connection = idle.connections.pop();
+        idle.out += 1;
+        drop(idle);
+        // From here on the place is given back, whatever happens.
+        let mut reader = Reader { readers: self, connection };
+        if reader.connection.is_none() {
+            let opened = open_reader(&self.folder);
+            reader.connection = Some(opened.map_err(|error| Fault::damaged("a data folder", error.to_string()))?);
+        }
+        Ok(reader)
+    }
+}
+
+impl Deref for Reader<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("a reader holds its connection until it is dropped")
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.readers.idle.lock();
+        idle.out -= 1;
+        idle.connections.extend(self.connection.take());
+        drop(idle);
+        self.readers.returned.notify_one();
+    }
+}
+
+/// One transaction of a reader, with the part of the tail that belongs to it.
+pub(super) struct Snapshot<'a> {
+    transaction: rusqlite::Transaction<'a>,
+    meta: Meta,
+    view: View,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Begins it. Of the tail it holds what is wanted.
+    pub(super) fn new(
+        connection: &'a Connection,
+        tail: &RwLock<Tail>,
+        message_wanted: impl Fn(&MessageRecord) -> bool,
+        attempt_wanted: impl Fn(&AttemptRecord) -> bool,
+    ) -> Result<Snapshot<'a>, Fault> {
+        let transaction = connection.unchecked_transaction()?;
+        let (meta, view) = tail.read().view(&transaction, message_wanted, attempt_wanted)?;
+        Ok(Snapshot { transaction, meta, view })
+    }
+
+    /// See [`crate::Store::messages`].
+    pub(super) fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, Fault> {
+        let mut statement = self.transaction.prepare_cached(if query.ascending {
+            "SELECT message, event_type, marks FROM message_by_application \
+             WHERE application = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message"
+        } else {
+            "SELECT message, event_type, marks FROM message_by_application \
+             WHERE application = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message DESC"
+        })?;
+        let (first, last) = self.bounds(query.span);
+        let rows = statement.query([i64::from(application.0), first, last])?;
+        let tail = self.view.messages.iter().map(Candidate::from).collect();
+        let mut page = PageOf::new(query.limit);
+        self.walk(rows, tail, query, |message| page.take(message))?;
+        Ok(page.done())
+    }
+
+    /// See [`crate::Store::deliveries_of_endpoint`].
+    pub(super) fn deliveries_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+    ) -> Result<Page<DeliveryOfEndpoint>, Fault> {
+        let mut page = PageOf::new(query.limit);
+        self.walk_deliveries(endpoint, query, |message| {
+            let delivery = Delivery { endpoint, message: message.sequence() };
+            let (state, attempts) = self.state(delivery)?;
+            if query.status.is_some_and(|status| !stands(status, state, attempts)) {
+                return Ok(true);
+            }
+            page.take(DeliveryOfEndpoint { message, state, attempts })
+        })?;
+        Ok(page.done())
+    }
+
+    /// See [`crate::Store::count_deliveries`].
+    pub(super) fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, Fault> {
+        let mut ledger = Ledger::default();
+        for message in self.delivery_messages(endpoint, span)? {
+            ledger.accepted += 1;
+            ledger.matched += 1;
+            match self.state(Delivery { endpoint, message })?.0 {
+                DeliveryState::Delivered => ledger.delivered += 1,
+                DeliveryState::Ended(reason) => ledger.ended[usize::from(reason.code())] += 1,
+                DeliveryState::Fresh | DeliveryState::Waiting(_) => ledger.pending += 1,
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// See [`crate::Store::deliveries_of_message`].
+    pub(super) fn deliveries_of_message(&self, message: Sequence) -> Result<Vec<DeliveryOfMessage>, Fault> {
+        let Some(fan_out) = self.fan_out(message)? else { return Ok(Vec::new()) };
+        let mut endpoints: BTreeSet<EndpointKey> = fan_out.into_iter().collect();
+        endpoints.extend(self.view.attempts.iter().map(|attempt| attempt.endpoint));
+        for sql in [
+            "SELECT DISTINCT endpoint FROM attempt_by_delivery WHERE message = ?1",
+            "SELECT endpoint FROM added_delivery WHERE message = ?1",
+        ] {
+            let mut statement = self.transaction.prepare_cached(sql)?;
+            let mut rows = statement.query([integer(message)])?;
+            while let Some(row) = rows.next()? {
+                endpoints.insert(EndpointKey(row.get(0)?));
+            }
+        }
+        let deliveries = endpoints.into_iter().map(|endpoint| {
+            let (state, attempts) = self.state(Delivery { endpoint, message })?;
+            Ok(DeliveryOfMessage { endpoint, state, attempts })
+        });
+        deliveries.collect()
+    }
+
+    /// See [`crate::Store::delivery`].
+    pub(super) fn delivery(&self, delivery: Delivery) -> Result<Option<DeliveryOfMessage>, Fault> {
+        let Some(fan_out) = self.fan_out(delivery.message)? else { return Ok(None) };
+        let (state, attempts) = self.state(delivery)?;
+        // Added ones wait or have been tried.
+        let known = fan_out.contains(&delivery.endpoint) || state != DeliveryState::Fresh;
+        Ok(known.then_some(DeliveryOfMessage { endpoint: delivery.endpoint, state, attempts }))
+    }
+
+    /// See [`crate::Store::attempts_of_endpoint`].
+    pub(super) fn attempts_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &AttemptQuery,
+    ) -> Result<Page<Attempt>, Fault> {
+        let mut page = PageOf::new(query.limit);
+        if query.filter.endpoint.is_some_and(|wanted| wanted != endpoint) {
+            return Ok(page.done());
+        }
+        let mut statement = self.transaction.prepare_cached(if query.ascending {
+            "SELECT attempt, message, status FROM attempt_by_endpoint \
+             WHERE endpoint = ?1 AND attempt BETWEEN ?2 AND ?3 ORDER BY attempt"
+        } else {
+            "SELECT attempt, message, status FROM attempt_by_endpoint \
+             WHERE endpoint = ?1 AND attempt BETWEEN ?2 AND ?3 ORDER BY attempt DESC"
+        })?;
+        let (first, last) = (integer(query.span.first.max(self.meta.floor)), integer(query.span.last));
+        let rows = statement.query([i64::from(endpoint.0), first, last])?;
+        let tail = self.view.attempts.iter().filter(|a| within(query.span, a.sequence)).map(Tried::from).collect();
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Tried { at: codec::sequence(row.get(0)?), message: codec::sequence(row.get(1)?), status: row.get(2)? })
+        };
+        let mut merged = Merged::new(rows, tail, query.ascending, read, |tried: &Tried| tried.at);
+        while let Some(tried) = merged.next()? {
+            if self.passes(&tried, &query.filter)? && !self.take_attempt(&mut page, tried.at, query.with_body)? {
+                break;
+            }
+        }
+        Ok(page.done())
+    }
+
+    /// See [`crate::Store::attempts_of_message`].
+    pub(super) fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, Fault> {
+        let mut page = PageOf::new(query.limit);
+        if message < self.meta.floor || !self.message_passes(message, &query.filter)? {
+            return Ok(page.done());
+        }
+        // They are stored by endpoint, and wanted by time: the heap keeps one more than a page of the first ones.
+        let mut first = Firsts::new(query.limit.saturating_add(1), query.ascending);
+        let of = |endpoint| query.filter.endpoint.is_none_or(|wanted| wanted == endpoint);
+        let status = AttemptFilter {
+            status: query.filter.status,
+            status_class: query.filter.status_class,
+            ..Default::default()
+        };
+        let mut consider = |tried: &Tried, endpoint| {
+            if of(endpoint) && within(query.span, tried.at) && status_passes(tried.status, &status) {
+                first.offer(tried.at);
+            }
+        };
+        for attempt in &self.view.attempts {
+            consider(&Tried::from(attempt), attempt.endpoint);
+        }
+        let mut statement = self
+            .transaction
+            .prepare_cached("SELECT endpoint, attempt, status FROM attempt_by_delivery WHERE message = ?1")?;
+        let mut rows = statement.query([integer(message)])?;
+        while let Some(row) = rows.next()? {
+            let tried = Tried { at: codec::sequence(row.get(1)?), message, status: row.get(2)? };
+            consider(&tried, EndpointKey(row.get(0)?));
+        }
+        for at in first.sorted() {
+            if !self.take_attempt(&mut page, at, query.with_body)? {
+                break;
+            }
+        }
+        Ok(page.done())
+    }
+
+    fn take_attempt(&self, page: &mut PageOf<Attempt>, at: Sequence, with_body: bool) -> Result<bool, Fault> {
+        if page.is_full() {
+            return Ok(page.has_more());
+        }
+        match attempt_log::find(&self.transaction, at, with_body)? {
+            Some(attempt) => page.take(attempt),
+            None => Ok(true),
+        }
+    }
+
+    /// Whom a message was owed to; `None` if it is not there or no more.
+    fn fan_out(&self, message: Sequence) -> Result<Option<bellwire_model::FanOut>, Fault> {
+        if message < self.meta.floor {
+            return Ok(None);
+        }
+        message_log::find_fan_out(&self.transaction, message)
+    }
+
+    /// Where a delivery stands and the number of its last attempt. A delivery that nobody knows reads as fresh.
+    fn state(&self, delivery: Delivery) -> Result<(DeliveryState, AttemptNumber), Fault> {
+        let mut last: Option<(Sequence, u8)> = None;
+        let mut attempts = 0;
+        let mut consider = |at: Sequence, number: AttemptNumber, after: u8| {
+            attempts = attempts.max(number);
+            if last.is_none_or(|(last, _)| last < at) {
+                last = Some((at, after));
+            }
+        };
+        for attempt in self.view.attempts.iter().filter(|attempt| attempt.delivery() == delivery) {
+            consider(attempt.sequence, attempt.number, attempt.after);
+        }
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT attempt, number, after FROM attempt_by_delivery WHERE message = ?1 AND endpoint = ?2",
+        )?;
+        let mut rows = statement.query([integer(delivery.message), i64::from(delivery.endpoint.0)])?;
+        while let Some(row) = rows.next()? {
+            consider(codec::sequence(row.get(0)?), row.get(1)?, row.get(2)?);
+        }
+        if let Some(waiting) = waiting_room::find(&self.transaction, delivery)? {
+            return Ok((DeliveryState::Waiting(waiting), attempts));
+        }
+        let state = match last {
+            None => DeliveryState::Fresh,
+            Some((_, codec::DELIVERED)) => DeliveryState::Delivered,
+            Some((_, after)) => DeliveryState::Ended(codec::reason_from(after)?),
+        };
+        Ok((state, attempts))
+    }
+
+    /// Goes through the deliveries of an endpoint as the query wants their messages.
+    fn walk_deliveries(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+        visit: impl FnMut(Message) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let mut statement = self.transaction.prepare_cached(if query.ascending {
+            "SELECT message, event_type, marks FROM delivery_by_endpoint \
+             WHERE endpoint = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message"
+        } else {
+            "SELECT message, event_type, marks FROM delivery_by_endpoint \
+             WHERE endpoint = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message DESC"
+        })?;
+        let (first, last) = self.bounds(query.span);
+        let rows = statement.query([i64::from(endpoint.0), first, last])?;
+        self.walk(rows, self.delivery_candidates(endpoint), query, visit)
+    }
+
+    /// The messages of the tail that were owed to `endpoint`, in rising order.
+    fn delivery_candidates(&self, endpoint: EndpointKey) -> Vec<Candidate> {
+        self.view.messages.iter().filter(|m| m.fan_out.contains(&endpoint)).map(Candidate::from).collect()
+    }
+
+    fn delivery_messages(&self, endpoint: EndpointKey, span: Span) -> Result<Vec<Sequence>, Fault> {
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT message FROM delivery_by_endpoint WHERE endpoint = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message",
+        )?;
+        let (first, last) = self.bounds(span);
+        let rows = statement.query([i64::from(endpoint.0), first, last])?;
+        let tail =
+            self.delivery_candidates(endpoint).into_iter().map(|c| c.at).filter(|at| within(span, *at)).collect();
+        let read = |row: &rusqlite::Row<'_>| Ok(codec::sequence(row.get(0)?));
+        let mut merged = Merged::new(rows, tail, true, read, |at: &Sequence| *at);
+        let mut messages = Vec::new();
+        while let Some(at) = merged.next()? {
+            messages.push(at);
+        }
+        Ok(messages)
+    }
+
+    /// Goes through index rows and the tail as one list and shows the messages that pass, until told to stop.
+    fn walk(
+        &self,
+        rows: Rows<'_>,
+        mut tail: Vec<Candidate>,
+        query: &MessageQuery,
+        mut visit: impl FnMut(Message) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let types: Vec<u32> = query.event_types.iter().map(|t| codec::type_hash(t)).collect();
+        let channel = query.channel.as_deref().map_or(0, codec::channel_mark);
+        let marks = channel | query.tag.as_deref().map_or(0, codec::tag_mark);
+        tail.retain(|candidate| within(query.span, candidate.at));
+        let read = |row: &rusqlite::Row<'_>| {
+            let marks: i64 = row.get(2)?;
+            Ok(Candidate { at: codec::sequence(row.get(0)?), event_type: row.get(1)?, marks: marks as u64 })
+        };
+        let mut merged = Merged::new(rows, tail, query.ascending, read, |candidate: &Candidate| candidate.at);
+        while let Some(candidate) = merged.next()? {
+            let possible =
+                (types.is_empty() || types.contains(&candidate.event_type)) && candidate.marks & marks == marks;
+            if !possible {
+                continue;
+            }
+            let Some(message) = message_log::find(&self.transaction, candidate.at, query.with_payload)? else {
+                continue;
+            };
+            let passes = carries(&message, &query.event_types, query.channel.as_deref(), query.tag.as_deref());
+            if passes && !visit(message)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn bounds(&self, span: Span) -> (i64, i64) {
+        (integer(span.first.max(self.meta.floor)), integer(span.last.min(Sequence::MAX)))
+    }
+
+    fn passes(&self, tried: &Tried, filter: &AttemptFilter) -> Result<bool, Fault> {
+        Ok(status_passes(tried.status, filter) && self.message_passes(tried.message, filter)?)
+    }
+
+    fn message_passes(&self, message: Sequence, filter: &AttemptFilter) -> Result<bool, Fault> {
+        if filter.event_types.is_empty() && filter.channel.is_none() && filter.tag.is_none() {
+            return Ok(true);
+        }
+        if message < self.meta.floor {
+            return Ok(false);
+        }
+        let message = message_log::find(&self.transaction, message, false)?;
+        Ok(message.is_some_and(|m| carries(&m, &filter.event_types, filter.channel.as_deref(), filter.tag.as_deref())))
+    }
+}
+
+/// See [`crate::Store::attempt`].
+pub(super) fn attempt(connection: &Connection, id: AttemptId) -> Result<Option<Attempt>, Fault> {
+    Ok(attempt_log::find(connection, id.sequence(), true)?.filter(|attempt| attempt.id == id))
+}
+
+/// See [`crate::Store::message`].
+pub(super) fn message(connection: &Connection, at: Sequence, with_payload: bool) -> Result<Option<Message>, Fault> {
+    let transaction = connection.unchecked_transaction()?;
+    if at < Meta::read(&transaction)?.floor {
+        return Ok(None);
+    }
+    message_log::find(&transaction, at, with_payload)
+}
+
+fn within(span: Span, at: Sequence) -> bool {
+    span.first <= at && at <= span.last
+}
+
+fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
+    (event_types.is_empty() || event_types.contains(&message.event_type))
+        && channel.is_none_or(|channel| message.channels.iter().any(|c| c == channel))
+        && tag.is_none_or(|tag| message.tags.iter().any(|t| t == tag))
+}
+
+fn status_passes(status: Option<i32>, filter: &AttemptFilter) -> bool {
+    let as_asked = match filter.status {
+        None => true,
+        Some(StatusFilter::Success) => status.is_some_and(|s| (200..300).contains(&s)),
+        Some(StatusFilter::Fail) => status.is_some_and(|s| !(200..300).contains(&s)),
+        // Those are states of deliveries, not of attempts.
+        Some(StatusFilter::Pending | StatusFilter::Sending | StatusFilter::Canceled) => false,
+    };
+    let in_class = match filter.status_class {
+        None => true,
+        Some(0) => status.is_none_or(|s| s < 0),
+        Some(class) => {
+            status.is_some_and(|s| s >= 0 && s / 100 == i32::from(if class >= 100 { class / 100 } else { class }))
+        }
+    };
+    as_asked && in_class
+}
+
+fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
+    match (status, state) {
+        (StatusFilter::Success, DeliveryState::Delivered) => true,
+        (StatusFilter::Pending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts == 0,
+        (StatusFilter::Sending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts > 0,
+        (StatusFilter::Fail, DeliveryState::Ended(reason)) => !on_somebodys_word(reason),
+        (StatusFilter::Canceled, DeliveryState::Ended(reason)) => on_somebodys_word(reason),
+        _ => false,
+    }
+}
+
+fn on_somebodys_word(reason: EndReason) -> bool {
+    match reason {
+        EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted => true,
+        EndReason::Exhausted | EndReason::ResendFailed => false,
+    }
+}
+
+/// What an index says of a message.
+struct Candidate {
+    at: Sequence,
+    event_type: u32,
+    marks: u64,
+}
+
+impl From<&MessageRecord> for Candidate {
+    fn from(record: &MessageRecord) -> Self {
+        Candidate { at: record.sequence, event_type: record.event_type, marks: record.marks }
+    }
+}
+
+/// What an index says of an attempt.
+struct Tried {
+    at: Sequence,
+    message: Sequence,
+    status: Option<i32>,
+}
+
+impl From<&AttemptRecord> for Tried {
+    fn from(record: &AttemptRecord) -> Self {
+        Tried { at: record.sequence, message: record.message, status: record.status }
+    }
+}
+
+/// Index rows and the tail as one list, without doubles. A row may be indexed ahead of its time, so both lists are compared to the end.
+struct Merged<'s, T, R, K> {
+    rows: Rows<'s>,
+    row: Option<T>,
+    rows_done: bool,
+    /// Reversed: the next one stands last.
+    tail: Vec<T>,
+    ascending: bool,
+    read: R,
+    key: K,
+}
+
+impl<'s, T, R, K> Merged<'s, T, R, K>
+where
+    R: Fn(&rusqlite::Row<'_>) -> Result<T, Fault>,
+    K: Fn(&T) -> Sequence,
+{
+    /// `tail` is in rising order, whatever the direction.
+    fn new(rows: Rows<'s>, mut tail: Vec<T>, ascending: bool, read: R, key: K) -> Self {
+        if ascending {
+            tail.reverse();
+        }
+        Merged { rows, row: None, rows_done: false, tail, ascending, read, key }
+    }
+
+    fn next(&mut self) -> Result<Option<T>, Fault> {
+        if self.row.is_none() && !self.rows_done {
+            self.row = self.rows.next()?.map(&self.read).transpose()?;
+            self.rows_done = self.row.is_none();
+        }
+        let (row, tail) = (self.row.as_ref().map(&self.key), self.tail.last().map(&self.key));
+        let row_first = match (row, tail) {
+            (Some(row), Some(tail)) if row == tail => {
+                self.tail.pop();
+                true
+            }
+            (Some(row), Some(tail)) => (row < tail) == self.ascending,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        Ok(if row_first { self.row.take() } else { self.tail.pop() })
+    }
+}
+
+/// Collects a page and finds out whether there is more.
+struct PageOf<T> {
+    items: Vec<T>,
+    limit: usize,
+    more: bool,
+}
+
+impl<T> PageOf<T> {
+    fn new(limit: usize) -> Self {
+        PageOf { items: Vec::new(), limit, more: false }
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.limit
+    }
+
+    /// Answers whether to go on.
+    fn take(&mut self, item: T) -> Result<bool, Fault> {
+        if self.is_full() {
+            return Ok(self.has_more());
+        }
+        self.items.push(item);
+        Ok(true)
+    }
+
+    /// There is one more than fits. Answers that there is no need to go on.
+    fn has_more(&mut self) -> bool {
+        self.more = true;
+        false
+    }
+
+    fn done(self) -> Page<T> {
+        Page { items: self.items, done: !self.more }
+    }
+}
+
+/// The first few of many sequences, in a direction.
+struct Firsts {
+    rising: BinaryHeap<Sequence>,
+    falling: BinaryHeap<Reverse<Sequence>>,
+    count: usize,
+    ascending: bool,
+}
+
+impl Firsts {
+    fn new(count: usize, ascending: bool) -> Self {
+        Firsts { rising: BinaryHeap::new(), falling: BinaryHeap::new(), count, ascending }
+    }
+
+    fn offer(&mut self, sequence: Sequence) {
+        if self.ascending {
+            self.rising.push(sequence);
+            if self.rising.len() > self.count {
+                self.rising.pop();
+            }
+        } else {
+            self.falling.push(Reverse(sequence));
+            if self.falling.len() > self.count {
+                self.falling.pop();
+            }
+        }
+    }
+
+    fn sorted(self) -> Vec<Sequence> {
+        if self.ascending {
+            self.rising.into_sorted_vec()
+        } else {
+            self.falling.into_sorted_vec().into_iter().map(|Reverse(sequence)| sequence).collect()
+        }
+    }
+}

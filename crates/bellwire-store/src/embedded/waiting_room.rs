@@ -1,0 +1,275 @@
+//! The waiting room: a row only for a delivery that must wait.
+//!
+//! The writer remembers for each endpoint how many rows it has, so that a delivery that succeeds at once costs no look at the table.
+//! The count may be a lower bound ("at least") after a start; when it falls to zero the table is asked again.
+
+use super::attempt_log::trigger;
+use super::codec::{self, integer};
+use super::fault::Fault;
+use super::message_log;
+use crate::WaitingHead;
+use bellwire_model::{Delivery, EndpointKey, Message, Timestamp, Trigger, Waiting};
+use rusqlite::{Connection, Row, params};
+use std::collections::HashMap;
+
+/// How many rows are counted for an endpoint at a start.
+const COUNTED_MAX: u32 = 1_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    rows: u32,
+    exact: bool,
+}
+
+/// How many rows each endpoint has. Changes are made as a transaction goes and undone if it fails.
+#[derive(Default)]
+pub(super) struct Counts {
+    endpoints: HashMap<EndpointKey, Count>,
+    undo: Vec<(EndpointKey, Option<Count>)>,
+}
+
+impl Counts {
+    /// Reads them, at a start.
+    pub(super) fn read(connection: &Connection) -> Result<Counts, Fault> {
+        let mut counts = Counts::default();
+        for (endpoint, _) in heads(connection)? {
+            let count = count(connection, endpoint)?;
+            counts.endpoints.insert(endpoint, count);
+        }
+        Ok(counts)
+    }
+
+    pub(super) fn has_rows(&self, endpoint: EndpointKey) -> bool {
+        self.endpoints.contains_key(&endpoint)
+    }
+
+    /// The transaction was kept.
+    pub(super) fn keep(&mut self) {
+        self.undo.clear();
+    }
+
+    /// The transaction was rolled back.
+    pub(super) fn undo(&mut self) {
+        for (endpoint, before) in self.undo.drain(..).rev() {
+            match before {
+                Some(count) => self.endpoints.insert(endpoint, count),
+                None => self.endpoints.remove(&endpoint),
+            };
+        }
+    }
+
+    fn set(&mut self, endpoint: EndpointKey, count: Count) {
+        let before = match count.rows {
+            0 => self.endpoints.remove(&endpoint),
+            _ => self.endpoints.insert(endpoint, count),
+        };
+        self.undo.push((endpoint, before));
+    }
+
+    fn added(&mut self, endpoint: EndpointKey, rows: u32) {
+        let count = self.endpoints.get(&endpoint).copied().unwrap_or(Count { rows: 0, exact: true });
+        if rows > 0 {
+            self.set(endpoint, Count { rows: count.rows.saturating_add(rows), ..count });
+        }
+    }
+
+    fn removed(&mut self, connection: &Connection, endpoint: EndpointKey, rows: u32) -> Result<(), Fault> {
+        let Some(before) = self.endpoints.get(&endpoint).copied() else { return Ok(()) };
+        let left = Count { rows: before.rows.saturating_sub(rows), ..before };
+        let left = if left.rows == 0 && !left.exact { count(connection, endpoint)? } else { left };
+        self.set(endpoint, left);
+        Ok(())
+    }
+
+    /// Counts again, after a statement that changed rows of `endpoint` in bulk.
+    pub(super) fn recount(&mut self, connection: &Connection, endpoint: EndpointKey) -> Result<(), Fault> {
+        let count = count(connection, endpoint)?;
+        self.set(endpoint, count);
+        Ok(())
+    }
+}
+
+fn count(connection: &Connection, endpoint: EndpointKey) -> Result<Count, Fault> {
+    let mut statement =
+        connection.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM waiting WHERE endpoint = ?1 LIMIT ?2)")?;
+    let rows: u32 = statement.query_one([endpoint.0, COUNTED_MAX], |row| row.get(0))?;
+    Ok(Count { rows, exact: rows < COUNTED_MAX })
+}
+
+/// Puts a delivery in, or moves it to another time. Answers whether it is new there.
+pub(super) fn put(connection: &Connection, counts: &mut Counts, waiting: &Waiting) -> Result<bool, Fault> {
+    if counts.has_rows(waiting.delivery.endpoint) && move_to(connection, waiting)? {
+        return Ok(false);
+    }
+    connection
+        .prepare_cached("INSERT INTO waiting (endpoint, message, due, next, manual) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            waiting.delivery.endpoint.0,
+            integer(waiting.delivery.message),
+            waiting.due.as_micros(),
+            waiting.next,
+            waiting.trigger == Trigger::Manual,
+        ])?;
+    counts.added(waiting.delivery.endpoint, 1);
+    Ok(true)
+}
+
+/// Moves a delivery to another time; `false` if it is not there.
+pub(super) fn move_to(connection: &Connection, waiting: &Waiting) -> Result<bool, Fault> {
+    let moved = connection
+        .prepare_cached("UPDATE waiting SET due = ?3, next = ?4, manual = ?5 WHERE endpoint = ?1 AND message = ?2")?
+        .execute(params![
+            waiting.delivery.endpoint.0,
+            integer(waiting.delivery.message),
+            waiting.due.as_micros(),
+            waiting.next,
+            waiting.trigger == Trigger::Manual,
+        ])?;
+    Ok(moved > 0)
+}
+
+/// Takes a delivery out; `false` if it is not there. Free for an endpoint of which nothing waits.
+pub(super) fn remove(connection: &Connection, counts: &mut Counts, delivery: Delivery) -> Result<bool, Fault> {
+    if !counts.has_rows(delivery.endpoint) {
+        return Ok(false);
+    }
+    let removed = connection
+        .prepare_cached("DELETE FROM waiting WHERE endpoint = ?1 AND message = ?2")?
+        .execute([i64::from(delivery.endpoint.0), integer(delivery.message)])?;
+    if removed > 0 {
+        counts.removed(connection, delivery.endpoint, 1)?;
+    }
+    Ok(removed > 0)
+}
+
+/// The row of a delivery.
+pub(super) fn find(connection: &Connection, delivery: Delivery) -> Result<Option<Waiting>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT endpoint, message, due, next, manual FROM waiting WHERE endpoint = ?1 AND message = ?2",
+    )?;
+    let mut rows = statement.query([i64::from(delivery.endpoint.0), integer(delivery.message)])?;
+    Ok(rows.next()?.map(waiting_from).transpose()?)
+}
+
+/// Reads a row whose first columns are those of the table, in order.
+fn waiting_from(row: &Row<'_>) -> rusqlite::Result<Waiting> {
+    let endpoint = EndpointKey(row.get(0)?);
+    let message = codec::sequence(row.get(1)?);
+    let manual: bool = row.get(4)?;
+    Ok(Waiting {
+        delivery: Delivery { endpoint, message },
+        due: Timestamp::from_micros(row.get(2)?),
+        next: row.get(3)?,
+        trigger: trigger(manual),
+    })
+}
+
+/// See [`crate::Store::lease_due`].
+pub(super) fn lease_due(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    fifo: bool,
+    until: Timestamp,
+    limit: usize,
+) -> Result<Vec<(Waiting, Message)>, Fault> {
+    let columns = message_log::COLUMNS;
+    // Both orders are the order of an index: the statement stops after `limit` rows, however many wait. The message's row is
+    // looked up by its key; what retention has taken or is taking is left to upkeep.
+    let mut statement = if fifo {
+        connection.prepare_cached(&format!(
+            "SELECT {columns}, w.endpoint, w.message, w.due, w.next, w.manual FROM waiting w \
+             CROSS JOIN message m ON m.sequence = w.message \
+             WHERE w.endpoint = ?1 AND w.message >= (SELECT floor FROM meta) ORDER BY w.message LIMIT ?3"
+        ))?
+    } else {
+        connection.prepare_cached(&format!(
+            "SELECT {columns}, w.endpoint, w.message, w.due, w.next, w.manual FROM waiting w \
+             INDEXED BY waiting_by_due CROSS JOIN message m ON m.sequence = w.message \
+             WHERE w.endpoint = ?1 AND w.due <= ?2 AND w.message >= (SELECT floor FROM meta) \
+             ORDER BY w.due, w.message LIMIT ?3"
+        ))?
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    if fifo {
+        statement.raw_bind_parameter(1, endpoint.0)?;
+        statement.raw_bind_parameter(3, limit)?;
+    } else {
+        statement.raw_bind_parameter(1, endpoint.0)?;
+        statement.raw_bind_parameter(2, until.as_micros())?;
+        statement.raw_bind_parameter(3, limit)?;
+    }
+    let mut rows = statement.raw_query();
+    let mut leased = Vec::new();
+    while let Some(row) = rows.next()? {
+        let manual: bool = row.get(15)?;
+        let waiting = Waiting {
+            delivery: Delivery { endpoint: EndpointKey(row.get(11)?), message: codec::sequence(row.get(12)?) },
+            due: Timestamp::from_micros(row.get(13)?),
+            next: row.get(14)?,
+            trigger: trigger(manual),
+        };
+        leased.push((waiting, message_log::message_from(row)?));
+    }
+    Ok(leased)
+}
+
+/// See [`crate::Store::next_due`].
+pub(super) fn next_due(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    fifo: bool,
+) -> Result<Option<WaitingHead>, Fault> {
+    let mut statement = if fifo {
+        connection.prepare_cached(
+            "SELECT due FROM waiting WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) \
+             ORDER BY message LIMIT 1",
+        )?
+    } else {
+        connection.prepare_cached(
+            "SELECT due FROM waiting INDEXED BY waiting_by_due \
+             WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) ORDER BY due, message LIMIT 1",
+        )?
+    };
+    let mut rows = statement.query([endpoint.0])?;
+    let due = rows.next()?.map(|row| row.get(0)).transpose()?;
+    Ok(due.map(|due| WaitingHead { due: Timestamp::from_micros(due) }))
+}
+
+/// For each endpoint with rows, its earliest. Jumps from endpoint to endpoint; never counts.
+pub(super) fn heads(connection: &Connection) -> Result<Vec<(EndpointKey, WaitingHead)>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT endpoint, due FROM waiting INDEXED BY waiting_by_due WHERE endpoint > ?1 \
+         ORDER BY endpoint, due LIMIT 1",
+    )?;
+    let mut heads = Vec::new();
+    let mut last = -1i64;
+    loop {
+        let mut rows = statement.query([last])?;
+        let Some(row) = rows.next()? else { return Ok(heads) };
+        last = row.get(0)?;
+        heads.push((EndpointKey(row.get(0)?), WaitingHead { due: Timestamp::from_micros(row.get(1)?) }));
+    }
+}
+
+/// At most `limit` deliveries of `endpoint` with a message below `below`, in order of acceptance.
+pub(super) fn oldest(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    below: i64,
+    limit: usize,
+) -> Result<Vec<Delivery>, Fault> {
+    let mut statement = connection
+        .prepare_cached("SELECT message FROM waiting WHERE endpoint = ?1 AND message < ?2 ORDER BY message LIMIT ?3")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map([i64::from(endpoint.0), below, limit], |row| row.get(0))?;
+    rows.map(|message| Ok(Delivery { endpoint, message: codec::sequence(message?) })).collect()
+}
+
+impl Counts {
+    /// The endpoints with rows, in rising order.
+    pub(super) fn endpoints(&self) -> Vec<EndpointKey> {
+        let mut endpoints: Vec<_> = self.endpoints.keys().copied().collect();
+        endpoints.sort_unstable();
+        endpoints
+    }
+}

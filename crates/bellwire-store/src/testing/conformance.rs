@@ -1,0 +1,1019 @@
+//! Every promise of [`Store`] as a check with a name. Each back end runs them all; so does the simulator's store.
+//!
+//! The checks speak to the trait alone. They do upkeep between steps, at random or to its end, so that every list is asked for with
+//! the indexes empty, half filled and full, and they close and open the store in the middle.
+
+use super::world::{APPLICATION, Draft, World, attempt_pages, attempt_query, message_query, pages};
+use crate::{AttemptFilter, Batch, Change, CommitError, KeptAnswer, Span, StatusFilter, Store, WaitingHead};
+use bellwire_model::{
+    ActiveSecret, AfterAttempt, Application, ApplicationId, ApplicationKey, AttemptId, DedupeKey, Delivery,
+    DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType, FailureClass,
+    Health, Limits, OrganisationId, Outcome, Partition, RequestDigest, RetryAfter, RetrySchedule, Sequence, Timestamp,
+    Trigger, Waiting,
+};
+use bellwire_signature::Secret;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store that can be closed and opened again. Starts empty.
+pub trait Harness {
+    /// The store; nobody keeps it across [`Harness::reopen`].
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Closes and opens it, as a restart of the process would. Leases may end with it.
+    fn reopen(&mut self);
+
+    /// How long it keeps messages, if it removes older ones in its upkeep; `None` leaves out what depends on it.
+    fn messages_kept_for(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A check and its name.
+pub type Check = (&'static str, fn(&mut World_));
+
+/// What a check is given. Opaque: only the checks here use it.
+pub struct World_(World);
+
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => {
+        /// All checks, by name, in reading order.
+        pub const CHECKS: &[Check] = &[$((stringify!($name), |world| $name(&mut world.0))),*];
+    };
+}
+
+checks![
+    what_was_accepted_is_there_after_a_restart,
+    payloads_come_back_byte_for_byte,
+    an_attempt_comes_back_as_it_was,
+    configuration_comes_back_as_it_was,
+    health_changes_nothing_else,
+    a_key_leads_to_its_message_at_once_and_for_ever,
+    an_answer_is_kept_until_it_expires,
+    a_lease_excludes_others_until_it_ends,
+    a_late_writer_is_told_and_nothing_is_kept,
+    a_fence_rises_over_a_restart,
+    what_is_due_comes_in_order_of_its_due_time,
+    a_fifo_endpoint_gets_its_messages_in_order_of_acceptance,
+    a_delayed_message_waits_for_each_of_its_endpoints,
+    an_outcome_moves_or_removes_the_row,
+    a_delivery_that_never_waited_leaves_others_waiting,
+    recovery_knows_what_is_unfinished,
+    the_watermark_never_goes_back,
+    pages_meet_at_their_edges,
+    lists_can_be_filtered,
+    a_resend_is_owed_once,
+    a_resend_to_an_endpoint_that_had_not_matched_is_a_delivery,
+    recover_takes_each_failed_delivery_once,
+    an_expunged_payload_is_gone_and_what_waits_stays,
+    an_expunged_response_says_so,
+    deliveries_of_a_deleted_endpoint_end_once,
+    a_deletion_half_done_goes_on_after_a_restart,
+    a_late_outcome_does_not_end_a_delivery_twice,
+    a_deleted_application_takes_its_endpoints_with_it,
+    a_message_for_a_deleted_endpoint_ends,
+    old_messages_go_and_what_waited_for_them_has_expired,
+    a_payload_can_go_before_its_message,
+    anything_in_any_order_agrees_with_the_model,
+];
+
+/// Runs every check, each on a store of its own. Panics with the check's name and what did not hold.
+pub fn conformance(make: &dyn Fn() -> Box<dyn Harness>) {
+    for (name, _) in CHECKS {
+        check(name, make);
+    }
+}
+
+/// Runs the check called `name`.
+pub fn check(name: &str, make: &dyn Fn() -> Box<dyn Harness>) {
+    let found = CHECKS.iter().find(|(own, _)| *own == name);
+    let (name, check) = found.unwrap_or_else(|| panic!("there is no check called {name}"));
+    let context = Named(name);
+    check(&mut World_(World::new(make(), 1)));
+    std::mem::forget(context);
+}
+
+/// Runs `steps` random operations with `seed` and compares with the model after each.
+pub fn random(make: &dyn Fn() -> Box<dyn Harness>, seed: u64, steps: usize) {
+    let context = Seeded(seed);
+    random_operations(&mut World::new(make(), seed), steps);
+    std::mem::forget(context);
+}
+
+/// Says which check it was when one panics.
+struct Named<'a>(&'a str);
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        eprintln!("conformance check failed: {}", self.0);
+    }
+}
+
+/// Says which seed it was when one panics.
+struct Seeded(u64);
+
+impl Drop for Seeded {
+    fn drop(&mut self) {
+        eprintln!("random operations failed with seed {}", self.0);
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn to(endpoint: u32, message: Sequence) -> Delivery {
+    Delivery { endpoint: EndpointKey(endpoint), message }
+}
+
+fn key(n: u8) -> DedupeKey {
+    DedupeKey([n; 16])
+}
+
+fn what_was_accepted_is_there_after_a_restart(world: &mut World) {
+    let draft = Draft {
+        channels: vec!["north".to_owned(), "ü".to_owned()],
+        tags: vec!["red".to_owned()],
+        event: Some(key(1)),
+        idempotency: Some((key(2), RequestDigest([2; 8]))),
+        deliver_at: Some(world.now.plus(SECOND)),
+        ..Draft::to(&[1, 2, 300])
+    };
+    world.accept(&draft);
+    world.accept(&Draft { application: 2, ..Draft::to(&[]) });
+    world.check();
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    world.check();
+}
+
+fn payloads_come_back_byte_for_byte(world: &mut World) {
+    let every_byte: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+    for payload in [Bytes::new(), Bytes::from_static(b"{}"), Bytes::from(every_byte)] {
+        let sequence = world.accept(&Draft { payload: Some(payload.clone()), ..Draft::to(&[1]) });
+        let found = world.store().message(sequence, true).expect("read").expect("a message");
+        assert_eq!(found.payload, Some(payload));
+        let found = world.store().message(sequence, false).expect("read").expect("a message");
+        assert_eq!(found.payload, None);
+    }
+    assert!(world.store().message(Sequence::from_u64(5), true).expect("read").is_none());
+    world.reopen();
+    world.check();
+}
+
+fn an_attempt_comes_back_as_it_was(world: &mut World) {
+    let message = world.accept(&Draft::to(&[1]));
+    let started_at = world.now;
+    let outcomes = [
+        (Ok(200), None, Some(Directive::Disable)),
+        (Ok(429), Some(RetryAfter::Wait(Duration::from_millis(1_500))), None),
+        (Ok(503), Some(RetryAfter::Date(world.now)), Some(Directive::AbortMessage)),
+    ];
+    let failures = FailureClass::ALL.map(|class| (Err(class), None, None));
+    for (result, retry_after, directive) in outcomes.into_iter().chain(failures) {
+        let due = world.now.plus(SECOND);
+        let mut attempt = world.attempt(to(1, message), 0, AfterAttempt::Waiting { due });
+        let body = Bytes::from_static(&[0, 255, 10]);
+        let duration = Duration::from_micros(1_234_567);
+        attempt.outcome = Some(Outcome { started_at, duration, result, body, retry_after, directive });
+        world.commit(Batch { attempts: vec![attempt], ..Batch::default() });
+    }
+    let mut ended = world.attempt(to(1, message), 0, AfterAttempt::Ended(EndReason::Expired));
+    (ended.outcome, ended.trigger) = (None, Trigger::Manual);
+    let id = ended.id;
+    world.commit(Batch { attempts: vec![ended], ..Batch::default() });
+    let other = AttemptId::from_parts(id.sequence(), [9; 12]);
+    assert_eq!(world.store().attempt(other).expect("read"), None, "an id with another tail is another id");
+    world.check();
+    world.reopen();
+    world.check();
+}
+
+fn organisation() -> OrganisationId {
+    OrganisationId::parse("org_1").expect("an organisation")
+}
+
+fn application(key: u32) -> Application {
+    Application {
+        key: ApplicationKey(key),
+        id: ApplicationId::from_parts(Sequence::from_u64(u64::from(key) << 20), [1; 12]),
+        organisation: organisation(),
+        uid: Some("their own".to_owned()),
+        name: "Näme".to_owned(),
+        throttle_rate: NonZeroU16::new(9),
+        metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        created_at: Timestamp::from_micros(1_700_000_000_000_001),
+        updated_at: Timestamp::from_micros(1_700_000_000_000_002),
+    }
+}
+
+fn endpoint(key: u32, application: u32) -> Endpoint {
+    let secret = |text| Secret::parse(text).expect("a secret");
+    Endpoint {
+        key: EndpointKey(key),
+        application: ApplicationKey(application),
+        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key) << 20), [2; 12]),
+        uid: None,
+        url: "https://user:pass@receiver.example/".to_owned(),
+        description: String::new(),
+        disabled: None,
+        event_types: Some(vec!["invoice.paid".to_owned()]),
+        channels: None,
+        limits: Limits { throttle_rate: NonZeroU16::new(7), fifo: true },
+        secrets: vec![
+            ActiveSecret { secret: secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), expires_at: None },
+            ActiveSecret {
+                secret: secret("whsec_AAAQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+                expires_at: Some(Timestamp::from_seconds(5)),
+            },
+        ],
+        headers: vec![("x-b".to_owned(), "2".to_owned()), ("x-a".to_owned(), "1".to_owned())],
+        retry_schedule: RetrySchedule::new(vec![Duration::from_millis(1_500), SECOND]).ok(),
+        metadata: BTreeMap::new(),
+        health: Health::default(),
+        created_at: Timestamp::from_seconds(1),
+        updated_at: Timestamp::from_seconds(2),
+    }
+}
+
+fn configuration_comes_back_as_it_was(world: &mut World) {
+    let first = Arc::new(application(1));
+    let plain = Application { uid: None, throttle_rate: None, metadata: BTreeMap::new(), ..application(2) };
+    let second = Arc::new(plain);
+    let full = Arc::new(endpoint(3, 1));
+    let bare = Arc::new(Endpoint {
+        uid: Some("e".to_owned()),
+        disabled: Some(DisabledBy::User),
+        event_types: None,
+        channels: Some(Vec::new()),
+        limits: Limits::default(),
+        retry_schedule: None,
+        ..endpoint(7, 2)
+    });
+    let event_type = Arc::new(EventType {
+        organisation: organisation(),
+        name: "invoice.paid".to_owned(),
+        description: "paid".to_owned(),
+        archived: true,
+        deprecated: false,
+        schemas: Some("{\"1\":{}}".to_owned()),
+        feature_flags: vec!["beta".to_owned()],
+        group_name: Some("billing".to_owned()),
+        created_at: Timestamp::from_seconds(3),
+        updated_at: Timestamp::from_seconds(4),
+    });
+    let gone = Arc::new(EventType { name: "gone".to_owned(), ..EventType::clone(&event_type) });
+    let changes = vec![
+        Change::PutApplication(Arc::new(Application { name: "before".to_owned(), ..application(1) })),
+        Change::PutApplication(Arc::clone(&first)),
+        Change::PutApplication(Arc::clone(&second)),
+        Change::PutEndpoint(Arc::clone(&full)),
+        Change::PutEndpoint(Arc::clone(&bare)),
+        Change::PutEventType(Arc::clone(&event_type)),
+        Change::PutEventType(gone),
+        Change::DeleteEventType(organisation(), "gone".to_owned()),
+    ];
+    world.commit(Batch { changes, ..Batch::default() });
+    for _ in 0..2 {
+        let recovered = world.store().recover().expect("recovers");
+        assert_eq!(recovered.applications, [Arc::clone(&first), Arc::clone(&second)]);
+        assert_eq!(recovered.endpoints, [Arc::clone(&full), Arc::clone(&bare)]);
+        assert_eq!(recovered.event_types, [Arc::clone(&event_type)]);
+        assert_eq!(recovered.last_key, 7);
+        world.reopen();
+    }
+    world.change(Change::DeleteEndpoint(EndpointKey(7)));
+    world.upkeep();
+    let recovered = world.reopen();
+    assert_eq!(recovered.endpoints, [full]);
+    assert_eq!(recovered.last_key, 7, "keys are never used again");
+}
+
+fn health_changes_nothing_else(world: &mut World) {
+    let before = endpoint(1, 1);
+    let since = Some(Timestamp::from_seconds(77));
+    let health = |failing_since, disable| Change::PutHealth { endpoint: EndpointKey(1), failing_since, disable };
+    world.change(Change::PutEndpoint(Arc::new(before.clone())));
+    world.change(health(since, None));
+    let found = |world: &World| Endpoint::clone(&world.store().recover().expect("recovers").endpoints[0]);
+    let failing = Health { failing_since: since, written: true };
+    assert_eq!(found(world), Endpoint { health: failing, ..before.clone() });
+    world.change(health(since, Some(DisabledBy::Failures)));
+    world.change(health(None, None));
+    assert_eq!(found(world), Endpoint { disabled: Some(DisabledBy::Failures), ..before });
+}
+
+fn a_key_leads_to_its_message_at_once_and_for_ever(world: &mut World) {
+    assert_eq!(world.store().find_key(key(1)).expect("read"), None);
+    let mut accepted = Vec::new();
+    for n in 0..40u8 {
+        let idempotency = (n % 2 == 0).then_some((key(n), RequestDigest([n; 8])));
+        let draft = Draft { idempotency, event: (n % 3 == 0).then_some(key(100 + n)), ..Draft::to(&[1]) };
+        accepted.push((n, world.accept(&draft)));
+        world.pass(Duration::from_secs(300));
+        if n == 25 {
+            world.upkeep();
+        }
+    }
+    for _ in 0..2 {
+        for (n, message) in &accepted {
+            let entry = world.store().find_key(key(*n)).expect("read");
+            let expected = (n % 2 == 0).then_some((*message, RequestDigest([*n; 8])));
+            assert_eq!(entry.map(|entry| (entry.message, entry.digest)), expected, "key {n}");
+            let event = world.store().find_key(key(100 + n)).expect("read");
+            assert_eq!(event.map(|entry| entry.message), (n % 3 == 0).then_some(*message), "event {n}");
+        }
+        world.reopen();
+    }
+    world.upkeep();
+    world.check();
+}
+
+fn an_answer_is_kept_until_it_expires(world: &mut World) {
+    let answer = KeptAnswer {
+        key: key(1),
+        digest: RequestDigest([3; 8]),
+        status: 201,
+        body: Bytes::from_static(b"{}"),
+        expires_at: world.now.plus(SECOND),
+    };
+    world.change(Change::KeepAnswer(answer.clone()));
+    world.reopen();
+    world.upkeep();
+    assert_eq!(world.store().find_answer(key(1), world.now).expect("read"), Some(answer.clone()));
+    assert_eq!(world.store().find_answer(key(2), world.now).expect("read"), None);
+    assert_eq!(world.store().find_answer(key(1), answer.expires_at).expect("read"), None);
+    world.pass(SECOND);
+    world.upkeep();
+    assert_eq!(world.store().find_answer(key(1), Timestamp::EPOCH).expect("read"), None, "upkeep forgets it");
+}
+
+fn a_lease_excludes_others_until_it_ends(world: &mut World) {
+    let (store, now) = (world.store(), world.now);
+    let partitions = [Partition(0), Partition(255)];
+    let first = store.lease("a", &partitions, now, SECOND).expect("leases");
+    assert_eq!(first.len(), 2);
+    assert!(first.iter().all(|lease| lease.until == now.plus(SECOND)));
+    assert_eq!(store.lease("b", &partitions, now, SECOND).expect("leases"), []);
+    let renewed = store.lease("a", &partitions[..1], now.plus(SECOND / 2), SECOND).expect("leases");
+    assert_eq!(renewed[0].fence, first[0].fence, "a lease of one's own keeps its fence");
+    let taken = store.lease("b", &partitions, now.plus(SECOND), SECOND).expect("leases");
+    assert_eq!(taken.len(), 1, "only the one that was not renewed has ended");
+    assert_eq!(taken[0].partition, Partition(255));
+    assert!(taken[0].fence > first[1].fence);
+}
+
+fn a_late_writer_is_told_and_nothing_is_kept(world: &mut World) {
+    let partition = APPLICATION.partition();
+    let store = world.store();
+    let stale = store.lease("a", &[partition], world.now, SECOND).expect("leases")[0];
+    let accepted = vec![world.draft(&Draft::to(&[1]))];
+    world.commit(Batch { accepted, fences: vec![(partition, stale.fence)], ..Batch::default() });
+    world.pass(SECOND);
+    let fresh = store.lease("b", &[partition], world.now, SECOND).expect("leases")[0];
+    let mut batch = Batch {
+        accepted: vec![world.draft(&Draft { idempotency: Some((key(9), RequestDigest([0; 8]))), ..Draft::to(&[1]) })],
+        changes: vec![Change::PutApplication(Arc::new(application(1)))],
+        fences: vec![(partition, stale.fence)],
+        ..Batch::default()
+    };
+    match store.commit(&batch) {
+        Err(CommitError::LeaseLost { partition: lost }) => assert_eq!(lost, partition),
+        other => panic!("expected LeaseLost, got {other:?}"),
+    }
+    assert!(store.find_key(key(9)).expect("read").is_none());
+    assert!(store.recover().expect("recovers").applications.is_empty());
+    drop(store);
+    world.check();
+    batch.fences = vec![(partition, fresh.fence)];
+    world.commit(batch);
+    world.check();
+}
+
+fn a_fence_rises_over_a_restart(world: &mut World) {
+    let partition = Partition(3);
+    let before = world.store().lease("a", &[partition], world.now, SECOND).expect("leases")[0];
+    world.reopen();
+    world.pass(SECOND * 2);
+    let after = world.store().lease("b", &[partition], world.now, SECOND).expect("leases")[0];
+    assert!(after.fence > before.fence);
+    let late = Batch {
+        accepted: vec![world.draft(&Draft::to(&[1]))],
+        fences: vec![(partition, before.fence)],
+        ..Batch::default()
+    };
+    assert!(matches!(world.store().commit(&late), Err(CommitError::LeaseLost { .. })));
+}
+
+fn what_is_due_comes_in_order_of_its_due_time(world: &mut World) {
+    let messages: Vec<_> = (0..20).map(|_| world.accept(&Draft::to(&[1, 2]))).collect();
+    for message in &messages {
+        let wait = Duration::from_secs(world.dice.roll() % 10);
+        world.postpone(to(1, *message), wait);
+    }
+    let start = world.now;
+    for until in [0, 4, 5, 20] {
+        for limit in [1, 3, 100] {
+            let until = start.plus(Duration::from_secs(until));
+            let found = world.store().lease_due(EndpointKey(1), false, until, limit).expect("read");
+            assert!(found.iter().all(|(waiting, _)| waiting.due <= until));
+            assert!(found.is_sorted_by_key(|(waiting, _)| waiting.due));
+            let due = world.model.waiting.values().filter(|waiting| waiting.due <= until).count();
+            assert_eq!(found.len(), due.min(limit));
+        }
+    }
+    assert!(world.store().lease_due(EndpointKey(2), false, Timestamp::FAR_FUTURE, 10).expect("read").is_empty());
+    assert_eq!(world.store().next_due(EndpointKey(2), false).expect("read"), None);
+    world.check();
+}
+
+fn a_fifo_endpoint_gets_its_messages_in_order_of_acceptance(world: &mut World) {
+    let messages: Vec<_> = (0..5).map(|_| world.accept(&Draft::to(&[1]))).collect();
+    for (message, wait) in messages.iter().zip([9, 1, 8, 2, 7]) {
+        world.postpone(to(1, *message), Duration::from_secs(wait));
+    }
+    let due = world.now.plus(Duration::from_secs(9));
+    assert_eq!(world.store().next_due(EndpointKey(1), true).expect("read"), Some(WaitingHead { due }));
+    let found = world.store().lease_due(EndpointKey(1), true, due, 3).expect("read");
+    let order: Vec<_> = found.iter().map(|(_, message)| message.sequence()).collect();
+    assert_eq!(order, messages[..3]);
+    world.deliver(to(1, messages[0]));
+    let found = world.store().lease_due(EndpointKey(1), true, due, 1).expect("read");
+    assert_eq!(found[0].0.delivery.message, messages[1]);
+}
+
+fn a_delayed_message_waits_for_each_of_its_endpoints(world: &mut World) {
+    let deliver_at = world.now.plus(SECOND * 60);
+    let message = world.accept(&Draft { deliver_at: Some(deliver_at), ..Draft::to(&[1, 2]) });
+    for endpoint in [1, 2] {
+        let found = world.store().lease_due(EndpointKey(endpoint), false, deliver_at, 10).expect("read");
+        let expected =
+            Waiting { delivery: to(endpoint, message), due: deliver_at, next: 1, trigger: Trigger::Scheduled };
+        assert_eq!(found[0].0, expected);
+    }
+    let recovered = world.reopen();
+    assert!(recovered.unfinished.is_empty(), "what waits is not unfinished");
+    world.deliver(to(1, message));
+    world.check();
+}
+
+fn an_outcome_moves_or_removes_the_row(world: &mut World) {
+    let message = world.accept(&Draft::to(&[1]));
+    world.postpone(to(1, message), SECOND);
+    world.check();
+    world.postpone(to(1, message), SECOND * 5);
+    assert_eq!(world.model.waiting[&to(1, message)].next, 3);
+    world.check();
+    world.exhaust(to(1, message));
+    world.check();
+    let both = world.accept(&Draft::to(&[1]));
+    let due = world.now.plus(SECOND);
+    let first = world.attempt(to(1, both), 500, AfterAttempt::Waiting { due });
+    let mut second = world.attempt(to(1, both), 200, AfterAttempt::Delivered);
+    second.number = 2;
+    world.commit(Batch { attempts: vec![first, second], ..Batch::default() });
+    world.check();
+}
+
+fn a_delivery_that_never_waited_leaves_others_waiting(world: &mut World) {
+    let (first, second) = (world.accept(&Draft::to(&[1])), world.accept(&Draft::to(&[1])));
+    world.postpone(to(1, first), SECOND);
+    world.deliver(to(1, second));
+    world.check();
+    world.reopen();
+    let third = world.accept(&Draft::to(&[1]));
+    world.deliver(to(1, third));
+    world.check();
+    world.deliver(to(1, first));
+    world.check();
+}
+
+fn recovery_knows_what_is_unfinished(world: &mut World) {
+    let messages: Vec<_> = (0..6).map(|_| world.accept(&Draft::to(&[1, 2]))).collect();
+    world.deliver(to(1, messages[0]));
+    world.postpone(to(2, messages[0]), SECOND);
+    world.exhaust(to(1, messages[1]));
+    let waiting = Waiting { delivery: to(2, messages[2]), due: world.now, next: 1, trigger: Trigger::Scheduled };
+    world.change(Change::Wait { waiting, owed: false });
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    world.commit(Batch {
+        changes: vec![Change::PutHealth { endpoint: EndpointKey(1), failing_since: None, disable: None }],
+        watermark: Some(messages[1]),
+        ..Batch::default()
+    });
+    world.upkeep();
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    world.check();
+}
+
+fn the_watermark_never_goes_back(world: &mut World) {
+    let first = world.accept(&Draft::to(&[1]));
+    world.deliver(to(1, first));
+    let second = world.accept(&Draft::to(&[1]));
+    let noted = Change::PutHealth { endpoint: EndpointKey(1), failing_since: None, disable: None };
+    for watermark in [second, first] {
+        world.commit(Batch { changes: vec![noted.clone()], watermark: Some(watermark), ..Batch::default() });
+        let recovered = world.reopen();
+        world.check_recovered(&recovered);
+    }
+}
+
+fn pages_meet_at_their_edges(world: &mut World) {
+    let mut messages = Vec::new();
+    for n in 0..25 {
+        messages.push(world.accept(&Draft::to(&[1])));
+        world.pass(Duration::from_millis(n % 2));
+        if n == 12 {
+            world.upkeep();
+        }
+    }
+    let store = world.store();
+    for ascending in [false, true] {
+        for limit in [1, 7, 24, 25, 26] {
+            let query = message_query(ascending, limit);
+            let page = store.messages(APPLICATION, &query).expect("read");
+            assert_eq!(page.done, limit >= 25, "limit {limit}");
+            let all = pages(&query, |query| store.messages(APPLICATION, query).expect("read"), |m| m.sequence());
+            assert_eq!(all.len(), 25);
+        }
+    }
+    let mut query = message_query(true, 100);
+    query.span = Span { first: messages[3], last: messages[20] };
+    let page = store.messages(APPLICATION, &query).expect("read");
+    let found: Vec<_> = page.items.iter().map(|m| m.sequence()).collect();
+    assert_eq!(found, messages[3..=20], "both ends belong to a span");
+    assert_eq!(store.count_deliveries(EndpointKey(1), query.span).expect("read").pending, 18);
+    query.limit = 0;
+    assert!(store.messages(APPLICATION, &query).expect("read").items.is_empty());
+    query.with_payload = false;
+    query.limit = 5;
+    let page = store.messages(APPLICATION, &query).expect("read");
+    assert!(page.items.iter().all(|message| message.payload.is_none()));
+}
+
+fn lists_can_be_filtered(world: &mut World) {
+    for round in 0..2 {
+        for (n, event_type) in ["invoice.paid", "invoice.sent", "user.created"].into_iter().cycle().take(12).enumerate()
+        {
+            let channels = if n % 2 == 0 { vec!["north".to_owned()] } else { Vec::new() };
+            let tags = if n % 4 == 0 { vec!["red".to_owned(), "blue".to_owned()] } else { Vec::new() };
+            let message = world.accept(&Draft { event_type, channels, tags, ..Draft::to(&[1, 2]) });
+            match n % 4 {
+                0 => world.deliver(to(1, message)),
+                1 => world.exhaust(to(1, message)),
+                2 => world.postpone(to(1, message), SECOND),
+                _ => world.record(to(1, message), 404, AfterAttempt::Ended(EndReason::Aborted)),
+            };
+        }
+        if round == 0 {
+            world.upkeep();
+        }
+    }
+    let store = world.store();
+    let count = |types: &[&str], channel: Option<&str>, tag: Option<&str>| {
+        let mut query = message_query(false, 2);
+        query.event_types = types.iter().map(|t| (*t).to_owned()).collect();
+        (query.channel, query.tag) = (channel.map(str::to_owned), tag.map(str::to_owned));
+        pages(&query, |query| store.messages(APPLICATION, query).expect("read"), |m| m.sequence()).len()
+    };
+    assert_eq!(count(&["invoice.paid"], None, None), 8);
+    assert_eq!(count(&["invoice.paid", "user.created", "none"], None, None), 16);
+    assert_eq!(count(&[], Some("north"), None), 12);
+    assert_eq!(count(&[], Some("south"), None), 0);
+    assert_eq!(count(&[], Some("north"), Some("blue")), 6);
+    assert_eq!(count(&["invoice.sent"], Some("north"), Some("red")), 2);
+
+    let attempts = |filter: AttemptFilter| {
+        let mut query = attempt_query(false, 3);
+        query.filter = filter;
+        attempt_pages(&query, |query| store.attempts_of_endpoint(EndpointKey(1), query).expect("read")).len()
+    };
+    let filter = AttemptFilter::default;
+    assert_eq!(attempts(filter()), 24);
+    assert_eq!(attempts(AttemptFilter { status: Some(StatusFilter::Success), ..filter() }), 6);
+    assert_eq!(attempts(AttemptFilter { status: Some(StatusFilter::Fail), ..filter() }), 18);
+    assert_eq!(attempts(AttemptFilter { status_class: Some(500), ..filter() }), 12);
+    assert_eq!(attempts(AttemptFilter { status_class: Some(400), ..filter() }), 6);
+    assert_eq!(attempts(AttemptFilter { status_class: Some(0), ..filter() }), 0);
+    assert_eq!(attempts(AttemptFilter { channel: Some("north".to_owned()), ..filter() }), 12);
+    assert_eq!(attempts(AttemptFilter { event_types: vec!["invoice.paid".to_owned()], ..filter() }), 8);
+    assert_eq!(attempts(AttemptFilter { endpoint: Some(EndpointKey(2)), ..filter() }), 0);
+
+    let deliveries = |status| {
+        let mut query = message_query(false, 3);
+        query.status = Some(status);
+        let read = |query: &_| store.deliveries_of_endpoint(EndpointKey(1), query).expect("read");
+        pages(&query, read, |d| d.message.sequence()).len()
+    };
+    assert_eq!(deliveries(StatusFilter::Success), 6);
+    assert_eq!(deliveries(StatusFilter::Fail), 6);
+    assert_eq!(deliveries(StatusFilter::Sending), 6);
+    assert_eq!(deliveries(StatusFilter::Canceled), 6);
+    assert_eq!(deliveries(StatusFilter::Pending), 0);
+    let mut query = message_query(false, 100);
+    query.status = Some(StatusFilter::Pending);
+    assert_eq!(store.deliveries_of_endpoint(EndpointKey(2), &query).expect("read").items.len(), 24);
+}
+
+fn manual(world: &World, delivery: Delivery) -> Waiting {
+    Waiting { delivery, due: world.now, next: world.model.number(delivery) + 1, trigger: Trigger::Manual }
+}
+
+fn a_resend_is_owed_once(world: &mut World) {
+    let message = world.accept(&Draft::to(&[1]));
+    world.exhaust(to(1, message));
+    let waiting = manual(world, to(1, message));
+    for _ in 0..2 {
+        world.change(Change::Wait { waiting, owed: true });
+        world.check();
+    }
+    world.reopen();
+    world.check();
+    world.record(to(1, message), 500, AfterAttempt::Ended(EndReason::ResendFailed));
+    world.check();
+    world.change(Change::Wait { waiting: manual(world, to(1, message)), owed: true });
+    world.deliver(to(1, message));
+    world.check();
+    assert_eq!(world.store().ledger().expect("read").matched, 3);
+}
+
+fn a_resend_to_an_endpoint_that_had_not_matched_is_a_delivery(world: &mut World) {
+    for indexed in [false, true] {
+        let message = world.accept(&Draft::to(&[1]));
+        if indexed {
+            world.upkeep();
+        }
+        assert!(world.store().delivery(to(5, message)).expect("read").is_none());
+        world.change(Change::Wait { waiting: manual(world, to(5, message)), owed: true });
+        world.check();
+        world.upkeep();
+        world.check();
+        world.deliver(to(5, message));
+        world.check();
+        world.reopen();
+        world.upkeep();
+        world.check();
+    }
+}
+
+fn recover_takes_each_failed_delivery_once(world: &mut World) {
+    let mut messages = Vec::new();
+    for n in 0..30 {
+        let message = world.accept(&Draft::to(&[1, 2]));
+        messages.push(message);
+        match n % 5 {
+            0 => world.deliver(to(1, message)),
+            1 | 2 => world.exhaust(to(1, message)),
+            3 => world.postpone(to(1, message), SECOND),
+            _ => continue,
+        };
+        if n == 17 {
+            world.upkeep();
+        }
+    }
+    world.change(Change::ExpungePayload(messages[11]));
+    let last = world.attempt(to(1, messages[29]), 500, AfterAttempt::Ended(EndReason::Exhausted));
+    let (since, until, due) = (messages[6], messages[29], world.now);
+    let change = Change::Recover { endpoint: EndpointKey(1), since, until, due };
+    // The batch's own attempt counts, and a second change in it finds nothing left.
+    world.commit(Batch { attempts: vec![last], changes: vec![change.clone(), change.clone()], ..Batch::default() });
+    world.check();
+    let waiting = world.store().lease_due(EndpointKey(1), false, due, 100).expect("read");
+    assert_eq!(waiting.len(), 9 + 1, "two of every five but the first two and the expunged one, and the last");
+    assert!(waiting.iter().all(|(waiting, _)| waiting.trigger == Trigger::Manual && waiting.next == 2));
+    world.change(change);
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    for (waiting, _) in waiting {
+        world.deliver(waiting.delivery);
+    }
+    world.check();
+}
+
+fn an_expunged_payload_is_gone_and_what_waits_stays(world: &mut World) {
+    let message = world.accept(&Draft::to(&[1]));
+    world.postpone(to(1, message), SECOND);
+    world.change(Change::ExpungePayload(message));
+    world.check();
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    let (_, found) = world.store().lease_due(EndpointKey(1), false, Timestamp::FAR_FUTURE, 1).expect("read").remove(0);
+    assert_eq!(found.payload, None);
+    world.record(to(1, message), 0, AfterAttempt::Ended(EndReason::Expired));
+    world.check();
+}
+
+fn an_expunged_response_says_so(world: &mut World) {
+    let message = world.accept(&Draft::to(&[1]));
+    let id = world.deliver(to(1, message));
+    world.change(Change::ExpungeResponse(AttemptId::from_parts(id.sequence(), [0; 12])));
+    world.check();
+    world.change(Change::ExpungeResponse(id));
+    world.check();
+    let found = world.store().attempt(id).expect("read").and_then(|attempt| attempt.outcome).expect("an outcome");
+    assert_eq!(found.body, Bytes::from_static(b"EXPUNGED"));
+}
+
+fn deliveries_of_a_deleted_endpoint_end_once(world: &mut World) {
+    world.change(Change::PutEndpoint(Arc::new(endpoint(1, 1))));
+    let messages: Vec<_> = (0..10).map(|_| world.accept(&Draft::to(&[1, 2]))).collect();
+    world.deliver(to(1, messages[0]));
+    world.exhaust(to(1, messages[1]));
+    for message in &messages[2..5] {
+        world.postpone(to(1, *message), SECOND);
+    }
+    world.change(Change::DeleteEndpoint(EndpointKey(1)));
+    assert!(world.store().ledger().expect("read").balances(), "at once");
+    // The engine knows the endpoint no more, and its watermark goes on.
+    let watermark = Some(world.true_watermark());
+    let noted = Change::PutHealth { endpoint: EndpointKey(2), failing_since: None, disable: None };
+    world.commit(Batch { changes: vec![noted], watermark, ..Batch::default() });
+    world.upkeep();
+    world.check();
+    let recovered = world.reopen();
+    world.check_recovered(&recovered);
+    world.upkeep();
+    world.check();
+    assert_eq!(world.store().ledger().expect("read").ended[usize::from(EndReason::EndpointDeleted.code())], 8);
+    let attempts = world.store().attempts_of_message(messages[3], &attempt_query(false, 10)).expect("read").items;
+    assert_eq!(attempts.len(), 2);
+    let ended = attempts.iter().find(|attempt| attempt.number == 0).expect("a row that says why");
+    assert_eq!(ended.after, AfterAttempt::Ended(EndReason::EndpointDeleted));
+    assert_eq!((ended.outcome.is_none(), ended.application), (true, APPLICATION));
+    assert_eq!(world.store().attempt(ended.id).expect("read").as_ref(), Some(ended));
+}
+
+fn a_deletion_half_done_goes_on_after_a_restart(world: &mut World) {
+    let messages: Vec<_> = (0..40).map(|_| world.accept(&Draft::to(&[1]))).collect();
+    for message in &messages[..20] {
+        world.postpone(to(1, *message), SECOND);
+    }
+    world.change(Change::DeleteEndpoint(EndpointKey(1)));
+    for _ in 0..200 {
+        let more = world.store().upkeep(world.now).expect("upkeep");
+        let recovered = world.reopen();
+        assert!(recovered.unfinished.is_empty() && recovered.waiting.is_empty(), "they are upkeep's");
+        let ledger = world.store().ledger().expect("read");
+        assert!(ledger.balances(), "{ledger:?}");
+        // An engine that starts in between writes, too.
+        world.accept(&Draft::to(&[]));
+        if !more {
+            break;
+        }
+    }
+    world.upkeep();
+    world.check();
+}
+
+fn a_late_outcome_does_not_end_a_delivery_twice(world: &mut World) {
+    for after_upkeep in [false, true] {
+        let endpoint = if after_upkeep { 1 } else { 2 };
+        let messages: Vec<_> = (0..3).map(|_| world.accept(&Draft::to(&[endpoint]))).collect();
+        world.postpone(to(endpoint, messages[2]), SECOND);
+        world.change(Change::DeleteEndpoint(EndpointKey(endpoint)));
+        if after_upkeep {
+            world.upkeep();
+        }
+        let due = world.now;
+        let late = vec![
+            world.attempt(to(endpoint, messages[0]), 200, AfterAttempt::Delivered),
+            world.attempt(to(endpoint, messages[1]), 500, AfterAttempt::Waiting { due }),
+            world.attempt(to(endpoint, messages[2]), 500, AfterAttempt::Ended(EndReason::Exhausted)),
+        ];
+        let waiting = Waiting { delivery: to(endpoint, messages[0]), due, next: 1, trigger: Trigger::Scheduled };
+        let batch = Batch { attempts: late, changes: vec![Change::Wait { waiting, owed: false }], ..Batch::default() };
+        world.store().commit(&batch).expect("commits");
+        assert!(world.store().ledger().expect("read").balances());
+        world.upkeep();
+        let ledger = world.store().ledger().expect("read");
+        assert!(ledger.balances(), "{ledger:?}");
+        assert_eq!(ledger.pending, 0);
+        for message in messages {
+            let found = world.store().delivery(to(endpoint, message)).expect("read").expect("a delivery");
+            assert!(matches!(found.state, DeliveryState::Delivered | DeliveryState::Ended(_)), "{found:?}");
+        }
+    }
+}
+
+fn a_deleted_application_takes_its_endpoints_with_it(world: &mut World) {
+    world.change(Change::PutApplication(Arc::new(application(1))));
+    for key in [1, 2] {
+        world.change(Change::PutEndpoint(Arc::new(endpoint(key, 1))));
+    }
+    world.change(Change::PutEndpoint(Arc::new(endpoint(3, 2))));
+    let messages: Vec<_> = (0..5).map(|_| world.accept(&Draft::to(&[1, 2, 3]))).collect();
+    world.postpone(to(1, messages[0]), SECOND);
+    world.change(Change::DeleteApplication(APPLICATION));
+    world.upkeep();
+    let recovered = world.reopen();
+    assert!(recovered.applications.is_empty());
+    assert_eq!(recovered.endpoints.len(), 1);
+    let ledger = world.store().ledger().expect("read");
+    assert!(ledger.balances());
+    assert_eq!((ledger.pending, ledger.ended[usize::from(EndReason::EndpointDeleted.code())]), (5, 10));
+}
+
+fn a_message_for_a_deleted_endpoint_ends(world: &mut World) {
+    world.change(Change::DeleteEndpoint(EndpointKey(1)));
+    let accepted = vec![world.draft(&Draft::to(&[1, 2]))];
+    world.store().commit(&Batch { accepted, ..Batch::default() }).expect("commits");
+    world.upkeep();
+    let ledger = world.store().ledger().expect("read");
+    assert!(ledger.balances());
+    assert_eq!((ledger.pending, ledger.ended[usize::from(EndReason::EndpointDeleted.code())]), (1, 1));
+}
+
+fn old_messages_go_and_what_waited_for_them_has_expired(world: &mut World) {
+    let Some(kept) = world.kept_for() else { return };
+    let mut old = Vec::new();
+    for n in 0..30u8 {
+        let draft = Draft { event: Some(key(n)), lives: Some(kept), ..Draft::to(&[1, 2]) };
+        let message = world.accept(&draft);
+        world.deliver(to(1, message));
+        match n % 3 {
+            0 => world.deliver(to(2, message)),
+            _ => world.postpone(to(2, message), kept * 2),
+        };
+        old.push(message);
+    }
+    world.pass(kept);
+    world.pass(kept / 4);
+    let draft = Draft { event: Some(key(50)), lives: Some(kept), ..Draft::to(&[1, 2]) };
+    let fresh = world.accept(&draft);
+    let watermark = Some(fresh);
+    let noted = Change::PutHealth { endpoint: EndpointKey(2), failing_since: None, disable: None };
+    world.commit(Batch { changes: vec![noted], watermark, ..Batch::default() });
+    for _ in 0..1_000 {
+        let more = world.store().upkeep(world.now).expect("upkeep");
+        let ledger = world.store().ledger().expect("read");
+        assert!(ledger.balances(), "{ledger:?}");
+        if !more {
+            break;
+        }
+        world.reopen();
+    }
+    let store = world.store();
+    let ledger = store.ledger().expect("read");
+    assert_eq!(ledger.accepted, 31, "retention removes rows, never counts");
+    // What is not indexed yet may stay a little longer.
+    let left = store.messages(APPLICATION, &message_query(true, 100)).expect("read").items;
+    let left: Vec<_> = left.iter().map(|message| message.sequence()).collect();
+    assert!(left.len() <= 10 && left.last() == Some(&fresh), "{left:?}");
+    let expired = ledger.ended[usize::from(EndReason::Expired.code())];
+    assert!(expired > 0);
+    for (n, message) in old.iter().enumerate().filter(|(_, message)| !left.contains(message)) {
+        assert!(store.message(*message, true).expect("read").is_none());
+        assert!(store.delivery(to(2, *message)).expect("read").is_none());
+        assert!(store.find_key(key(n as u8)).expect("read").is_none());
+    }
+    assert!(store.find_key(key(50)).expect("read").is_some());
+    assert_eq!(store.next_due(EndpointKey(2), false).expect("read").is_none(), left.len() == 1);
+    drop(store);
+    // Late word of one that is gone changes no count.
+    let due = world.now;
+    let late = vec![world.attempt(to(2, old[1]), 200, AfterAttempt::Delivered)];
+    let waiting = Waiting { delivery: to(2, old[2]), due, next: 3, trigger: Trigger::Manual };
+    let changes = vec![Change::Wait { waiting, owed: true }];
+    world.store().commit(&Batch { attempts: late, changes, ..Batch::default() }).expect("commits");
+    let after = world.store().ledger().expect("read");
+    assert!(after.balances());
+    assert_eq!(after.ended, ledger.ended);
+}
+
+fn a_payload_can_go_before_its_message(world: &mut World) {
+    let Some(kept) = world.kept_for() else { return };
+    let short = kept / 4;
+    let mut messages = Vec::new();
+    for _ in 0..30 {
+        messages.push(world.accept(&Draft { lives: Some(short), ..Draft::to(&[1]) }));
+    }
+    world.postpone(to(1, messages[0]), SECOND);
+    world.upkeep();
+    assert!(world.store().message(messages[0], true).expect("read").is_some_and(|m| m.payload.is_some()));
+    world.pass(short);
+    world.upkeep();
+    let found = world.store().message(messages[0], true).expect("read").expect("a message");
+    assert_eq!(found.payload, None);
+    world.change(Change::ExpungePayload(messages[0]));
+    assert!(world.store().next_due(EndpointKey(1), false).expect("read").is_some(), "what waits, waits");
+}
+
+fn anything_in_any_order_agrees_with_the_model(world: &mut World) {
+    random_operations(world, 120);
+}
+
+fn random_operations(world: &mut World, steps: usize) {
+    for _ in 0..steps {
+        let time = Duration::from_micros(world.dice.roll() % 3_000_000);
+        world.pass(time);
+        match world.dice.below(20) {
+            0 => {
+                let recovered = world.reopen();
+                world.check_recovered(&recovered);
+            }
+            1 => world.upkeep(),
+            2..=4 => {
+                let more = world.store().upkeep(world.now).expect("upkeep");
+                let _ = (more, world.store().upkeep_owed());
+            }
+            5 if world.dice.one_in(4) => {
+                let endpoint = EndpointKey(1 + world.dice.below(6) as u32);
+                world.change(Change::DeleteEndpoint(endpoint));
+                world.upkeep();
+            }
+            _ => {
+                let batch = random_batch(world);
+                world.commit(batch);
+            }
+        }
+        world.check();
+    }
+}
+
+/// A batch as an engine could send it: each delivery at most once, and only what its state allows.
+fn random_batch(world: &mut World) -> Batch {
+    let mut batch = Batch::default();
+    let living: Vec<u32> = (1..=6).filter(|key| !world.model.deleted.contains(&EndpointKey(*key))).collect();
+    for _ in 0..world.dice.below(4) {
+        let draft = random_draft(world, &living);
+        batch.accepted.push(world.draft(&draft));
+    }
+    let fresh = world.model.fresh();
+    let waiting: Vec<_> = world.model.waiting.keys().copied().collect();
+    let mut touched = Vec::new();
+    for _ in 0..world.dice.below(5) {
+        let from = if world.dice.one_in(2) { &fresh } else { &waiting };
+        let Some(delivery) = world.dice.pick(from).filter(|delivery| !touched.contains(delivery)) else { continue };
+        touched.push(delivery);
+        let due = world.now.plus(Duration::from_secs(world.dice.roll() % 60));
+        let (status, after) = match world.dice.below(5) {
+            0 | 1 => (200, AfterAttempt::Delivered),
+            2 => (500, AfterAttempt::Ended(EndReason::Exhausted)),
+            3 => (400, AfterAttempt::Ended(EndReason::Aborted)),
+            _ => (503, AfterAttempt::Waiting { due }),
+        };
+        batch.attempts.push(world.attempt(delivery, status, after));
+    }
+    for _ in 0..world.dice.below(3) {
+        let change = random_change(world, &fresh, &mut touched);
+        batch.changes.extend(change);
+    }
+    if batch.accepted.is_empty() && world.dice.one_in(3) {
+        batch.watermark = Some(world.true_watermark());
+    }
+    batch
+}
+
+fn random_draft(world: &mut World, living: &[u32]) -> Draft {
+    let fan_out: Vec<u32> = living.iter().copied().filter(|_| world.dice.one_in(2)).collect();
+    let mut draft = Draft::to(&fan_out);
+    draft.application = 1 + world.dice.below(2) as u32;
+    draft.event_type = ["invoice.paid", "user.created"][world.dice.below(2)];
+    draft.tags = if world.dice.one_in(3) { vec!["red".to_owned()] } else { Vec::new() };
+    draft.channels = if world.dice.one_in(3) { vec!["north".to_owned()] } else { Vec::new() };
+    draft.deliver_at = world.dice.one_in(6).then(|| world.now.plus(SECOND));
+    let mut random_key = || {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&world.dice.roll().to_be_bytes());
+        DedupeKey(bytes)
+    };
+    let (idempotency, event) = (random_key(), random_key());
+    draft.idempotency = world.dice.one_in(3).then_some((idempotency, RequestDigest([1; 8])));
+    draft.event = world.dice.one_in(3).then_some(event);
+    draft
+}
+
+fn random_change(world: &mut World, fresh: &[Delivery], touched: &mut Vec<Delivery>) -> Option<Change> {
+    let messages: Vec<_> = world.model.messages.keys().copied().collect();
+    match world.dice.below(5) {
+        0 | 1 => {
+            // The backlog of a full lane.
+            let delivery = world.dice.pick(fresh).filter(|delivery| !touched.contains(delivery))?;
+            touched.push(delivery);
+            let waiting = Waiting { delivery, due: world.now, next: 1, trigger: Trigger::Scheduled };
+            Some(Change::Wait { waiting, owed: false })
+        }
+        2 => {
+            let message = world.dice.pick(&messages)?;
+            let delivery = to(1 + world.dice.below(6) as u32, message);
+            let matched = world.model.messages[&message].1.contains(&delivery.endpoint);
+            let open = matched && world.model.state(delivery) == DeliveryState::Fresh;
+            if open || touched.contains(&delivery) || world.model.deleted.contains(&delivery.endpoint) {
+                return None;
+            }
+            touched.push(delivery);
+            Some(Change::Wait { waiting: manual(world, delivery), owed: true })
+        }
+        3 if world.dice.one_in(3) => {
+            let endpoint = EndpointKey(1 + world.dice.below(6) as u32);
+            let (since, until) = (world.dice.pick(&messages)?, Sequence::MAX);
+            let gone = world.model.deleted.contains(&endpoint);
+            (!gone).then(|| Change::Recover { endpoint, since, until, due: world.now })
+        }
+        4 if world.dice.one_in(3) => Some(Change::ExpungePayload(world.dice.pick(&messages)?)),
+        _ => None,
+    }
+}
