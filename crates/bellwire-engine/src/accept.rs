@@ -1,12 +1,41 @@
 //! The one place where things become durable: what the doors and the engines hand in, sealed into batches.
 //!
 //! Shared by all threads behind a mutex that is held for microseconds. The committing thread calls [`Intake::seal`], commits
-//! without the lock, and reports with [`Intake::committed`].
+//! without the lock, and reports with [`Intake::committed`] or [`Intake::failed`].
+//!
+//! **Order.** Every sequence in a batch is greater than every sequence in the batches before it, and within a batch the attempts come
+//! after the messages. A message gets its sequence when it is offered, an attempt when its batch is sealed; so where messages
+//! spill over into a further batch, a block of sequences is left free for the attempts of the one before.
+//!
+//! **A batch that fails** takes the doors' parts with it: their waiters are told, their keys are forgotten. What engines decided is
+//! kept and leads the next batch, because an attempt that was made cannot be unmade. It cannot pile up: an engine
+//! that is told of [`crate::Input::StoreFailing`] starts nothing beyond a bound of unrecorded outcomes.
+//!
+//! **Once, seen from the producer.** A door looks its keys up in the store, then offers. Between the two, a batch with the same
+//! key may become durable; so keys are remembered for a while after their commit, and a door whose look is older than what
+//! has been forgotten is told to look again.
+//!
+//! **The watermark** of a batch is the least of what the engines answered after the decisions in it, and of the messages that no engine
+//! was handed yet. A shard that has settled everything it was ever handed holds nobody back.
 
-use bellwire_model::{ApplicationKey, ContentType, DedupeKey, FanOut, Message, RequestDigest, Sequence, Timestamp};
-use bellwire_store::Batch;
+use crate::engine::Undurable;
+use crate::planted::{Bug, Planted};
+use bellwire_model::{
+    AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DisabledBy,
+    EndpointKey, FanOut, Message, MessageId, Outcome, Partition, RequestDigest, Sequence, SequenceSource, Timestamp,
+    Trigger, Waiting,
+};
+use bellwire_store::{Accepted, Batch, Change, DedupeEntry, Fence};
 use bytes::Bytes;
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+
+/// So many records of engines go into one batch at most; also the block of sequences that is left free for them.
+const RECORDS_PER_BATCH_MAX: usize = 1 << 14;
+/// So many keys of committed batches are remembered.
+const KEYS_KEPT: usize = 1 << 16;
 
 /// Counts batches from 1, within a process.
 pub type BatchNumber = u64;
@@ -114,27 +143,150 @@ pub struct CommittedShard {
     pub fresh: Vec<crate::engine::Fresh>,
     /// See [`crate::Input::Committed`].
     pub recorded: Vec<(bellwire_model::Delivery, bellwire_model::AfterAttempt)>,
-    /// See [`crate::Input::Committed`].
+    /// Rows that came into the waiting room, or moved there: backlog, resends, delayed messages. Those that a door asked for are told
+    /// to every shard; a shard that has no such lane ignores them.
     pub waits: Vec<bellwire_model::Waiting>,
-    /// Endpoints for which a `Recover` was committed, and when its deliveries are due.
+    /// Endpoints for which a `Recover` was committed, and when its deliveries are due; told to every shard.
     pub recovered: Vec<(bellwire_model::EndpointKey, Timestamp)>,
+    /// Endpoints whose disabling by this engine is now durable.
+    pub disabled: Vec<(bellwire_model::EndpointKey, bellwire_model::DisabledBy)>,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Intake {}
+pub struct Intake {
+    settings: IntakeSettings,
+    source: SequenceSource,
+    rng: ChaCha12Rng,
+    /// The latest engine time seen; attempts get their sequences from it.
+    now: Timestamp,
+    closed: bool,
+    /// What the doors handed in, by batch; never empty. The first has number `next`.
+    open: VecDeque<Open>,
+    next: BatchNumber,
+    /// What the engines handed in, in order.
+    records: VecDeque<Record>,
+    out: Option<Out>,
+    durable: BatchNumber,
+    /// Messages and changes that wait for their commit, sealed ones included.
+    queued: usize,
+    queued_bytes: usize,
+    keys: HashMap<DedupeKey, Remembered>,
+    /// The same keys in the order of their batches.
+    keys_by_batch: VecDeque<(BatchNumber, DedupeKey)>,
+    keys_kept: usize,
+    /// Keys of batches up to this one may have been forgotten.
+    forgotten_through: BatchNumber,
+    shards: Vec<Shard>,
+    /// The newest that is durable.
+    watermark: Sequence,
+    through: Sequence,
+    fences: Vec<(Partition, Fence)>,
+    spare: Batch,
+    planted: Planted,
+}
 
-/// Signatures that the doors and the committing thread use; to be filled.
+/// What doors put into one batch.
+#[derive(Debug, Default)]
+struct Open {
+    accepted: Vec<Accepted>,
+    changes: Vec<Change>,
+    bytes: usize,
+    /// Where the sequences of its attempts begin, if a later batch is open already.
+    attempts_after: Option<Sequence>,
+}
+
+/// What an engine handed in.
+#[derive(Debug)]
+enum Record {
+    Attempt(Attempt),
+    Wait(ShardIndex, Waiting),
+    Health(ShardIndex, EndpointKey, Option<Timestamp>, Option<DisabledBy>),
+    Watermark(ShardIndex, Sequence),
+}
+
+#[derive(Debug)]
+struct Out {
+    number: BatchNumber,
+    batch: Arc<Batch>,
+    /// Of messages and changes of doors, to be given back to the bounds.
+    count: usize,
+    bytes: usize,
+    /// The first of the batch's changes come from engines, from these shards.
+    change_shards: Vec<ShardIndex>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    message: Sequence,
+    batch: BatchNumber,
+    /// `None` for the key of an event id.
+    digest: Option<RequestDigest>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shard {
+    /// The newest message that was handed to it.
+    handed: Sequence,
+    /// Its watermark after the records that have been sealed.
+    watermark: Sequence,
+}
+
 impl Intake {
-    /// Continues after `newest`. `rng` seeds the random part of ids.
+    /// Continues after `newest`. `seed` is for the random part of ids.
     pub fn new(settings: IntakeSettings, newest: Sequence, seed: [u8; 32]) -> Self {
-        let _ = (settings, newest, seed);
-        Intake {}
+        // What recovery finds below `newest` is handed to the shards by the caller; nothing is known to be settled until they answer.
+        let shard = Shard { handed: newest, watermark: Sequence::ZERO };
+        Intake {
+            settings,
+            source: SequenceSource::after(newest),
+            rng: ChaCha12Rng::from_seed(seed),
+            now: newest.time(),
+            closed: false,
+            open: VecDeque::from([Open::default()]),
+            next: 1,
+            records: VecDeque::new(),
+            out: None,
+            durable: 0,
+            queued: 0,
+            queued_bytes: 0,
+            keys: HashMap::new(),
+            keys_by_batch: VecDeque::new(),
+            keys_kept: KEYS_KEPT,
+            forgotten_through: 0,
+            shards: vec![shard; settings.shards.max(1)],
+            watermark: Sequence::ZERO,
+            through: newest,
+            fences: Vec::new(),
+            spare: Batch::default(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Remembers so many keys of committed batches instead of the usual number.
+    pub fn keep_keys(&mut self, kept: usize) {
+        self.keys_kept = kept;
+    }
+
+    /// Every batch from now on carries these fences.
+    pub fn hold(&mut self, fences: Vec<(Partition, Fence)>) {
+        self.fences = fences;
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&mut self, bug: Option<Bug>) {
+        self.planted.bug = bug;
     }
 
     /// The number of the newest batch known durable; a door reads it before it looks keys up in the store, and hands it to [`Intake::offer`].
     pub fn looked(&self) -> BatchNumber {
-        0
+        self.durable
+    }
+
+    /// Messages and changes of doors that wait for their commit, and how many bytes of payload they hold.
+    pub fn queued(&self) -> (usize, usize) {
+        (self.queued, self.queued_bytes)
     }
 
     /// Takes a draft. `looked` is what [`Intake::looked`] answered before the draft's keys were looked up in the store and not found
@@ -143,54 +295,398 @@ impl Intake {
     /// # Errors
     /// See [`OfferError`]; nothing was taken.
     pub fn offer(&mut self, now: Timestamp, draft: Draft, looked: BatchNumber) -> Result<Offer, OfferError> {
-        let _ = (now, draft, looked);
-        Err(OfferError::Closed)
+        if self.closed {
+            return Err(OfferError::Closed);
+        }
+        if let Some(same) = self.check_keys(&draft, looked)? {
+            return Ok(same);
+        }
+        let bytes = draft.payload.len();
+        let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
+        if self.queued >= self.settings.queue_messages_max || crowded {
+            return Err(OfferError::Busy);
+        }
+        self.now = self.now.max(now);
+        self.make_room(bytes);
+        let batch = self.last_number();
+        let sequence = self.source.next(now);
+        let mut payload = draft.payload;
+        if self.planted.has(Bug::PayloadMixed)
+            && let Some(first) = self.open.back().and_then(|open| open.accepted.first())
+        {
+            payload = first.message.payload.clone().unwrap_or(payload);
+        }
+        let message = Arc::new(Message {
+            id: MessageId::new(sequence, &mut self.rng),
+            application: draft.application,
+            event_type: draft.event_type,
+            event_id: draft.event_id,
+            channels: draft.channels,
+            tags: draft.tags,
+            payload: Some(payload),
+            content_type: draft.content_type,
+            expires_at: draft.expires_at,
+            deliver_at: draft.deliver_at,
+        });
+        let idempotency = draft.idempotency.map(|(key, digest)| DedupeEntry { key, digest, message: sequence });
+        if let Some((key, digest)) = draft.idempotency {
+            self.remember(key, Remembered { message: sequence, batch, digest: Some(digest) });
+        }
+        if let Some(key) = draft.event {
+            self.remember(key, Remembered { message: sequence, batch, digest: None });
+        }
+        self.queued += 1;
+        self.queued_bytes += bytes;
+        let open = self.back();
+        open.bytes += bytes;
+        let accepted =
+            Accepted { message: Arc::clone(&message), fan_out: draft.fan_out, idempotency, event: draft.event };
+        open.accepted.push(accepted);
+        Ok(Offer::Queued { message, batch })
     }
 
     /// Takes changes of configuration, all into the same batch, and answers its number.
     ///
     /// # Errors
     /// `Busy` or `Closed`; nothing was taken.
-    pub fn change(&mut self, changes: Vec<bellwire_store::Change>) -> Result<BatchNumber, OfferError> {
-        let _ = changes;
-        Err(OfferError::Closed)
+    pub fn change(&mut self, changes: Vec<Change>) -> Result<BatchNumber, OfferError> {
+        if self.closed {
+            return Err(OfferError::Closed);
+        }
+        if self.queued >= self.settings.queue_messages_max {
+            return Err(OfferError::Busy);
+        }
+        self.queued += changes.len();
+        self.back().changes.extend(changes);
+        Ok(self.last_number())
     }
 
     /// A sequence for a new application or endpoint, whose id is made from it.
     pub fn sequence(&mut self, now: Timestamp) -> Sequence {
-        Sequence::first_at(now)
+        self.now = self.now.max(now);
+        self.source.next(now)
     }
 
-    /// Takes what engine `shard` decided; never refuses. `watermark` is the engine's after these decisions.
+    /// Takes what engine `shard` decided; never refuses. `watermark` is the engine's after these decisions. Call it after
+    /// every step that wrote something; after others it does no harm and may move the watermark.
     pub fn record(
         &mut self,
         shard: ShardIndex,
         now: Timestamp,
-        decided: impl IntoIterator<Item = crate::engine::Undurable>,
+        decided: impl IntoIterator<Item = Undurable>,
         watermark: Sequence,
     ) {
-        let _ = (shard, now, watermark, decided.into_iter().count());
+        self.now = self.now.max(now);
+        let records = decided.into_iter().map(|undurable| match undurable {
+            Undurable::Attempt { delivery, application, number, trigger, url, outcome, after } => {
+                Record::Attempt(unsealed(delivery, application, number, trigger, url, outcome, after))
+            }
+            Undurable::Wait(waiting) => Record::Wait(shard, waiting),
+            Undurable::Health { endpoint, failing_since, disable } => {
+                Record::Health(shard, endpoint, failing_since, disable)
+            }
+        });
+        let before = self.records.len();
+        self.records.extend(records);
+        let decided = self.records.len() > before;
+        match self.records.back_mut() {
+            Some(Record::Watermark(last, newest)) if *last == shard => *newest = watermark.max(*newest),
+            None => self.raise(shard, watermark),
+            Some(_) if decided => self.records.push_back(Record::Watermark(shard, watermark)),
+            // Nothing was decided, and others' records come first: the next call will tell.
+            Some(_) => {}
+        }
     }
 
     /// Whether there is something to seal.
     pub fn is_empty(&self) -> bool {
-        true
+        let open = &self.open[0];
+        open.accepted.is_empty() && open.changes.is_empty() && self.records.is_empty()
     }
 
     /// Seals what has come in, up to the bounds of a batch; `None` if there is nothing, or a batch is out.
     pub fn seal(&mut self) -> Option<Sealed> {
-        None
+        if self.out.is_some() || self.is_empty() {
+            return None;
+        }
+        let number = self.next;
+        let open = self.open.pop_front()?;
+        self.next += 1;
+        if self.open.is_empty() {
+            self.open.push_back(Open::default());
+        }
+        let count = open.accepted.len() + open.changes.len();
+        let bytes = open.bytes;
+        let mut batch = std::mem::take(&mut self.spare);
+        let emptied = std::mem::replace(&mut batch.accepted, open.accepted);
+        // A spill-over batch is rare; usually the emptied vectors serve the next batch.
+        let next = &mut self.open[0];
+        if next.accepted.capacity() == 0 {
+            next.accepted = emptied;
+        }
+        let change_shards = self.seal_records(&mut batch, open.attempts_after);
+        batch.changes.extend(open.changes);
+        batch.fences.clone_from(&self.fences);
+        let watermark = self.watermark_of(&batch);
+        batch.watermark = (watermark > self.watermark).then_some(watermark);
+        let batch = Arc::new(batch);
+        self.out = Some(Out { number, batch: Arc::clone(&batch), count, bytes, change_shards });
+        Some(Sealed { number, batch })
     }
 
-    /// The sealed batch is durable: what each engine is to be told, by shard.
+    /// The sealed batch is durable: what each engine is to be told, by shard. Tell the engines before the doors that wait for this batch,
+    /// and before the engines are told of the batch's changes of configuration.
     pub fn committed(&mut self) -> Vec<CommittedShard> {
-        Vec::new()
+        let mut shards: Vec<CommittedShard> = Vec::new();
+        shards.resize_with(self.shards.len(), CommittedShard::default);
+        let Some(out) = self.out.take() else { return shards };
+        self.durable = out.number;
+        self.give_back(&out);
+        self.forget_old_keys();
+        let batch = &*out.batch;
+        self.watermark = batch.watermark.unwrap_or(self.watermark);
+        let newest = batch.attempts.last().map(|a| a.id.sequence());
+        self.through = newest.or(batch.accepted.last().map(|a| a.message.sequence())).unwrap_or(self.through);
+        for accepted in &batch.accepted {
+            let shard = self.shard_of(accepted.message.application);
+            self.shards[shard].handed = accepted.message.sequence();
+            hand_over(accepted, &mut shards[shard]);
+        }
+        for attempt in &batch.attempts {
+            shards[self.shard_of(attempt.application)].recorded.push((attempt.delivery, attempt.after));
+        }
+        for (change, shard) in batch.changes.iter().zip(&out.change_shards) {
+            match change {
+                Change::Wait { waiting, .. } => shards[*shard].waits.push(*waiting),
+                Change::PutHealth { endpoint, disable: Some(by), .. } => shards[*shard].disabled.push((*endpoint, *by)),
+                _ => {}
+            }
+        }
+        for change in &batch.changes[out.change_shards.len()..] {
+            match change {
+                Change::Wait { waiting, .. } => shards.iter_mut().for_each(|s| s.waits.push(*waiting)),
+                Change::Recover { endpoint, due, .. } => {
+                    shards.iter_mut().for_each(|s| s.recovered.push((*endpoint, *due)));
+                }
+                _ => {}
+            }
+        }
+        shards.iter_mut().for_each(|s| s.through = self.through);
+        self.recycle(out.batch);
+        shards
     }
 
     /// The sealed batch was not kept. Its messages and changes are refused (their waiters are told by the caller);
     /// what engines decided goes into the next batch, first and in order.
-    pub fn failed(&mut self) {}
+    pub fn failed(&mut self) {
+        let Some(out) = self.out.take() else { return };
+        self.give_back(&out);
+        let first = self.keys_by_batch.partition_point(|(batch, _)| *batch < out.number);
+        let end = self.keys_by_batch.partition_point(|(batch, _)| *batch <= out.number);
+        for (_, key) in self.keys_by_batch.drain(first..end) {
+            self.keys.remove(&key);
+        }
+        if self.planted.has(Bug::RecordsDropped) {
+            return;
+        }
+        let changes =
+            out.batch.changes.iter().zip(&out.change_shards).rev().filter_map(|(change, shard)| match change {
+                Change::Wait { waiting, .. } => Some(Record::Wait(*shard, *waiting)),
+                Change::PutHealth { endpoint, failing_since, disable } => {
+                    Some(Record::Health(*shard, *endpoint, *failing_since, *disable))
+                }
+                _ => None,
+            });
+        for record in changes {
+            self.records.push_front(record);
+        }
+        for attempt in out.batch.attempts.iter().rev() {
+            self.records.push_front(Record::Attempt(attempt.clone()));
+        }
+        self.recycle(out.batch);
+    }
 
     /// Refuses everything from the doors from now on.
-    pub fn close(&mut self) {}
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    fn check_keys(&self, draft: &Draft, looked: BatchNumber) -> Result<Option<Offer>, OfferError> {
+        if let Some((key, digest)) = draft.idempotency
+            && let Some(seen) = self.keys.get(&key)
+        {
+            let same = seen.digest == Some(digest) || self.planted.has(Bug::DigestIgnored);
+            let offer = Offer::Same { message: seen.message, batch: seen.batch };
+            return if same { Ok(Some(offer)) } else { Err(OfferError::KeyReused) };
+        }
+        if draft.event.is_some_and(|key| self.keys.contains_key(&key)) {
+            return Err(OfferError::EventIdTaken);
+        }
+        let has_keys = draft.idempotency.is_some() || draft.event.is_some();
+        if has_keys && looked < self.forgotten_through { Err(OfferError::LookAgain) } else { Ok(None) }
+    }
+
+    fn remember(&mut self, key: DedupeKey, seen: Remembered) {
+        self.keys.insert(key, seen);
+        self.keys_by_batch.push_back((seen.batch, key));
+    }
+
+    fn forget_old_keys(&mut self) {
+        let planted = self.planted.has(Bug::KeyForgotten);
+        let kept = if planted { 0 } else { self.keys_kept };
+        while self.keys_by_batch.len() > kept {
+            let Some((batch, key)) = self.keys_by_batch.front().copied().filter(|(b, _)| *b <= self.durable) else {
+                return;
+            };
+            self.keys_by_batch.pop_front();
+            self.keys.remove(&key);
+            if !planted {
+                self.forgotten_through = batch;
+            }
+        }
+    }
+
+    /// Opens a further batch if the last one is full.
+    fn make_room(&mut self, bytes: usize) {
+        let (messages_max, bytes_max) = (self.settings.batch_messages_max.max(1), self.settings.batch_bytes_max);
+        let open = self.back();
+        let full = open.accepted.len() >= messages_max || open.bytes.saturating_add(bytes) > bytes_max;
+        if !full || open.accepted.is_empty() {
+            return;
+        }
+        let after = self.source.last();
+        self.back().attempts_after = Some(after);
+        self.source = SequenceSource::after(Sequence::from_u64(after.as_u64() + RECORDS_PER_BATCH_MAX as u64));
+        self.open.push_back(Open::default());
+    }
+
+    fn back(&mut self) -> &mut Open {
+        if self.open.is_empty() {
+            self.open.push_back(Open::default());
+        }
+        let last = self.open.len() - 1;
+        &mut self.open[last]
+    }
+
+    fn last_number(&self) -> BatchNumber {
+        self.next + self.open.len() as u64 - 1
+    }
+
+    /// Moves records into `batch`; answers which shard each of its changes comes from.
+    fn seal_records(&mut self, batch: &mut Batch, after: Option<Sequence>) -> Vec<ShardIndex> {
+        let mut own = after.map(SequenceSource::after);
+        let mut change_shards = Vec::new();
+        let mut waits: HashMap<Delivery, usize> = HashMap::new();
+        let mut overtaken = Vec::new();
+        for _ in 0..RECORDS_PER_BATCH_MAX {
+            let Some(record) = self.records.pop_front() else { break };
+            match record {
+                Record::Attempt(mut attempt) => {
+                    let sequence = match &mut own {
+                        // The block that was left free begins right after the batch's messages: time must not lead out of it.
+                        Some(source) => source.next(Timestamp::EPOCH),
+                        None => self.source.next(self.now),
+                    };
+                    attempt.id = AttemptId::new(sequence, &mut self.rng);
+                    if !waits.is_empty()
+                        && let Some(at) = waits.remove(&attempt.delivery)
+                    {
+                        overtaken.push(at);
+                    }
+                    batch.attempts.push(attempt);
+                }
+                Record::Wait(shard, waiting) => {
+                    waits.insert(waiting.delivery, batch.changes.len());
+                    batch.changes.push(Change::Wait { waiting, owed: false });
+                    change_shards.push(shard);
+                }
+                Record::Health(shard, endpoint, failing_since, disable) => {
+                    batch.changes.push(Change::PutHealth { endpoint, failing_since, disable });
+                    change_shards.push(shard);
+                }
+                Record::Watermark(shard, watermark) => self.raise(shard, watermark),
+            }
+        }
+        while let Some(Record::Watermark(shard, watermark)) = self.records.front() {
+            let (shard, watermark) = (*shard, *watermark);
+            self.raise(shard, watermark);
+            self.records.pop_front();
+        }
+        // Changes are written after attempts, so a wait whose attempt is in the same batch would bring back what has ended.
+        if !overtaken.is_empty() && !self.planted.has(Bug::WaitOutlivesAttempt) {
+            let mut stays = vec![true; change_shards.len()];
+            overtaken.into_iter().for_each(|at| stays[at] = false);
+            let mut stay = stays.iter();
+            batch.changes.retain(|_| *stay.next().unwrap_or(&true));
+            let mut stay = stays.iter();
+            change_shards.retain(|_| *stay.next().unwrap_or(&true));
+        }
+        change_shards
+    }
+
+    fn raise(&mut self, shard: ShardIndex, watermark: Sequence) {
+        if let Some(shard) = self.shards.get_mut(shard) {
+            shard.watermark = shard.watermark.max(watermark);
+        }
+    }
+
+    fn watermark_of(&self, batch: &Batch) -> Sequence {
+        let queued = self.open.iter().find_map(|open| open.accepted.first());
+        let unhanded = batch.accepted.first().or(queued).map(|a| a.message.sequence());
+        let everything = self.source.last().next();
+        let unhanded = if self.planted.has(Bug::WatermarkAhead) { everything } else { unhanded.unwrap_or(everything) };
+        let held = self.shards.iter().filter(|s| s.watermark <= s.handed).map(|s| s.watermark);
+        held.fold(unhanded, Sequence::min)
+    }
+
+    fn shard_of(&self, application: ApplicationKey) -> ShardIndex {
+        application.partition().shard(self.shards.len())
+    }
+
+    fn give_back(&mut self, out: &Out) {
+        self.queued -= out.count;
+        self.queued_bytes -= out.bytes;
+    }
+
+    /// Keeps the vectors if the committing thread has let go of the batch.
+    fn recycle(&mut self, batch: Arc<Batch>) {
+        if let Ok(mut batch) = Arc::try_unwrap(batch) {
+            batch.accepted.clear();
+            batch.attempts.clear();
+            batch.changes.clear();
+            batch.watermark = None;
+            self.spare = batch;
+        }
+    }
+}
+
+fn hand_over(accepted: &Accepted, shard: &mut CommittedShard) {
+    let message = &accepted.message;
+    match message.deliver_at {
+        // The store made the rows.
+        Some(due) => shard.waits.extend(accepted.fan_out.iter().map(|endpoint| Waiting {
+            delivery: Delivery { endpoint: *endpoint, message: message.sequence() },
+            due,
+            next: 1,
+            trigger: Trigger::Scheduled,
+        })),
+        None if accepted.fan_out.is_empty() => {}
+        None => {
+            shard.fresh.push(crate::engine::Fresh { message: Arc::clone(message), fan_out: accepted.fan_out.clone() })
+        }
+    }
+}
+
+/// An attempt that gets its id when it is sealed.
+fn unsealed(
+    delivery: Delivery,
+    application: ApplicationKey,
+    number: AttemptNumber,
+    trigger: Trigger,
+    url: Arc<str>,
+    outcome: Option<Outcome>,
+    after: AfterAttempt,
+) -> Attempt {
+    let id = AttemptId::from_parts(Sequence::ZERO, [0; 12]);
+    Attempt { id, delivery, application, number, trigger, url, outcome, after }
 }

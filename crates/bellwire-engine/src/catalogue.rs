@@ -129,7 +129,9 @@ impl Catalogue {
         self.by_id.remove(&application.id);
         self.of_organisation.remove(&(application.organisation.clone(), application.id));
         let keys: Vec<_> = entry.endpoints.iter().map(|e| e.key).collect();
-        keys.iter().for_each(|k| drop(self.endpoints.remove(k)));
+        for key in &keys {
+            self.endpoints.remove(key);
+        }
         keys
     }
 

@@ -1,1 +1,65 @@
-//! deliver
+//! Starting an exchange. What happens on the wire is not ours to know; it comes back as [`crate::Ended`], whatever happens.
+
+use crate::engine::{Effect, Engine, Flight, Start, Token};
+use crate::held::Phase;
+use crate::lane::{LaneIndex, Queued};
+use crate::pace::SLOW_AFTER;
+use crate::schedule::expired;
+use bellwire_model::{Delivery, Timestamp};
+use std::sync::Arc;
+
+impl Engine {
+    /// Starts the lane's next delivery; answers whether one started (it may have ended as expired instead).
+    pub(crate) fn start(&mut self, index: LaneIndex, effects: &mut Vec<Effect>) -> bool {
+        let now = self.now.engine;
+        let Some(queued) = self.dequeue(index) else { return false };
+        if expired(&queued.message, now) {
+            self.expire(index, &queued, effects);
+            return false;
+        }
+        let Queued { message, number, trigger } = queued;
+        let lane = &mut self.lanes[index];
+        let delivery = Delivery { endpoint: lane.key, message: message.sequence() };
+        lane.in_flight += 1;
+        self.flying[lane.class as usize] += 1;
+        let application = &mut self.applications[lane.application];
+        application.in_flight += 1;
+        for throttle in [&mut lane.throttle, &mut application.throttle].into_iter().flatten() {
+            throttle.start(now);
+        }
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let endpoint = Arc::clone(&lane.endpoint);
+        self.turn(delivery, Phase::Flying);
+        if let Some(held) = self.held.get_mut(&delivery) {
+            held.number = number;
+        }
+        let flight = Flight { lane: index, message: Arc::clone(&message), number, trigger, started: now, slow: false };
+        self.flights.insert(token, flight);
+        self.young.push_back((now, token));
+        effects.push(Effect::Start(Start { token, endpoint, message, number, trigger }));
+        true
+    }
+
+    /// Notes lanes whose attempts have been out for long.
+    pub(crate) fn age_flights(&mut self) {
+        while let Some((started, token)) = self.young.front().copied() {
+            match self.flights.get_mut(&token) {
+                Some(_) if started.plus(SLOW_AFTER) > self.now.engine => return,
+                Some(flight) => {
+                    flight.slow = true;
+                    let lane = flight.lane;
+                    self.lanes[lane].slow_flights += 1;
+                    self.mark(lane);
+                }
+                None => {}
+            }
+            self.young.pop_front();
+        }
+    }
+
+    /// When the next attempt has been out for long.
+    pub(crate) fn next_aging(&self) -> Option<Timestamp> {
+        self.young.front().map(|(started, _)| started.plus(SLOW_AFTER))
+    }
+}

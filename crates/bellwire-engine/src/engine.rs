@@ -1,11 +1,20 @@
 //! One shard's state and its single verb, [`Engine::step`].
 
 use crate::accept::CommittedShard;
+use crate::held::{HeldTable, Table};
+use crate::lane::{ApplicationIndex, Lane, LaneIndex};
 use crate::notify::Notice;
+use crate::pace::BreakerSettings;
+use crate::planted::Planted;
+use crate::settle::FreshLog;
+use crate::throttle::Throttle;
 use bellwire_model::{
-    AfterAttempt, Application, ApplicationKey, AttemptNumber, Delivery, DisabledBy, Endpoint, EndpointKey, FanOut,
-    Message, Outcome, RetrySchedule, Timestamp, Trigger, Waiting,
+    AfterAttempt, ApplicationKey, AttemptNumber, Delivery, DisabledBy, Endpoint, EndpointKey, FanOut, Message, Now,
+    Outcome, RetrySchedule, Sequence, Timestamp, Trigger, Waiting,
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +72,7 @@ pub enum Input {
         due: Option<Option<Timestamp>>,
     },
     /// An application was created or changed.
-    Application(Arc<Application>),
+    Application(Arc<bellwire_model::Application>),
     /// An application was deleted, with its endpoints. After this step no attempt to them starts.
     ApplicationGone(ApplicationKey),
     /// An endpoint was created or changed. After this step no attempt starts with what it was before.
@@ -219,38 +228,260 @@ pub struct LaneSnapshot {
 
 /// One shard. See the crate's documentation.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    pub(crate) settings: EngineSettings,
+    pub(crate) breaker: BreakerSettings,
+    /// Of the step that is on; its engine time never goes back.
+    pub(crate) now: Now,
+    pub(crate) rng: ChaCha8Rng,
+    /// What waits was told.
+    pub(crate) recovered: bool,
+    pub(crate) stopped: bool,
+    /// Records cannot be stored.
+    pub(crate) failing: bool,
+    /// Everything accepted up to here is known.
+    pub(crate) through: Sequence,
+
+    pub(crate) applications: Vec<Application>,
+    pub(crate) application_of: Table<ApplicationKey, ApplicationIndex>,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) lane_of: Table<EndpointKey, LaneIndex>,
+    pub(crate) free_lanes: Vec<LaneIndex>,
+    /// Lanes to attend to before the step ends.
+    pub(crate) dirty: Vec<LaneIndex>,
+    /// Lanes whose order changed in this step.
+    pub(crate) reordered: Vec<LaneIndex>,
+
+    pub(crate) held: HeldTable,
+    pub(crate) fresh: FreshLog,
+    pub(crate) flights: Table<Token, Flight>,
+    /// Attempts that began lately, in order; some have ended.
+    pub(crate) young: VecDeque<(Timestamp, Token)>,
+    pub(crate) next_token: u64,
+    /// Attempts whose records are not durable.
+    pub(crate) unrecorded: usize,
+
+    /// Deliveries in queues, their bytes and attempts in flight, by the class of their lane.
+    pub(crate) queued: [usize; 3],
+    pub(crate) queued_bytes: [usize; 3],
+    pub(crate) flying: [usize; 3],
+    /// Questions that are out, and the places in queues that are kept for their answers.
+    pub(crate) asks: usize,
+    pub(crate) reserved: usize,
+    /// Lanes that wait for their question to be asked.
+    pub(crate) line: VecDeque<LaneIndex>,
+    /// Applications with startable lanes, by class.
+    pub(crate) rings: [VecDeque<ApplicationIndex>; 3],
+    pub(crate) timers: BTreeSet<(Timestamp, Alarm)>,
+    pub(crate) planted: Planted,
+}
+
+/// An attempt that is on.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) lane: LaneIndex,
+    pub(crate) message: Arc<Message>,
+    pub(crate) number: AttemptNumber,
+    pub(crate) trigger: Trigger,
+    pub(crate) started: Timestamp,
+    /// It has been out for long.
+    pub(crate) slow: bool,
+}
+
+/// What an engine keeps of an application.
+#[derive(Debug, Default)]
+pub(crate) struct Application {
+    pub(crate) throttle: Option<Box<Throttle>>,
+    pub(crate) lanes: Vec<LaneIndex>,
+    pub(crate) in_flight: usize,
+    pub(crate) queued: usize,
+    /// Lanes that may start something, by class.
+    pub(crate) ready: [VecDeque<LaneIndex>; 3],
+    pub(crate) in_ring: [bool; 3],
+    /// Its throttle says to wait; an alarm is set.
+    pub(crate) resting: bool,
+}
+
+/// Whom a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Alarm {
+    Lane(LaneIndex),
+    Application(ApplicationIndex),
+}
 
 impl Engine {
     /// Empty; then it is told of applications, endpoints and [`Input::Recovered`].
     pub fn new(settings: EngineSettings, seed: [u8; 32]) -> Self {
-        let _ = (settings, seed);
-        Engine {}
+        let breaker = BreakerSettings {
+            failures: settings.breaker_failures,
+            wait: settings.breaker_wait,
+            wait_max: settings.breaker_wait_max,
+        };
+        Engine {
+            settings,
+            breaker,
+            now: Now { engine: Timestamp::EPOCH, wall: Timestamp::EPOCH },
+            rng: ChaCha8Rng::from_seed(seed),
+            recovered: false,
+            stopped: false,
+            failing: false,
+            through: Sequence::ZERO,
+            applications: Vec::new(),
+            application_of: Table::default(),
+            lanes: Vec::new(),
+            lane_of: Table::default(),
+            free_lanes: Vec::new(),
+            dirty: Vec::new(),
+            reordered: Vec::new(),
+            held: HeldTable::default(),
+            fresh: FreshLog::default(),
+            flights: Table::default(),
+            young: VecDeque::new(),
+            next_token: 0,
+            unrecorded: 0,
+            queued: [0; 3],
+            queued_bytes: [0; 3],
+            flying: [0; 3],
+            asks: 0,
+            reserved: 0,
+            line: VecDeque::new(),
+            rings: Default::default(),
+            timers: BTreeSet::new(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&mut self, bug: Option<crate::planted::Bug>) {
+        self.planted.bug = bug;
     }
 
     /// Takes one input, appends what is to be done. Never blocks, never fails.
-    pub fn step(&mut self, now: bellwire_model::Now, input: Input, effects: &mut Vec<Effect>) {
-        let _ = (now, input, effects);
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        self.now = Now { engine: now.engine.max(self.now.engine), wall: now.wall };
+        match input {
+            Input::Recovered { fresh, waiting, through } => self.recover(fresh, waiting, through, effects),
+            Input::Committed(committed) => self.committed(committed, effects),
+            Input::Ended(ended) => ended.into_iter().for_each(|one| self.ended(one, effects)),
+            Input::Leased { endpoint, rows } => {
+                if let Some(lane) = self.lane_of.get(&endpoint).copied() {
+                    self.leased(lane, rows, effects);
+                }
+            }
+            Input::NextDue { endpoint, due } => {
+                if let Some(lane) = self.lane_of.get(&endpoint).copied() {
+                    self.next_due(lane, due);
+                }
+            }
+            Input::Application(application) => self.put_application(&application),
+            Input::ApplicationGone(application) => self.application_gone(application, effects),
+            Input::Endpoint(endpoint) => self.put_endpoint(endpoint),
+            Input::EndpointGone(endpoint) => self.endpoint_gone(endpoint, effects),
+            Input::Tick => {}
+            Input::StoreFailing(failing) => self.failing = failing,
+            Input::Stop => self.stop(),
+        }
+        while let Some(lane) = self.reordered.pop() {
+            self.shed(lane, effects);
+        }
+        self.fire_timers();
+        self.age_flights();
+        self.settle_stragglers(effects);
+        self.settle_down(effects);
     }
 
     /// When it wants a [`Input::Tick`] at the latest; `None`: only when something else happens.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        None
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let settle = self.fresh.since().map(|since| since.plus(self.settings.settle_after));
+        #[cfg(feature = "planted-bugs")]
+        let (timer, settle) = self.planted_wake(timer, settle);
+        [timer, settle, self.next_aging()].into_iter().flatten().min()
     }
 
     /// Every delivery of a message below this, of the partitions of this shard, has ended or waits in the waiting room, once
     /// everything written so far is durable.
-    pub fn watermark(&self) -> bellwire_model::Sequence {
-        bellwire_model::Sequence::ZERO
+    pub fn watermark(&self) -> Sequence {
+        self.fresh.oldest().unwrap_or(self.through.next())
     }
 
     /// Attempts in flight.
     pub fn in_flight(&self) -> usize {
-        0
+        self.flying.iter().sum()
+    }
+
+    /// Deliveries in memory that have not started.
+    pub fn queued(&self) -> usize {
+        self.queued.iter().sum()
+    }
+
+    /// Attempts that ended and whose records are not durable.
+    pub fn unrecorded(&self) -> usize {
+        self.unrecorded
+    }
+
+    /// Deliveries that are in the engine's hands, and fresh messages that are not settled: what its memory grows with.
+    pub fn in_hand(&self) -> (usize, usize) {
+        (self.held.len(), self.fresh.len())
     }
 
     /// How each lane that is not idle stands.
     pub fn lanes(&self) -> Vec<LaneSnapshot> {
-        Vec::new()
+        let busy = |lane: &&Lane| {
+            !lane.gone
+                && (!lane.queue.is_empty() || lane.in_flight > 0 || lane.pace.open_until(self.now.engine).is_some())
+        };
+        self.lanes.iter().filter(busy).map(|lane| self.snapshot(lane)).collect()
+    }
+
+    fn snapshot(&self, lane: &Lane) -> LaneSnapshot {
+        LaneSnapshot {
+            endpoint: lane.key,
+            queued: lane.queue.len(),
+            in_flight: lane.in_flight,
+            concurrency: lane.limit(),
+            open_until: lane.pace.open_until(self.now.engine),
+            oldest: lane.queue.front().map(|queued| queued.message.sequence().time()),
+        }
+    }
+
+    fn recover(
+        &mut self,
+        fresh: Vec<Fresh>,
+        waiting: Vec<(EndpointKey, Timestamp)>,
+        through: Sequence,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.recovered = true;
+        self.exhaust_throttles();
+        for (endpoint, due) in waiting {
+            let Some(lane) = self.lane_of.get(&endpoint).copied() else { continue };
+            // A due time may be from another clock: the first lease looks at the rows themselves.
+            let due = due.min(self.now.engine.plus(bellwire_model::RETRY_AFTER_MAX));
+            self.lanes[lane].arrived(Sequence::ZERO, due);
+            self.mark(lane);
+        }
+        self.through = self.through.max(through);
+        if !self.planted.has(crate::planted::Bug::RecoverySkipped) {
+            self.take_up(fresh, true, effects);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.timers.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.timer = None);
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn planted_wake(
+        &self,
+        timer: Option<Timestamp>,
+        settle: Option<Timestamp>,
+    ) -> (Option<Timestamp>, Option<Timestamp>) {
+        use crate::planted::Bug;
+        let timer = if self.planted.has(Bug::BusyLoop) { Some(self.now.engine) } else { timer };
+        (timer, settle.filter(|_| !self.planted.has(Bug::NeverSettled)))
     }
 }

@@ -25,6 +25,12 @@ mod deliver;
 mod record;
 mod disable;
 mod notify;
+mod settle;
+mod lane;
+mod held;
+mod pace;
+mod throttle;
+mod planted;
 mod engine;
 
 pub use accept::{BatchNumber, CommittedShard, Draft, Intake, IntakeSettings, Offer, OfferError, Sealed, ShardIndex};
@@ -32,3 +38,5 @@ pub use catalogue::{ApplicationEntry, Catalogue};
 pub use engine::{Effect, Ended, Engine, EngineSettings, Fresh, Input, LaneSnapshot, Start, Token, Undurable};
 pub use fan_out::fan_out;
 pub use notify::Notice;
+#[cfg(feature = "planted-bugs")]
+pub use planted::Bug;

@@ -1,1 +1,216 @@
-//! record
+//! What follows from an attempt, and what follows when that is durable.
+//!
+//! *Decide, then act*: the outcome, what follows and what was found out about the endpoint go to the intake in one piece. The slot is free at
+//! once; the delivery stays in hand until the record is durable.
+
+use crate::accept::CommittedShard;
+use crate::engine::{Effect, Ended, Engine, Undurable};
+use crate::held::Phase;
+use crate::lane::{LaneIndex, Queued, Room};
+use crate::notify::Notice;
+use crate::pace::Turn;
+use crate::planted::Bug;
+use bellwire_model::{
+    AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, Sequence, Timestamp, Trigger, after_attempt,
+};
+use std::sync::Arc;
+
+impl Engine {
+    /// An exchange is over.
+    pub(crate) fn ended(&mut self, ended: Ended, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flights.remove(&ended.token) else { return };
+        let now = self.now.engine;
+        let outcome = ended.outcome;
+        let lane = &mut self.lanes[flight.lane];
+        let application = &mut self.applications[lane.application];
+        if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
+            lane.in_flight -= 1;
+            application.in_flight -= 1;
+            self.flying[lane.class as usize] -= 1;
+        }
+        lane.slow_flights -= usize::from(flight.slow);
+        let turn = lane.pace.ended(&outcome, flight.started, now, self.breaker);
+        let health = lane.health.step(&outcome, now, self.settings.disable_after);
+        lane.health = health.health;
+        let schedule = lane.endpoint.retry_schedule.as_ref().unwrap_or(&self.settings.retry_schedule);
+        let mut decided_at = self.now;
+        if self.planted.has(Bug::WallClockDue) {
+            decided_at.engine = self.now.wall;
+        }
+        let trigger = if self.planted.has(Bug::ManualRetried) { Trigger::Scheduled } else { flight.trigger };
+        let mut after = after_attempt(&outcome, flight.number, trigger, schedule, decided_at, &mut self.rng);
+        // Nobody will come back for it.
+        if lane.gone && matches!(after, AfterAttempt::Waiting { .. }) {
+            after = AfterAttempt::Ended(EndReason::EndpointDeleted);
+        }
+        let delivery = Delivery { endpoint: lane.key, message: flight.message.sequence() };
+        let endpoint = lane.key;
+        if self.planted.has(Bug::ExhaustedForgotten) && after == AfterAttempt::Ended(EndReason::Exhausted) {
+            self.settle_place(delivery);
+            self.let_go(delivery);
+            return;
+        }
+        effects.push(Effect::Write(Undurable::Attempt {
+            delivery,
+            application: lane.application_key,
+            number: flight.number,
+            trigger: flight.trigger,
+            url: Arc::clone(&lane.url),
+            outcome: Some(outcome),
+            after,
+        }));
+        self.settle_place(delivery);
+        self.unrecorded += 1;
+        match after {
+            AfterAttempt::Waiting { due } => {
+                self.turn(delivery, Phase::Returning);
+                self.note_row(delivery);
+                self.hold_back(flight.lane, delivery.message, due, effects);
+            }
+            _ => self.turn(delivery, Phase::Ending),
+        }
+        if health.write || health.disable.is_some() {
+            let failing_since = health.health.failing_since;
+            effects.push(Effect::Write(Undurable::Health { endpoint, failing_since, disable: health.disable }));
+        }
+        if health.disable.is_some() {
+            self.disable(flight.lane);
+        }
+        match turn {
+            Some(Turn::Opened) => effects.push(Effect::Notice(Notice::BreakerOpened { endpoint })),
+            Some(Turn::Closed) => effects.push(Effect::Notice(Notice::BreakerClosed { endpoint })),
+            None => {}
+        }
+        self.mark(flight.lane);
+    }
+
+    /// The head of a FIFO lane has to wait, and everything behind it too: it waits in the waiting room, not in memory.
+    fn hold_back(&mut self, index: LaneIndex, head: Sequence, due: Timestamp, effects: &mut Vec<Effect>) {
+        let lane = &mut self.lanes[index];
+        if !lane.fifo() || lane.gone || self.planted.has(Bug::FifoOvertakes) {
+            return;
+        }
+        if lane.barrier == 0 {
+            lane.room = Room::Rows { due, head: Some(head) };
+        }
+        self.shed(index, effects);
+    }
+
+    /// Ends a delivery in hand whose message may no longer be sent.
+    pub(crate) fn expire(&mut self, index: LaneIndex, queued: &Queued, effects: &mut Vec<Effect>) {
+        let delivery = Delivery { endpoint: self.lanes[index].key, message: queued.message.sequence() };
+        self.end(index, delivery, queued.trigger, EndReason::Expired, effects);
+    }
+
+    /// Ends a delivery in hand without an exchange.
+    pub(crate) fn end(
+        &mut self,
+        index: LaneIndex,
+        delivery: Delivery,
+        trigger: Trigger,
+        reason: EndReason,
+        effects: &mut Vec<Effect>,
+    ) {
+        let lane = &self.lanes[index];
+        let (application, url) = (lane.application_key, Arc::clone(&lane.url));
+        self.settle_place(delivery);
+        self.turn(delivery, Phase::Ending);
+        self.unrecorded += 1;
+        effects.push(end_record(delivery, application, trigger, url, reason));
+        self.mark(index);
+    }
+
+    /// Ends a delivery that never was in hand, because its endpoint is gone.
+    pub(crate) fn end_orphan(
+        &self,
+        endpoint: EndpointKey,
+        message: Sequence,
+        application: ApplicationKey,
+        effects: &mut Vec<Effect>,
+    ) {
+        let delivery = Delivery { endpoint, message };
+        effects.push(end_record(delivery, application, Trigger::Scheduled, "".into(), EndReason::EndpointDeleted));
+    }
+
+    /// A commit is durable: what it recorded is out of hand, what it put into the waiting room can be leased, what it
+    /// accepted can start.
+    pub(crate) fn committed(&mut self, committed: CommittedShard, effects: &mut Vec<Effect>) {
+        for (delivery, after) in committed.recorded {
+            self.recorded(delivery, after, effects);
+        }
+        for waiting in committed.waits {
+            self.waits(waiting.delivery, waiting.due);
+        }
+        for (endpoint, due) in committed.recovered {
+            if let Some(index) = self.lane_of.get(&endpoint).copied() {
+                self.lanes[index].arrived(Sequence::ZERO, due);
+                self.mark(index);
+            }
+        }
+        for (endpoint, by) in committed.disabled {
+            self.disabled(endpoint, by, effects);
+        }
+        self.take_up(committed.fresh, false, effects);
+        self.through = self.through.max(committed.through);
+    }
+
+    fn recorded(&mut self, delivery: Delivery, after: AfterAttempt, effects: &mut Vec<Effect>) {
+        let Some(held) = self.held.get(&delivery).copied() else {
+            // An orphan's end.
+            notice(delivery, after, 0, effects);
+            return;
+        };
+        if !matches!(held.phase, Phase::Returning | Phase::Ending) {
+            return;
+        }
+        self.unrecorded = self.unrecorded.saturating_sub(1);
+        self.let_go(delivery);
+        notice(delivery, after, held.number, effects);
+        let lane = &mut self.lanes[held.lane];
+        if let Some(ask) = &mut lane.ask {
+            ask.settled.insert(delivery.message);
+        }
+        if let AfterAttempt::Waiting { due } = after {
+            lane.arrived(delivery.message, due);
+        }
+    }
+
+    fn waits(&mut self, delivery: Delivery, due: Timestamp) {
+        match self.held.get(&delivery).map(|held| (held.phase, held.lane)) {
+            Some((Phase::Parking, index)) => {
+                self.let_go(delivery);
+                self.lanes[index].arrived(delivery.message, due);
+            }
+            // It is in hand: a slow one that was settled, or somebody is in a hurry. Its next record moves or removes the row.
+            Some(_) => self.note_row(delivery),
+            None => {
+                let Some(index) = self.lane_of.get(&delivery.endpoint).copied() else { return };
+                self.lanes[index].arrived(delivery.message, due);
+                self.mark(index);
+            }
+        }
+    }
+}
+
+fn end_record(
+    delivery: Delivery,
+    application: ApplicationKey,
+    trigger: Trigger,
+    url: Arc<str>,
+    reason: EndReason,
+) -> Effect {
+    let after = AfterAttempt::Ended(reason);
+    Effect::Write(Undurable::Attempt { delivery, application, number: 0, trigger, url, outcome: None, after })
+}
+
+fn notice(delivery: Delivery, after: AfterAttempt, attempts: u32, effects: &mut Vec<Effect>) {
+    match after {
+        AfterAttempt::Ended(reason) => {
+            effects.push(Effect::Notice(Notice::DeliveryEnded { delivery, reason, attempts }));
+        }
+        AfterAttempt::Delivered if attempts > 1 => {
+            effects.push(Effect::Notice(Notice::DeliveryRecovered { delivery, attempts }));
+        }
+        _ => {}
+    }
+}
