@@ -20,6 +20,7 @@ mod table;
 mod ceiling;
 mod threads;
 
+use super::Hint;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
@@ -49,10 +50,10 @@ pub(crate) struct Arguments {
     cases: Vec<Case>,
 
     /// Measure the server at this URL instead of starting one
-    #[arg(long, requires = "token", value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     url: Option<url::Url>,
 
-    /// The token for its API
+    /// The token for its API [default: BELLWIRE_TOKEN]
     #[arg(long, requires = "url", value_name = "TOKEN")]
     token: Option<String>,
 
@@ -220,20 +221,21 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
     let by_speed = |slow: Duration, fast: Duration| if quick { fast } else { slow };
     let duration = by_speed(Duration::from_secs(10), Duration::from_millis(500));
     let hanging = by_speed(Duration::from_secs(30), Duration::from_secs(2));
-    let subject = match (arguments.url, arguments.token) {
-        (Some(url), Some(token)) => Subject::Remote { url, token, pid: arguments.pid },
-        _ => Subject::Bellwire,
+    let subject = match arguments.url {
+        Some(url) => Subject::Remote { url, token: token(arguments.token)?, pid: arguments.pid },
+        None => Subject::Bellwire,
     };
     if let (Subject::Remote { url, .. }, None) = (&subject, &arguments.sink_host)
         && !is_loopback(url)
     {
-        bail!(
-            "the server at {url} cannot reach endpoints on this machine's loopback addresses\n\
-             hint: give --sink-host the name or address by which it reaches this machine"
-        );
+        bail!(Hint::new(
+            format!("the server at {url} cannot reach endpoints on this machine's loopback addresses"),
+            "give --sink-host the name or address by which it reaches this machine",
+        ));
     }
     let every_case = || Case::value_variants().to_vec();
     let parent = arguments.data.unwrap_or_else(std::env::temp_dir);
+    let parent = std::path::absolute(&parent).with_context(|| format!("no such folder: {}", parent.display()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Settings {
         cases: if arguments.cases.is_empty() { every_case() } else { arguments.cases },
@@ -256,6 +258,12 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
         subject,
         quick,
     })
+}
+
+fn token(argument: Option<String>) -> anyhow::Result<String> {
+    argument
+        .or_else(|| std::env::var("BELLWIRE_TOKEN").ok())
+        .context(Hint::new("there is no token for the server", "give --token, or set BELLWIRE_TOKEN"))
 }
 
 fn is_loopback(url: &url::Url) -> bool {

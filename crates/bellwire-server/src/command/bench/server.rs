@@ -56,6 +56,7 @@ struct StartedChild {
 struct ChildCommand {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    folder: PathBuf,
     log: PathBuf,
 }
 
@@ -81,14 +82,13 @@ impl Server {
             }
             Subject::Bellwire => {
                 let mut environment = environment.to_vec();
-                for name in ["BELLWIRE_JWT_SECRET", "SVIX_JWT_SECRET"] {
-                    environment.push((name.into(), secret.clone()));
-                }
+                environment.push(("BELLWIRE_JWT_SECRET".into(), secret));
                 environment.push(("SVIX_WHITELIST_SUBNETS".into(), "[127.0.0.0/8]".into()));
                 let address = free_address()?;
                 let data = folder.join("data").display().to_string();
                 let arguments = ["serve", "--data", &data, "--listen", &address.to_string()].map(String::from).to_vec();
-                let token = mint_token(&environment)?;
+                make_folder(folder)?;
+                let token = mint_token(folder, &environment)?;
                 Server::start_child(address, token, folder, arguments, environment)
             }
             Subject::Ceiling => {
@@ -108,8 +108,9 @@ impl Server {
         arguments: Vec<String>,
         environment: Vec<(String, String)>,
     ) -> anyhow::Result<Server> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let command = ChildCommand { arguments, environment, log: folder.join("server.log") };
+        make_folder(folder)?;
+        let command =
+            ChildCommand { arguments, environment, folder: folder.to_owned(), log: folder.join("server.log") };
         let child = command.spawn()?;
         let pid = Some(child.id());
         let child = Some(StartedChild { child, command });
@@ -221,7 +222,7 @@ impl ChildCommand {
     fn spawn(&self) -> anyhow::Result<Child> {
         let open = || File::options().create(true).append(true).open(&self.log);
         let output = open().with_context(|| format!("cannot write {}", self.log.display()))?;
-        let child = our_own_command(&self.environment)?
+        let child = our_own_command(&self.folder, &self.environment)?
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -237,20 +238,26 @@ impl ChildCommand {
     }
 }
 
-/// This program, free of the settings that the bench itself was started with.
-fn our_own_command(environment: &[(String, String)]) -> anyhow::Result<Command> {
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+/// This program in `folder`, free of the settings that the bench itself was started with: neither its environment nor
+/// a settings file beside it.
+fn our_own_command(folder: &Path, environment: &[(String, String)]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program does not find itself")?);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("SVIX_") || name.starts_with("BELLWIRE_")) {
             command.env_remove(name);
         }
     }
+    command.current_dir(folder);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
 }
 
-fn mint_token(environment: &[(String, String)]) -> anyhow::Result<String> {
-    let output = our_own_command(environment)?
+fn mint_token(folder: &Path, environment: &[(String, String)]) -> anyhow::Result<String> {
+    let output = our_own_command(folder, environment)?
         .arg("token")
         .stdin(Stdio::null())
         .output()

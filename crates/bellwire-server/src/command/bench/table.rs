@@ -204,7 +204,7 @@ impl Report {
 fn notes(run: &RunReport) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(latency) = run.end_to_end_hanging {
-        notes.push(format!("{} deliveries to hanging endpoints, p50 {:.0} ms", latency.count, latency.p50_ms));
+        notes.push(format!("{} deliveries reached hanging endpoints, p50 {:.2} ms", latency.count, latency.p50_ms));
     }
     if let Some(backlog) = &run.backlog {
         let seconds = |value: Option<f64>| optional(value, |seconds| format!("{seconds:.2} s"));
