@@ -35,7 +35,7 @@ use std::time::Duration;
 /// How `statfs` calls a file system that is kept in memory.
 const TMPFS: i64 = 0x0102_1994;
 
-/// The command line.
+/// Measure throughput, latency, fan-out, isolation and recovery, beside what this machine can do at best.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  bellwire bench --quick                        see that everything works, in seconds\n  \
