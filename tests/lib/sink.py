@@ -27,11 +27,13 @@ class Sink:
 
     `answer(path, id, body, n)` says how to answer the `n`-th request (from 1) of this id on this path: a status, a tuple
     `(status, delay in seconds)`, `None` to close without an answer, or `"hang"` to never answer. Replace it at any time.
+    `closing()`, if set, says how many seconds after an answer the connection is closed without a word.
     """
 
     def __init__(self, answer=None, keep=False, record=True):
         self.answer = answer or (lambda path, id, body, n: 200)
         self.keep, self.record = keep, record
+        self.closing = None
         self.arrivals = []
         self.count = 0
         self.seen = collections.Counter()
@@ -158,6 +160,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         else:
             self.transport.write(b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\n\r\n" % (status, REASONS.get(status, b"-")))
+            if self.sink.closing:
+                self.sink.loop.call_later(self.sink.closing(), self.transport.close)
 
 
 def number(body):
