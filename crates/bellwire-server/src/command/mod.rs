@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr, so that `$(bellwire token)` and a pipe get what they want and nothing else.
 
 pub(crate) mod serve;
+pub(crate) mod demo;
 pub(crate) mod token;
 pub(crate) mod send;
 pub(crate) mod sign;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::HashSet, error::Error as _, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, process::ExitCode, time::Duration};
 
 const POLL: Duration = Duration::from_millis(200);
 

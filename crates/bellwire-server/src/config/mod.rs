@@ -203,6 +203,11 @@ impl Config {
     }
 }
 
+/// Where what need not last is kept.
+pub(crate) fn temporary_folder() -> PathBuf {
+    std::env::temp_dir()
+}
+
 /// Whether the user wants no colour: <https://no-color.org>.
 pub(crate) fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
