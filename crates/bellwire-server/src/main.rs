@@ -1,6 +1,16 @@
 //! `bellwire`: webhooks, both ends, one binary. This file lists the commands; each has a file of its own under `command/`.
 
+mod clock;
 mod config;
+mod wiring;
+mod connections;
+mod doors;
+mod core;
+mod commit;
+mod pump;
+mod shard;
+mod serve;
+mod observe;
 mod command;
 
 use clap::{Parser, Subcommand};
@@ -12,18 +22,38 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "bellwire", version, about = "Webhooks, both ends, one binary.", propagate_version = true)]
-#[command(after_help = "Start here:\n  bellwire demo                 see webhooks arrive, with nothing set up\n  bellwire serve                run the server on the data folder ./bellwire-data\n  bellwire token                print a token for its API")]
+#[command(
+    after_help = "Start here:\n  bellwire demo                 see webhooks arrive, with nothing set up\n  bellwire serve                run the server on the data folder ./bellwire-data\n  bellwire token                print a token for its API"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Demo(command::demo::Arguments),
+    Serve(command::serve::Arguments),
+    Token(command::token::Arguments),
+    Send(command::send::Arguments),
+    Sign(command::sign::Arguments),
+    Verify(command::verify::Arguments),
+    Ledger(command::ledger::Arguments),
+    Bench(command::bench::Arguments),
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result: anyhow::Result<ExitCode> = match arguments.command {};
+    let result = match arguments.command {
+        Command::Demo(arguments) => command::demo::run(arguments),
+        Command::Serve(arguments) => command::serve::run(arguments),
+        Command::Token(arguments) => command::token::run(arguments),
+        Command::Send(arguments) => command::send::run(arguments),
+        Command::Sign(arguments) => command::sign::run(arguments),
+        Command::Verify(arguments) => command::verify::run(arguments),
+        Command::Ledger(arguments) => command::ledger::run(arguments),
+        Command::Bench(arguments) => command::bench::run(arguments),
+    };
     match result {
         Ok(code) => code,
         Err(error) => {

@@ -1,0 +1,251 @@
+//! The listener's side: accepts connections on one thread, serves them with hyper, and keeps those away that would hold
+//! a place without using it.
+//!
+//! A [`Scanner`] reads along on every connection. Once a second a sweeper looks at what each client is doing and for how long, and
+//! closes those that are too slow; that costs a request nothing.
+
+mod scanner;
+
+use self::scanner::{Phase, Scanner};
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Instant;
+use tower::Service;
+
+/// Bounds for clients.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionLimits {
+    /// Open at a time on this listener; beyond that the oldest idle one is closed, or the new one if none is idle.
+    pub(crate) connections_max: usize,
+    /// From the first byte of a head to its end; also for the first byte of a new connection.
+    pub(crate) head_timeout: Duration,
+    /// From the end of a head to the end of the body.
+    pub(crate) body_timeout: Duration,
+    /// Between requests.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// A socket that accepts on `address` together with the other shards' sockets.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}
+
+/// One connection, as the sweeper sees it.
+struct Watched {
+    phase: Cell<Phase>,
+    /// Since when it is in this phase.
+    since: Cell<Instant>,
+    /// Whether any request has been read whole.
+    used: Cell<bool>,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+/// Accepts until `stop` ends, then lets requests in progress finish. Runs on a `LocalSet`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    stop: impl Future<Output = ()>,
+) {
+    let all: Rc<RefCell<Vec<Rc<Watched>>>> = Rc::default();
+    let (closing, closed) = tokio::sync::watch::channel(false);
+    let sweeper = spawn_local(sweep(Rc::clone(&all), limits.clone()));
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if all.borrow().len() >= limits.connections_max && !close_an_idle_one(&all) {
+                    continue;
+                }
+                let _ = stream.set_nodelay(true);
+                let watched = Rc::new(Watched {
+                    phase: Cell::new(Phase::Idle),
+                    since: Cell::new(Instant::now()),
+                    used: Cell::new(false),
+                    task: RefCell::new(None),
+                });
+                let task = spawn_local(connection(stream, router.clone(), Rc::clone(&watched), closed.clone()));
+                *watched.task.borrow_mut() = Some(task.abort_handle());
+                all.borrow_mut().push(watched);
+            }
+            Err(error) => {
+                // Out of file descriptors or memory: connections that end make room.
+                tracing::warn!(%error, "cannot accept connections at the moment");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = closing.send(true);
+    while all.borrow().iter().any(|w| !finished(w)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sweeper.abort();
+}
+
+fn finished(watched: &Watched) -> bool {
+    watched.task.borrow().as_ref().is_none_or(AbortHandle::is_finished)
+}
+
+fn close_an_idle_one(all: &RefCell<Vec<Rc<Watched>>>) -> bool {
+    let all = all.borrow();
+    let idle = all.iter().filter(|w| w.phase.get() == Phase::Idle && !finished(w)).min_by_key(|w| w.since.get());
+    idle.and_then(|w| w.task.borrow().as_ref().map(AbortHandle::abort)).is_some()
+}
+
+async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
+    let mut every = tokio::time::interval(Duration::from_secs(1).min(limits.head_timeout));
+    loop {
+        every.tick().await;
+        all.borrow_mut().retain(|w| {
+            if finished(w) {
+                return false;
+            }
+            let limit = match w.phase.get() {
+                Phase::Idle if w.used.get() => limits.idle_timeout,
+                Phase::Idle | Phase::Head => limits.head_timeout,
+                Phase::Body => limits.body_timeout,
+            };
+            if w.since.get().elapsed() > limit {
+                w.task.borrow().as_ref().map(AbortHandle::abort);
+                return false;
+            }
+            true
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    watched: Rc<Watched>,
+    mut closing: tokio::sync::watch::Receiver<bool>,
+) {
+    let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(100)
+        .max_buf_size(64 * 1024)
+        .half_close(false)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        _ = closing.wait_for(|c| *c) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %chain(&error), "a connection was closed");
+    }
+}
+
+/// Whoever hangs up must not stop a change half way, so everything that writes runs to its end as a task of its own.
+async fn answer(
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Result<axum::response::Response, std::convert::Infallible> {
+    if request.method().is_safe() {
+        return router.call(request.map(axum::body::Body::new)).await;
+    }
+    match tokio::spawn(async move { router.call(request.map(axum::body::Body::new)).await }).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::error!(%error, "a request handler failed");
+            Ok(axum::response::IntoResponse::into_response((
+                http::StatusCode::INTERNAL_SERVER_ERROR,
+                [(http::header::CONTENT_TYPE, "application/json")],
+                "{}",
+            )))
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A stream whose reader is scanned.
+struct Scanned {
+    stream: TcpStream,
+    scanner: Scanner,
+    watched: Rc<Watched>,
+}
+
+impl AsyncRead for Scanned {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        let bytes = &buffer.filled()[before..];
+        if !bytes.is_empty() {
+            this.scanner.scan(bytes).map_err(|refusal| io::Error::new(io::ErrorKind::InvalidData, refusal))?;
+            let phase = this.scanner.phase();
+            if phase != this.watched.phase.get() || phase == Phase::Idle {
+                this.watched.phase.set(phase);
+                this.watched.since.set(Instant::now());
+                this.watched.used.set(this.watched.used.get() || phase != Phase::Head);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Scanned {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}

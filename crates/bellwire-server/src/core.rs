@@ -1,0 +1,168 @@
+//! What all threads of the server share, and how they reach each other.
+//!
+//! A message crosses threads twice: from the door that took it into the intake, and from the committing thread into the
+//! mailbox of the shard that owns its application. Under load it never crosses alone.
+
+use crate::clock::Clock;
+use crate::commit::Bell;
+use crate::observe::Metrics;
+use bellwire_api::backend::AcceptError;
+use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
+use bellwire_store::Store;
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use tokio::sync::{Notify, oneshot};
+
+/// Shared by all threads.
+pub(crate) struct Core {
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) intake: Mutex<Intake>,
+    pub(crate) bell: Bell,
+    pub(crate) catalogue: RwLock<Catalogue>,
+    /// One for each shard.
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    /// Held by whoever changes configuration.
+    pub(crate) configuration: tokio::sync::Mutex<()>,
+    /// The newest batch that is durable.
+    pub(crate) durable: AtomicU64,
+    /// The last key given to an application or endpoint.
+    pub(crate) last_key: AtomicU32,
+    pub(crate) metrics: Metrics,
+    pub(crate) guard: Arc<bellwire_egress::Guard>,
+    failing: Mutex<Option<String>>,
+    stopping: AtomicBool,
+    deadline_passed: AtomicBool,
+    shards_running: AtomicU32,
+}
+
+impl Core {
+    #[expect(clippy::too_many_arguments, reason = "called once, when the server is put together")]
+    pub(crate) fn new(
+        clock: Clock,
+        store: Arc<dyn Store>,
+        intake: Intake,
+        catalogue: Catalogue,
+        shards: usize,
+        last_key: u32,
+        metrics: Metrics,
+        guard: Arc<bellwire_egress::Guard>,
+    ) -> Self {
+        Core {
+            clock,
+            store,
+            intake: Mutex::new(intake),
+            bell: Bell::default(),
+            catalogue: RwLock::new(catalogue),
+            mailboxes: (0..shards).map(|_| Arc::new(Mailbox::default())).collect(),
+            configuration: tokio::sync::Mutex::new(()),
+            durable: AtomicU64::new(0),
+            last_key: AtomicU32::new(last_key),
+            metrics,
+            guard,
+            failing: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+            deadline_passed: AtomicBool::new(false),
+            shards_running: AtomicU32::new(u32::try_from(shards).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Puts an input into every shard's mailbox.
+    pub(crate) fn tell_all(&self, input: impl Fn() -> Input) {
+        self.mailboxes.iter().for_each(|m| m.put(Mail::Tell(input(), None)));
+    }
+
+    /// Why the store cannot commit, if it cannot.
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.failing.lock().clone()
+    }
+
+    pub(crate) fn set_failing(&self, why: Option<String>) {
+        *self.failing.lock() = why;
+    }
+
+    /// The committing thread ends when nothing is left.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.bell.ring();
+    }
+
+    /// Whatever still cannot be stored is given up; it was acknowledged to nobody, or is stored already as pending.
+    pub(crate) fn give_up(&self) {
+        self.deadline_passed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn deadline_passed(&self) -> bool {
+        self.deadline_passed.load(Ordering::SeqCst)
+    }
+
+    /// A shard's thread has ended and hands in nothing more.
+    pub(crate) fn shard_done(&self) {
+        self.shards_running.fetch_sub(1, Ordering::SeqCst);
+        self.bell.ring();
+    }
+
+    pub(crate) fn shards_done(&self) -> bool {
+        self.shards_running.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// What reaches a shard from other threads.
+pub(crate) enum Mail {
+    /// A batch is durable.
+    Committed(BatchNumber, CommittedShard),
+    /// A batch was not kept: whoever waits for it is refused.
+    Refused(BatchNumber, AcceptError),
+    /// An input for the engine; answered after the step.
+    Tell(Input, Option<oneshot::Sender<()>>),
+    /// How the lanes stand.
+    Lanes(oneshot::Sender<Vec<LaneSnapshot>>),
+}
+
+/// A shard's mailbox.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    /// Also rung by the shard's own tasks.
+    pub(crate) notify: Notify,
+    /// Requests of this shard's connections that wait for a batch, in order.
+    waiters: Mutex<Vec<Waiter>>,
+}
+
+struct Waiter {
+    batch: BatchNumber,
+    answer: oneshot::Sender<Result<(), AcceptError>>,
+}
+
+impl Mailbox {
+    pub(crate) fn put(&self, mail: Mail) {
+        self.mail.lock().push(mail);
+        self.notify.notify_one();
+    }
+
+    /// Takes all mail, in exchange for an empty vector.
+    pub(crate) fn take(&self, empty: Vec<Mail>) -> Vec<Mail> {
+        std::mem::replace(&mut self.mail.lock(), empty)
+    }
+
+    /// Is told when `batch` is durable, or why it was not kept. Called on the shard's own thread, so that the mail about the batch
+    /// is read after this returns.
+    pub(crate) fn wait_for(&self, batch: BatchNumber) -> oneshot::Receiver<Result<(), AcceptError>> {
+        let (answer, receiver) = oneshot::channel();
+        self.waiters.lock().push(Waiter { batch, answer });
+        receiver
+    }
+
+    /// Tells all that wait for `batch` or an earlier one.
+    pub(crate) fn settle(&self, batch: BatchNumber, result: &Result<(), AcceptError>) {
+        // `extract_if` closes the gaps in one pass; the answers wake tasks of this thread.
+        for waiter in self.waiters.lock().extract_if(.., |w| w.batch <= batch) {
+            let _ = waiter.answer.send(result.clone());
+        }
+    }
+}

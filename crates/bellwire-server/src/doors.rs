@@ -1,0 +1,209 @@
+//! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
+
+use crate::core::{Core, Mail};
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
+use bellwire_engine::{Catalogue, Draft, Input, Offer, OfferError};
+use bellwire_model::{ApplicationKey, Sequence, Timestamp};
+use bellwire_store::{Change, DedupeEntry, Store};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// The doors of one shard: the same for all, but for where their waiters stand.
+pub(crate) struct Doors {
+    pub(crate) core: Arc<Core>,
+    /// Index of the shard on whose thread the handlers run.
+    pub(crate) shard: usize,
+}
+
+/// What the keys of a draft lead to.
+enum Known {
+    Nothing,
+    Message(Sequence),
+    Refused(AcceptError),
+}
+
+impl Doors {
+    async fn durable(&self, batch: u64) -> Result<(), AcceptError> {
+        if batch <= self.core.durable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let receiver = self.core.mailboxes[self.shard].wait_for(batch);
+        self.core.bell.ring();
+        receiver.await.unwrap_or(Err(AcceptError::Closed))
+    }
+
+    async fn accept(&self, draft: Draft) -> Result<Accepted, AcceptError> {
+        let keyed = draft.idempotency.is_some() || draft.event.is_some();
+        let started = self.core.clock.engine();
+        let offer = loop {
+            let mut looked = 0;
+            if keyed {
+                looked = self.core.intake.lock().looked();
+                match self.known(&draft)? {
+                    Known::Nothing => {}
+                    Known::Message(sequence) => return self.same(sequence).await,
+                    Known::Refused(why) => return Err(why),
+                }
+            }
+            // A draft that must be offered again is the rare case, and only then worth a copy.
+            let offered = if keyed { draft.clone() } else { break self.core.intake.lock().offer(started, draft, 0) };
+            match self.core.intake.lock().offer(started, offered, looked) {
+                Err(OfferError::LookAgain) => {}
+                other => break other,
+            }
+        };
+        match offer {
+            Ok(Offer::Queued { message, batch }) => {
+                self.durable(batch).await?;
+                self.core.metrics.accepted(self.core.clock.engine().since(started));
+                Ok(Accepted::New(message))
+            }
+            Ok(Offer::Same { message, batch }) => {
+                self.durable(batch).await?;
+                self.same(message).await
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Looks the draft's keys up among what is durable.
+    fn known(&self, draft: &Draft) -> Result<Known, AcceptError> {
+        let find = |key| self.core.store.find_key(key).map_err(|e| AcceptError::Failed(e.to_string()));
+        if let Some((key, digest)) = draft.idempotency
+            && let Some(DedupeEntry { digest: before, message, .. }) = find(key)?
+        {
+            return Ok(if before == digest { Known::Message(message) } else { Known::Refused(AcceptError::KeyReused) });
+        }
+        if let Some(key) = draft.event
+            && find(key)?.is_some()
+        {
+            return Ok(Known::Refused(AcceptError::EventIdTaken));
+        }
+        Ok(Known::Nothing)
+    }
+
+    async fn same(&self, sequence: Sequence) -> Result<Accepted, AcceptError> {
+        let store = Arc::clone(&self.core.store);
+        let read = tokio::task::spawn_blocking(move || store.message(sequence, true)).await;
+        match read {
+            Ok(Ok(Some(message))) => Ok(Accepted::Same(Arc::new(message))),
+            Ok(Ok(None)) => Err(AcceptError::Failed("a key leads to a message that is gone".into())),
+            Ok(Err(error)) => Err(AcceptError::Failed(error.to_string())),
+            Err(error) => Err(AcceptError::Failed(error.to_string())),
+        }
+    }
+
+    async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
+        let batch = self.core.intake.lock().change(changes.clone()).map_err(refused)?;
+        self.durable(batch).await?;
+        let answers: Vec<_> = changes.into_iter().flat_map(|change| self.apply(change)).collect();
+        for answer in answers {
+            // An engine that has ended starts nothing any more.
+            let _ = answer.await;
+        }
+        Ok(())
+    }
+
+    /// Brings the catalogue and the engines up to a durable change; the answers come when the engines have taken it.
+    fn apply(&self, change: Change) -> Vec<oneshot::Receiver<()>> {
+        let catalogue = &self.core.catalogue;
+        match change {
+            Change::PutApplication(application) => {
+                catalogue.write().put_application(Arc::clone(&application));
+                vec![self.tell(application.key, Input::Application(application))]
+            }
+            Change::DeleteApplication(key) => {
+                catalogue.write().remove_application(key);
+                vec![self.tell(key, Input::ApplicationGone(key))]
+            }
+            Change::PutEndpoint(endpoint) => {
+                catalogue.write().put_endpoint(Arc::clone(&endpoint));
+                vec![self.tell(endpoint.application, Input::Endpoint(endpoint))]
+            }
+            Change::DeleteEndpoint(key) => {
+                let mut catalogue = catalogue.write();
+                let application = catalogue.endpoint(key).map(|e| e.application);
+                catalogue.remove_endpoint(key);
+                application.map(|a| self.tell(a, Input::EndpointGone(key))).into_iter().collect()
+            }
+            Change::PutEventType(event_type) => {
+                catalogue.write().put_event_type(event_type);
+                Vec::new()
+            }
+            Change::DeleteEventType(organisation, name) => {
+                catalogue.write().remove_event_type(&organisation, &name);
+                Vec::new()
+            }
+            Change::PutHealth { .. }
+            | Change::KeepAnswer(_)
+            | Change::Wait { .. }
+            | Change::Recover { .. }
+            | Change::ExpungePayload(_)
+            | Change::ExpungeResponse(_) => Vec::new(),
+        }
+    }
+
+    fn tell(&self, application: ApplicationKey, input: Input) -> oneshot::Receiver<()> {
+        let (answer, receiver) = oneshot::channel();
+        let shard = application.partition().shard(self.core.mailboxes.len());
+        self.core.mailboxes[shard].put(Mail::Tell(input, Some(answer)));
+        receiver
+    }
+}
+
+fn refused(error: OfferError) -> AcceptError {
+    match error {
+        OfferError::KeyReused => AcceptError::KeyReused,
+        OfferError::EventIdTaken => AcceptError::EventIdTaken,
+        OfferError::Busy | OfferError::LookAgain => AcceptError::Busy,
+        OfferError::Closed => AcceptError::Closed,
+    }
+}
+
+impl Backend for Doors {
+    fn now(&self) -> Timestamp {
+        self.core.clock.engine()
+    }
+
+    fn catalogue(&self) -> &RwLock<Catalogue> {
+        &self.core.catalogue
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        &self.core.store
+    }
+
+    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>> {
+        Box::pin(Doors::accept(self, draft))
+    }
+
+    fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        Box::pin(Doors::change(self, changes))
+    }
+
+    fn configuration(&self) -> &tokio::sync::Mutex<()> {
+        &self.core.configuration
+    }
+
+    fn sequence(&self) -> Sequence {
+        self.core.intake.lock().sequence(self.core.clock.engine())
+    }
+
+    fn next_key(&self) -> u32 {
+        self.core.last_key.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        rand::RngCore::fill_bytes(&mut rand::rng(), bytes);
+    }
+
+    fn check_url(&self, url: &url::Url) -> Result<(), String> {
+        self.core.guard.check_url(url).map_err(|forbidden| forbidden.customer_text())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.core.failing().map_or(Ok(()), Err)
+    }
+}

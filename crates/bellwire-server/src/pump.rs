@@ -1,0 +1,203 @@
+//! Carries out what a shard's engine decides: turns mail and outcomes into inputs, and effects into exchanges, records and
+//! reads. Holds no decision of its own.
+
+use crate::core::{Core, Mail};
+use bellwire_delivery::Push;
+use bellwire_engine::{Effect, Ended, Engine, Input, Start, Undurable};
+use bellwire_model::{EndpointKey, Timestamp};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::spawn_local;
+
+/// Runs one engine, on its shard's thread.
+pub(crate) struct Pump {
+    core: Arc<Core>,
+    shard: usize,
+    engine: Engine,
+    push: Rc<Push>,
+    /// What this thread's own tasks hand in between two turns.
+    outcomes: Rc<RefCell<Outcomes>>,
+    /// Emptied in every turn; kept for their room.
+    effects: Vec<Effect>,
+    writes: Vec<Undurable>,
+    mail: Vec<Mail>,
+    stopping: bool,
+}
+
+#[derive(Default)]
+struct Outcomes {
+    ended: Vec<Ended>,
+    answers: Vec<Input>,
+}
+
+impl Pump {
+    pub(crate) fn new(core: Arc<Core>, shard: usize, engine: Engine, push: Push) -> Self {
+        Pump {
+            core,
+            shard,
+            engine,
+            push: Rc::new(push),
+            outcomes: Rc::default(),
+            effects: Vec::new(),
+            writes: Vec::new(),
+            mail: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// One input outside the loop: at start.
+    pub(crate) fn step(&mut self, input: Input) {
+        self.engine.step(self.core.clock.now(), input, &mut self.effects);
+        self.carry_out();
+    }
+
+    /// Runs until it was told to stop and nothing is in flight.
+    pub(crate) async fn run(mut self) {
+        let mailbox = Arc::clone(&self.core.mailboxes[self.shard]);
+        loop {
+            self.turn();
+            if self.stopping && self.engine.in_flight() == 0 {
+                return;
+            }
+            let wait = self.engine.wake_at().map_or(Duration::from_secs(3_600), |at| self.core.clock.until(at));
+            tokio::select! {
+                biased;
+                () = mailbox.notify.notified() => {}
+                // Whole milliseconds, rounded up: the timer is no finer, and waking early would only turn in circles.
+                () = tokio::time::sleep(wait + Duration::from_micros(100)) => self.step(Input::Tick),
+            }
+        }
+    }
+
+    /// Takes everything that has come in since the last turn.
+    fn turn(&mut self) {
+        let mailbox = Arc::clone(&self.core.mailboxes[self.shard]);
+        let mut mail = mailbox.take(std::mem::take(&mut self.mail));
+        for mail in mail.drain(..) {
+            match mail {
+                Mail::Committed(batch, committed) => {
+                    mailbox.settle(batch, &Ok(()));
+                    self.engine.step(self.core.clock.now(), Input::Committed(committed), &mut self.effects);
+                }
+                Mail::Refused(batch, why) => mailbox.settle(batch, &Err(why)),
+                Mail::Tell(input, answer) => {
+                    self.told(&input);
+                    self.engine.step(self.core.clock.now(), input, &mut self.effects);
+                    if let Some(answer) = answer {
+                        let _ = answer.send(());
+                    }
+                }
+                Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
+            }
+        }
+        self.mail = mail;
+        let (ended, answers) = {
+            let mut outcomes = self.outcomes.borrow_mut();
+            (std::mem::take(&mut outcomes.ended), std::mem::take(&mut outcomes.answers))
+        };
+        let now = self.core.clock.now();
+        if !ended.is_empty() {
+            self.core.metrics.ended(&ended);
+            self.engine.step(now, Input::Ended(ended), &mut self.effects);
+        }
+        for answer in answers {
+            self.engine.step(now, answer, &mut self.effects);
+        }
+        self.carry_out();
+    }
+
+    fn told(&mut self, input: &Input) {
+        match input {
+            Input::Stop => self.stopping = true,
+            Input::EndpointGone(key) => self.push.forget(*key),
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Start(start) => self.start(start),
+                Effect::Write(write) => {
+                    self.reflect(&write);
+                    self.writes.push(write);
+                }
+                Effect::Lease { endpoint, fifo, until, limit } => self.lease(endpoint, fifo, until, limit),
+                Effect::NextDue { endpoint, fifo } => self.next_due(endpoint, fifo),
+                Effect::Notice(notice) => crate::observe::notice(&self.core, notice),
+            }
+        }
+        self.effects = effects;
+        let watermark = self.engine.watermark();
+        if !self.writes.is_empty() {
+            self.core.intake.lock().record(self.shard, self.core.clock.engine(), self.writes.drain(..), watermark);
+            self.core.bell.ring_softly();
+        }
+    }
+
+    fn start(&self, start: Start) {
+        let (push, outcomes, core, shard) =
+            (Rc::clone(&self.push), Rc::clone(&self.outcomes), Arc::clone(&self.core), self.shard);
+        if start.number == 1 {
+            core.metrics.started(core.clock.engine().since(start.message.sequence().time()));
+        }
+        spawn_local(async move {
+            let outcome = push.attempt(&start.endpoint, &start.message, crate::clock::wall()).await;
+            crate::observe::attempt(&start, &outcome);
+            outcomes.borrow_mut().ended.push(Ended { token: start.token, outcome });
+            core.mailboxes[shard].notify.notify_one();
+        });
+    }
+
+    fn lease(&self, endpoint: EndpointKey, fifo: bool, until: Timestamp, limit: usize) {
+        self.ask(move |core| {
+            let rows = match core.store.lease_due(endpoint, fifo, until, limit) {
+                Ok(rows) => Some(rows.into_iter().map(|(waiting, message)| (waiting, Arc::new(message))).collect()),
+                Err(error) => {
+                    tracing::error!(%error, endpoint.key = endpoint.0, "due deliveries could not be read");
+                    None
+                }
+            };
+            Input::Leased { endpoint, rows }
+        });
+    }
+
+    fn next_due(&self, endpoint: EndpointKey, fifo: bool) {
+        self.ask(move |core| {
+            let due = core.store.next_due(endpoint, fifo).map(|head| head.map(|h| h.due));
+            if let Err(error) = &due {
+                tracing::error!(%error, endpoint.key = endpoint.0, "the waiting room could not be read");
+            }
+            Input::NextDue { endpoint, due: due.ok() }
+        });
+    }
+
+    /// Asks the store on a thread that may block; the answer comes with a later turn.
+    fn ask(&self, question: impl FnOnce(&Core) -> Input + Send + 'static) {
+        let (outcomes, core, shard) = (Rc::clone(&self.outcomes), Arc::clone(&self.core), self.shard);
+        spawn_local(async move {
+            let asked = Arc::clone(&core);
+            match tokio::task::spawn_blocking(move || question(&asked)).await {
+                Ok(answer) => outcomes.borrow_mut().answers.push(answer),
+                Err(error) => tracing::error!(%error, "a reading thread failed"),
+            }
+            core.mailboxes[shard].notify.notify_one();
+        });
+    }
+
+    /// What an engine found out about an endpoint shows in the catalogue at once; it is durable with the next commit.
+    fn reflect(&self, write: &Undurable) {
+        let Undurable::Health { endpoint, failing_since, disable } = write else { return };
+        let mut catalogue = self.core.catalogue.write();
+        if let Some(found) = catalogue.endpoint(*endpoint) {
+            let mut changed = bellwire_model::Endpoint::clone(found);
+            changed.health.failing_since = *failing_since;
+            changed.health.written = failing_since.is_some();
+            changed.disabled = disable.or(changed.disabled);
+            catalogue.put_endpoint(Arc::new(changed));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The server as a whole: puts the parts together, starts them in order, and stops them in the opposite one.
+
+use crate::clock::{Clock, wall};
+use crate::config::Config;
+use crate::connections;
+use crate::core::Core;
+use crate::doors::Doors;
+use crate::observe::{self, Metrics};
+use crate::shard::Shard;
+use crate::wiring;
+use anyhow::Context;
+use axum::Router;
+use axum::routing::get;
+use bellwire_api::backend::Backend;
+use bellwire_egress::Egress;
+use bellwire_engine::{Catalogue, Engine, Fresh, Input, Intake};
+use bellwire_model::{ApplicationKey, Endpoint, Partition};
+use bellwire_store::{EmbeddedStore, Recovered, Store};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// A running server. Stops when told to, not when dropped.
+pub(crate) struct Server {
+    core: Arc<Core>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    shards: Vec<JoinHandle<()>>,
+    commit: JoinHandle<()>,
+    deadline: Duration,
+}
+
+/// How a stop went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stopped {
+    /// Everything ended by itself and is recorded.
+    Cleanly,
+    /// The deadline passed; attempts in flight were cut off and will be made again after the next start.
+    AtDeadline,
+}
+
+impl Server {
+    /// Opens the store, recovers, and serves. When it answers, requests are taken.
+    ///
+    /// # Errors
+    /// What could not be opened, read or bound, with its cause.
+    pub(crate) fn start(config: Config) -> anyhow::Result<Server> {
+        let config = &config;
+        let started = Instant::now();
+        let shards = config.server.shards();
+        let listeners = bind(config.server.listen, shards)?;
+        let address = listeners[0].local_addr().context("cannot read the listener's address")?;
+        let egress = Arc::new(Egress::new(wiring::egress(config, address)).context("cannot set up outgoing requests")?);
+
+        let store: Arc<dyn Store> = Arc::new(
+            EmbeddedStore::open(&config.server.data, wiring::store(config))
+                .with_context(|| format!("cannot open the data folder {}", config.server.data.display()))?,
+        );
+        let partitions: Vec<_> = Partition::all().collect();
+        let leases = store
+            .lease(&format!("process-{}", std::process::id()), &partitions, wall(), Duration::from_secs(60))
+            .context("cannot take the partitions of the store")?;
+        let recovered = store.recover().context("cannot read the store")?;
+        tracing::info!(
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            applications = recovered.applications.len(),
+            endpoints = recovered.endpoints.len(),
+            unfinished = recovered.unfinished.len(),
+            waiting_endpoints = recovered.waiting.len(),
+            "the store is open"
+        );
+
+        let mut rng = rand::rng();
+        let mut seed = || rand::Rng::random::<[u8; 32]>(&mut rng);
+        let mut intake = Intake::new(config.intake_settings(), recovered.newest, seed());
+        intake.hold(leases.iter().map(|lease| (lease.partition, lease.fence)).collect());
+        let engines: Vec<_> = (0..shards).map(|_| Engine::new(config.engine_settings(), seed())).collect();
+        let inputs = share_out(&recovered, shards);
+        let core = Arc::new(Core::new(
+            Clock::start(recovered.newest.time()),
+            store,
+            intake,
+            Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types),
+            shards,
+            recovered.last_key,
+            Metrics::new(),
+            Arc::clone(egress.guard()),
+        ));
+
+        let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
+        let (stop, stopped) = watch::channel(false);
+        let api = wiring::api(config)?;
+        let mut threads = Vec::with_capacity(shards);
+        for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
+            let doors: Arc<dyn Backend> = Arc::new(Doors { core: Arc::clone(&core), shard: index });
+            let shard = Shard {
+                core: Arc::clone(&core),
+                index,
+                engine,
+                inputs,
+                listener,
+                router: router(&core, bellwire_api::Api::new(doors, api.clone())),
+                limits: wiring::connections(config, shards),
+                egress: Arc::clone(&egress),
+                push: wiring::push(config),
+                stop: stopped.clone(),
+            };
+            threads.push(shard.start()?);
+        }
+        Ok(Server { core, address, stop, shards: threads, commit, deadline: config.server.shutdown_deadline })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more requests, lets what is in flight end, records it, and ends. Blocks until then, or until the deadline.
+    pub(crate) fn stop(self) -> Stopped {
+        let deadline = Instant::now() + self.deadline;
+        let _ = self.stop.send(true);
+        self.core.stop();
+        let threads = self.shards.iter().chain(std::iter::once(&self.commit));
+        let all_ended = || threads.clone().all(JoinHandle::is_finished);
+        while !all_ended() {
+            if Instant::now() > deadline {
+                self.core.give_up();
+                tracing::warn!("the deadline for stopping has passed; attempts in flight will be made again");
+                return Stopped::AtDeadline;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Stopped::Cleanly
+    }
+}
+
+/// One socket for each shard, all on one port.
+fn bind(address: SocketAddr, shards: usize) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    // Without SO_REUSEPORT first: another program's port is an error, not something to share.
+    let probe = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let address = probe.local_addr().context("cannot read the listener's address")?;
+    drop(probe);
+    (0..shards).map(|_| connections::bind(address).with_context(|| format!("cannot listen on {address}"))).collect()
+}
+
+/// The API, and what the operator's machines read.
+fn router(core: &Arc<Core>, api: bellwire_api::Api) -> Router {
+    let core = Arc::clone(core);
+    let metrics = get(move || {
+        let core = Arc::clone(&core);
+        async move {
+            (
+                [(http::header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+                observe::metrics_text(core).await,
+            )
+        }
+    });
+    bellwire_api::router(api).route("/metrics", metrics)
+}
+
+/// What each engine is told before it starts.
+fn share_out(recovered: &Recovered, shards: usize) -> Vec<Vec<Input>> {
+    let mut inputs: Vec<Vec<Input>> = (0..shards).map(|_| Vec::new()).collect();
+    let shard = |application: ApplicationKey| application.partition().shard(shards);
+    let mut owner = std::collections::HashMap::new();
+    for application in &recovered.applications {
+        inputs[shard(application.key)].push(Input::Application(Arc::clone(application)));
+    }
+    for endpoint in &recovered.endpoints {
+        let Endpoint { key, application, .. } = **endpoint;
+        owner.insert(key, shard(application));
+        inputs[shard(application)].push(Input::Endpoint(Arc::clone(endpoint)));
+    }
+    for (index, inputs) in inputs.iter_mut().enumerate() {
+        let fresh = recovered.unfinished.iter().filter(|u| shard(u.message.application) == index);
+        let waiting = recovered.waiting.iter().filter(|(endpoint, _)| owner.get(endpoint) == Some(&index));
+        inputs.push(Input::Recovered {
+            fresh: fresh.map(|u| Fresh { message: Arc::clone(&u.message), fan_out: u.fan_out.clone() }).collect(),
+            waiting: waiting.map(|(endpoint, head)| (*endpoint, head.due)).collect(),
+            through: recovered.newest,
+        });
+    }
+    inputs
+}

@@ -1,0 +1,77 @@
+//! One shard: a thread with a runtime, a listener, outgoing connections and an engine of its own.
+
+use crate::connections::{self, ConnectionLimits};
+use crate::core::Core;
+use crate::pump::Pump;
+use anyhow::Context;
+use axum::Router;
+use bellwire_delivery::{Push, PushSettings};
+use bellwire_egress::Egress;
+use bellwire_engine::{Engine, Input};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// Threads of a shard that may block on reading the store.
+const READERS: usize = 4;
+
+/// What a shard is made of.
+pub(crate) struct Shard {
+    pub(crate) core: Arc<Core>,
+    pub(crate) index: usize,
+    pub(crate) engine: Engine,
+    /// What recovery found for it, in the order in which the engine is told.
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) listener: TcpListener,
+    pub(crate) router: Router,
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) push: PushSettings,
+    /// Becomes `true` when no more connections are to be taken.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Shard {
+    /// Starts its thread.
+    pub(crate) fn start(self) -> anyhow::Result<JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(READERS)
+            .build()
+            .context("cannot start a runtime")?;
+        let name = format!("shard-{}", self.index);
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let core = Arc::clone(&self.core);
+                tokio::task::LocalSet::new().block_on(&runtime, async {
+                    if let Err(error) = self.run().await {
+                        tracing::error!(error = %format!("{error:#}"), "a shard could not start; ending");
+                        std::process::exit(1);
+                    }
+                });
+                core.shard_done();
+                runtime.shutdown_background();
+            })
+            .context("cannot start a thread")
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
+        let Shard { core, index, engine, inputs, listener, router, limits, egress, push, mut stop } = self;
+        let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
+        let client = egress.client().context("cannot set up outgoing connections")?;
+        let mut pump = Pump::new(Arc::clone(&core), index, engine, Push::new(client, push));
+        inputs.into_iter().for_each(|input| pump.step(input));
+        let pump = tokio::task::spawn_local(pump.run());
+        connections::serve(listener, router, limits, async move {
+            // The sender lives as long as the server.
+            let _ = stop.wait_for(|s| *s).await;
+        })
+        .await;
+        // Requests have been answered; what is in flight may end now, and nothing new begins.
+        core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop, None));
+        pump.await.context("the engine's task failed")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! From settings to the parts that take them, where a part's own types differ from the settings'.
+
+use crate::config::{Config, HeaderNames};
+use crate::connections::ConnectionLimits;
+use bellwire_delivery::PushSettings;
+use bellwire_signature::sealed::MainKeys;
+use bellwire_store::Sealer;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Outgoing requests; `own` is where we listen ourselves.
+pub(crate) fn egress(config: &Config, own: SocketAddr) -> bellwire_egress::Settings {
+    let mut settings = config.egress_settings();
+    settings.guard.own_addresses = vec![own];
+    settings
+}
+
+/// The embedded store.
+pub(crate) fn store(config: &Config) -> bellwire_store::Settings {
+    bellwire_store::Settings {
+        sealer: Some(Arc::new(EndpointSecrets(config.auth.main_keys()))),
+        messages: config.store.retention,
+        bytes_max: config.store.bytes_max,
+        ..bellwire_store::Settings::default()
+    }
+}
+
+/// Seals the endpoints' secrets under the main secret, or writes them as plain rows without one.
+#[derive(Debug)]
+struct EndpointSecrets(MainKeys);
+
+impl Sealer for EndpointSecrets {
+    fn seal(&self, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        self.0.seal(&mut rand::rng(), aad, plain)
+    }
+
+    fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
+        self.0.open(aad, sealed).map(|plain| plain.to_vec()).map_err(|e| e.to_string())
+    }
+}
+
+/// The API.
+pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
+    Ok(bellwire_api::Settings {
+        jwt_secret: config.jwt_secret()?.reveal().as_bytes().to_vec(),
+        https_only: config.delivery.https_only,
+        default_secret_kind: config.delivery.default_secret_kind,
+        body_bytes_max: config.server.body_bytes_max,
+        ..bellwire_api::Settings::default()
+    })
+}
+
+/// The bounds for clients of one of `shards` listeners.
+pub(crate) fn connections(config: &Config, shards: usize) -> ConnectionLimits {
+    ConnectionLimits {
+        connections_max: config.limits.connections_max.div_ceil(shards),
+        head_timeout: config.server.header_timeout,
+        body_timeout: config.server.body_timeout,
+        idle_timeout: config.server.idle_timeout,
+    }
+}
+
+/// Push.
+pub(crate) fn push(config: &Config) -> PushSettings {
+    PushSettings {
+        header_names: match config.delivery.headers {
+            HeaderNames::Webhook => bellwire_delivery::HeaderNames::Webhook,
+            HeaderNames::Svix => bellwire_delivery::HeaderNames::Svix,
+            HeaderNames::Both => bellwire_delivery::HeaderNames::Both,
+        },
+        timeout: config.delivery.timeout,
+        response_body_max: config.delivery.response_body_bytes_max,
+        user_agent: config.delivery.user_agent.clone(),
+    }
+}
