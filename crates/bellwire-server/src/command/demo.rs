@@ -51,7 +51,7 @@ const LEDGER_MAX: Duration = Duration::from_secs(5);
 /// See webhooks arrive: a server, a receiver and real payloads, with nothing set up.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire demo\n  bellwire demo --once\n\nIt stays up at the end, for you to try the API. With --once, or where there is no terminal, it ends after the story:\nwith 0 if everything arrived and was verified, otherwise with the reason."
+    after_help = "Examples:\n  bellwire demo\n  bellwire demo --once\n\nIt stays up at the end, for you to try the API. With --once, or where there is no\nterminal, it ends after the story: with 0 if everything arrived and was verified,\notherwise with the reason."
 )]
 pub(crate) struct Arguments {
     /// End after the story
@@ -129,13 +129,16 @@ fn config(data: &Path, listen: Option<SocketAddr>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Ctrl-C is the usual end of the demo, and no failure.
+/// Ctrl-C is the usual end of the demo, and no failure; so is a terminal that is closed.
 async fn until_interrupted(story: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         result = story => result,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
     }
 }
 

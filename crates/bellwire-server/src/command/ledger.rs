@@ -10,7 +10,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 /// Print what was accepted and what became of it. Exits 1 if the sum does not come out.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  bellwire ledger --data ./bellwire-data\n\nmatched is one for each message and endpoint; each of them is delivered, pending, or ended with a reason.\nIt only reads, and may run beside a server."
+    after_help = "Example:\n  bellwire ledger --data ./bellwire-data\n\nMatched is one for each message and endpoint; each of them is delivered, pending, or\nended with a reason. It only reads, and may run beside a server."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// Send one webhook to a URL, or one message through a server.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire send http://127.0.0.1:9000/hook --allow 127.0.0.0/8 --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw \\\n    --payload '{\"hello\":\"world\"}'\n  bellwire send --application my-app --event-type invoice.paid --payload @invoice.json --wait\n\nTo a URL it is one attempt, without retries. Through a server, the settings or the data folder give address and token.\nExits 0 if it was taken: with --wait by every endpoint."
+    after_help = "Examples:\n  bellwire send http://127.0.0.1:9000/hook --allow 127.0.0.0/8 \\\n    --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw --payload '{\"hello\":\"world\"}'\n  bellwire send --application my-app --event-type invoice.paid \\\n    --payload @invoice.json --wait\n\nTo a URL it is one attempt, without retries. Through a server, address and token come\nfrom the settings or the data folder. Exits 0 if it was taken: with --wait by every endpoint."
 )]
 #[command(group(clap::ArgGroup::new("to").required(true).args(["to_url", "application"])))]
 pub(crate) struct Arguments {

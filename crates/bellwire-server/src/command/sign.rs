@@ -8,7 +8,7 @@ use std::process::ExitCode;
 /// Sign a payload: print the three headers of a webhook.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  bellwire sign --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw --id msg_1 payload.json > headers\n  curl -H @headers -H 'content-type: application/json' --data-binary @payload.json http://127.0.0.1:9000/hook"
+    after_help = "Example:\n  bellwire sign --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw --id msg_1 \\\n    payload.json > headers\n  curl -H @headers -H 'content-type: application/json' \\\n    --data-binary @payload.json http://127.0.0.1:9000/hook"
 )]
 pub(crate) struct Arguments {
     /// whsec_… (HMAC) or whsk_… (ed25519); repeat it, newest first, for several signatures

@@ -18,7 +18,7 @@ const DAYS: Duration = Duration::from_secs(28 * 86_400);
 /// Print a token for the API.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire token\n  curl -H \"Authorization: Bearer $(bellwire token)\" http://127.0.0.1:8071/api/v1/app\n\nThe token is signed with the configured secret (BELLWIRE_JWT_SECRET, SVIX_JWT_SECRET), or with the one of the data\nfolder, which is made if it is missing. An organisation's token is good for ten years, an application's for 28 days."
+    after_help = "Examples:\n  bellwire token\n  curl -H \"Authorization: Bearer $(bellwire token)\" http://127.0.0.1:8071/api/v1/app\n\nThe token is signed with the configured secret (BELLWIRE_JWT_SECRET, SVIX_JWT_SECRET),\nor with the one of the data folder, which is made if it is missing. An organisation's\ntoken is good for ten years, an application's for 28 days."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

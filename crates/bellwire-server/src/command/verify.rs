@@ -9,7 +9,7 @@ use std::{process::ExitCode, time::Duration};
 /// Verify a payload against its headers. Exits 0 if it is genuine, 1 if not.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire verify --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw -H @headers payload.json\n  bellwire verify --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw --tolerance never -H 'webhook-id: msg_1' \\\n    -H 'webhook-timestamp: 1614265330' -H 'webhook-signature: v1,…' payload.json\n\nHeaders are taken by both of their names, webhook-* and svix-*; others are passed over."
+    after_help = "Examples:\n  bellwire verify --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw \\\n    -H @headers payload.json\n  bellwire verify --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw \\\n    --tolerance never -H 'webhook-id: msg_1' -H 'webhook-timestamp: 1614265330' \\\n    -H 'webhook-signature: v1,…' payload.json\n\nHeaders go by both of their names, webhook-* and svix-*; others are passed over."
 )]
 pub(crate) struct Arguments {
     /// whsec_…, whsk_… or whpk_…; repeat it if there are several
