@@ -276,6 +276,8 @@ impl Bench {
             backlog: Some(BacklogReport {
                 waiting: accepted - delivered_before.min(accepted),
                 memory_bytes: full.memory_bytes,
+                peak_filling_bytes: full.peak_memory_bytes,
+                peak_after_restart_bytes: after.peak_memory_bytes.filter(|_| can_be_killed),
                 ready_seconds: ready.map(|ready| ready.as_secs_f64()),
                 first_delivery_seconds: first_ns.map(|first| seconds(first.saturating_sub(ready_ns))),
                 drain_seconds,

@@ -55,6 +55,9 @@ pub(crate) struct BacklogReport {
     pub(crate) waiting: u64,
     /// Resident when all were waiting.
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) peak_filling_bytes: Option<u64>,
+    /// Of the process that was started with all of them waiting, and delivered them.
+    pub(crate) peak_after_restart_bytes: Option<u64>,
     pub(crate) ready_seconds: Option<f64>,
     pub(crate) first_delivery_seconds: Option<f64>,
     pub(crate) drain_seconds: f64,
@@ -171,7 +174,7 @@ impl Report {
                 ms(|latency| latency.p99_ms),
                 ms(|latency| latency.max_ms),
                 optional(run.server_cpu_ms_per_1000, |ms| format!("{ms:.1}")),
-                optional(run.peak_memory_bytes, |bytes| format!("{:.1}", bytes as f64 / 1e6)),
+                megabytes(run.peak_memory_bytes),
                 optional(run.written_bytes_per_message, |bytes| format!("{:.1}", bytes / 1e3)),
                 grouped(run.lost as f64),
                 grouped(run.duplicates as f64),
@@ -209,9 +212,12 @@ fn notes(run: &RunReport) -> Vec<String> {
     if let Some(backlog) = &run.backlog {
         let seconds = |value: Option<f64>| optional(value, |seconds| format!("{seconds:.2} s"));
         notes.push(format!(
-            "{} waiting in {} MB; ready {} after the restart, first delivery {} after that, all delivered in {:.1} s",
+            "{} waiting in {} MB, peak {} MB before the restart and {} MB after; ready {} after the restart, first \
+             delivery {} after that, all delivered in {:.1} s",
             grouped(backlog.waiting as f64),
-            optional(backlog.memory_bytes, |bytes| format!("{:.1}", bytes as f64 / 1e6)),
+            megabytes(backlog.memory_bytes),
+            megabytes(backlog.peak_filling_bytes),
+            megabytes(backlog.peak_after_restart_bytes),
             seconds(backlog.ready_seconds),
             seconds(backlog.first_delivery_seconds),
             backlog.drain_seconds,
@@ -239,6 +245,10 @@ fn align_figures(table: &mut Table, first: usize) {
 
 fn optional<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "–".to_owned(), show)
+}
+
+fn megabytes(bytes: Option<u64>) -> String {
+    optional(bytes, |bytes| format!("{:.1}", bytes as f64 / 1e6))
 }
 
 /// A figure with as many digits as mean something.
