@@ -46,6 +46,7 @@ pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
         https_only: config.delivery.https_only,
         default_secret_kind: config.delivery.default_secret_kind,
         body_bytes_max: config.server.body_bytes_max,
+        payload_bytes_max: config.server.payload_bytes_max,
         ..bellwire_api::Settings::default()
     })
 }
