@@ -71,8 +71,6 @@ pub(crate) struct ApplicationIn {
     #[schemars(length(min = 1, max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
     uid: Option<String>,
     /// Names and values of your own; at most 4096 bytes as JSON.
-    #[serde(default)]
-    #[schemars(with = "Metadata")]
     metadata: Option<Metadata>,
 }
 
@@ -146,14 +144,16 @@ impl ApplicationIn {
     }
 
     pub(crate) fn check(self, mut faults: Faults) -> Result<NewApplication, Error> {
-        let name = faults.required("name", self.name).unwrap_or_default();
-        check_name(&mut faults, &name);
+        let name = faults.required("name", self.name);
+        if let Some(name) = &name {
+            check_name(&mut faults, name);
+        }
         faults.uid("uid", self.uid.as_deref(), ApplicationId::PREFIX);
         let throttle_rate = faults.throttle_rate(self.throttle_rate, self.rate_limit);
         let metadata = self.metadata.unwrap_or_default();
         faults.metadata(&metadata);
         faults.end()?;
-        Ok(NewApplication { name, uid: self.uid, throttle_rate, metadata })
+        Ok(NewApplication { name: name.unwrap_or_default(), uid: self.uid, throttle_rate, metadata })
     }
 }
 

@@ -97,7 +97,6 @@ struct Claims {
 }
 
 /// RFC 7519 allows fractions of a second to be read; whole ones are what everybody can read.
-#[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde's signature")]
 fn whole<S: serde::Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_i64(seconds.unwrap_or_default() as i64)
 }

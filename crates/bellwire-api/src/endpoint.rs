@@ -93,8 +93,6 @@ struct EndpointIn {
     /// The endpoint's verification secret: `whsec_` and the base64 of 24 to 75 random bytes, or `whsk_` for ed25519. Recommended: omit.
     secret: Option<String>,
     /// Names and values of your own; at most 4096 bytes as JSON.
-    #[serde(default)]
-    #[schemars(with = "Metadata")]
     metadata: Option<Metadata>,
     /// Sent with every attempt.
     headers: Option<Pairs<String>>,
@@ -136,8 +134,6 @@ struct EndpointUpdate {
     #[schemars(length(min = 1, max = 10))]
     channels: Option<Vec<String>>,
     /// Names and values of your own; at most 4096 bytes as JSON.
-    #[serde(default)]
-    #[schemars(with = "Metadata")]
     metadata: Option<Metadata>,
     /// One attempt at a time, in the order of acceptance; a later message waits until the earlier one has ended.
     #[serde(default)]
@@ -260,9 +256,9 @@ struct NewEndpoint {
 
 impl EndpointUpdate {
     fn check(self, api: &Api, organisation: &OrganisationId, mut faults: Faults) -> Result<NewEndpoint, Error> {
-        let url = faults.required("url", self.url).unwrap_or_default();
-        if !url.is_empty() {
-            check_url(&mut faults, api, &url);
+        let url = faults.required("url", self.url);
+        if let Some(url) = &url {
+            check_url(&mut faults, api, url);
         }
         faults.printable("description", &self.description);
         faults.uid("uid", self.uid.as_deref(), EndpointId::PREFIX);
@@ -278,7 +274,7 @@ impl EndpointUpdate {
         let retry_schedule = faults.retry_schedule(self.retry_schedule.as_deref());
         faults.end()?;
         Ok(NewEndpoint {
-            url,
+            url: url.unwrap_or_default(),
             description: self.description,
             uid: self.uid,
             disabled: self.disabled,

@@ -323,9 +323,9 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
     let input: EventTypeIn = body.parse()?;
     let mut faults = Faults::new();
-    let name = faults.required("name", input.name).unwrap_or_default();
-    if !name.is_empty() {
-        faults.event_type_name("name", &name);
+    let name = faults.required("name", input.name);
+    if let Some(name) = &name {
+        faults.event_type_name("name", name);
     }
     let rest = EventTypeUpdate {
         description: input.description,
@@ -337,6 +337,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         group_name: input.group_name,
     };
     let new = rest.check(faults)?;
+    let name = name.unwrap_or_default();
     let mut edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
         Begun::Kept(answer) => return Ok(answer),

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Fault};
 use bellwire_model::{Metadata, RetrySchedule};
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -272,10 +272,9 @@ pub(crate) fn header_value(value: &str) -> Option<String> {
     if value.len() > HEADER_VALUE_MAX {
         return Some(format!("the value must have at most {HEADER_VALUE_MAX} bytes, not {}", value.len()));
     }
-    // The library takes tabs; line ends, NUL and everything beyond ASCII it refuses.
-    HeaderValue::from_str(value)
-        .is_err()
-        .then(|| "the value may only hold printable ASCII characters, spaces and tabs".to_owned())
+    // What is beyond ASCII, receivers read differently, or not at all.
+    let printable = value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
+    (!printable).then(|| "the value may only hold printable ASCII characters, spaces and tabs".to_owned())
 }
 
 /// Whether a header's value is not shown to who reads the endpoint.

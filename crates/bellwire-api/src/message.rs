@@ -98,8 +98,7 @@ struct MessageIn<'a> {
     #[schemars(length(max = 5))]
     tags: Option<Vec<String>>,
     /// Optional number of days to retain the message payload. Not together with `payloadRetentionHours`.
-    #[serde(default)]
-    #[schemars(with = "i64", range(min = 1, max = 90))]
+    #[schemars(range(min = 1, max = 90))]
     payload_retention_period: Option<i64>,
     /// Optional number of hours to retain the message payload. Not together with `payloadRetentionPeriod`.
     #[schemars(range(min = 1, max = 2160))]
@@ -342,9 +341,9 @@ impl MessageIn<'_> {
         now: Timestamp,
     ) -> Result<(Unaddressed, Option<ApplicationIn>), Error> {
         let mut faults = Faults::new();
-        let event_type = faults.required("eventType", self.event_type).unwrap_or_default();
-        if !event_type.is_empty() {
-            faults.event_type_name("eventType", &event_type);
+        let event_type = faults.required("eventType", self.event_type);
+        if let Some(event_type) = &event_type {
+            faults.event_type_name("eventType", event_type);
         }
         faults.uid("eventId", self.event_id.as_deref(), MessageId::PREFIX);
         faults.channels(self.channels.as_deref());
@@ -380,7 +379,7 @@ impl MessageIn<'_> {
         let draft = Draft {
             application: bellwire_model::ApplicationKey(0),
             fan_out: bellwire_model::FanOut::new(),
-            event_type,
+            event_type: event_type.unwrap_or_default(),
             event_id: self.event_id,
             channels: self.channels.unwrap_or_default(),
             tags: self.tags.unwrap_or_default(),

@@ -21,7 +21,7 @@ pub fn document() -> Value {
     let error = generator.subschema_for::<ErrorOut<'static>>();
     let invalid = generator.subschema_for::<InvalidOut>();
     let schemas = generator.take_definitions(true);
-    json!({
+    let mut document = json!({
         "openapi": "3.0.2",
         "info": {
             "title": "Bellwire API",
@@ -44,7 +44,30 @@ pub fn document() -> Value {
                 },
             },
         },
-    })
+    });
+    write_nullable(&mut document);
+    document
+}
+
+/// A reference that may be null is `anyOf` with a schema of null alone; generators for 3.0 want `nullable` beside `allOf`.
+fn write_nullable(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(write_nullable),
+        Value::Object(members) => {
+            members.values_mut().for_each(write_nullable);
+            let Some(Value::Array(any)) = members.get("anyOf") else { return };
+            if let [schema, null] = any.as_slice()
+                && null["nullable"] == true
+                && schema.get("$ref").is_some()
+            {
+                let schema = schema.clone();
+                members.remove("anyOf");
+                members.insert("allOf".to_owned(), json!([schema]));
+                members.insert("nullable".to_owned(), json!(true));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Serves it; it is made once.

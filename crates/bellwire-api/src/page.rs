@@ -56,7 +56,7 @@ pub(crate) struct Window {
 /// A page as it is answered.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "ListResponse_{T}_")]
+#[schemars(rename = "ListResponse_{T}_", transform = iterator_is_there)]
 pub(crate) struct ListOut<T> {
     data: Vec<T>,
     /// Of the next page; present even if there is none.
@@ -66,6 +66,13 @@ pub(crate) struct ListOut<T> {
     prev_iterator: Option<String>,
     /// Whether there is no next page.
     done: bool,
+}
+
+/// It may be null, but it is always there.
+fn iterator_is_there(schema: &mut schemars::Schema) {
+    if let Some(required) = schema.ensure_object().get_mut("required").and_then(|r| r.as_array_mut()) {
+        required.push("iterator".into());
+    }
 }
 
 impl<T> ListOut<T> {

@@ -28,7 +28,12 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        text.parse().map(Time).map_err(|_| {
+        // The last two days of the calendar mean "for ever", and lie beyond what the library takes.
+        let parsed = text.parse().or_else(|error| match text.strip_prefix("9999-12-31") {
+            Some(rest) => format!("9999-12-29{rest}").parse(),
+            None => Err(error),
+        });
+        parsed.map(Time).map_err(|_| {
             D::Error::custom(format!("expected a time of RFC 3339 such as 2026-01-31T09:30:00Z, found {text:?}"))
         })
     }
