@@ -4,3 +4,12 @@
 
 mod world;
 mod life;
+mod access;
+mod rules;
+mod change;
+mod lists;
+mod once;
+mod retry;
+mod hostile;
+mod http_edges;
+mod document;

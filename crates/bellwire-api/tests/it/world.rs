@@ -516,3 +516,9 @@ impl Store for Memory {
         None
     }
 }
+
+/// One that outlives every test.
+pub(crate) fn organisation_token_for_ever() -> String {
+    let principal = Principal::Organisation(OrganisationId::parse(ORGANISATION).expect("an organisation"));
+    mint_token(SECRET, &principal, START, Duration::from_secs(3600 * 24 * 3650)).expect("a token")
+}

@@ -1,0 +1,223 @@
+//! Who may do what: every operation of the document with every kind of token (S01, S05).
+
+use crate::document::operations;
+use crate::world::{ORGANISATION, OTHER_ORGANISATION, SECRET, World, application_token, organisation_token};
+use axum::body::Body;
+use bellwire_api::{Principal, Settings, mint_token};
+use bellwire_model::{OrganisationId, Timestamp};
+use http::{Method, Request};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Who {
+    Nobody,
+    Forger,
+    OtherOrganisation,
+    Organisation,
+    OwnApplication,
+    OtherApplication,
+}
+
+const EVERYBODY: [Who; 6] =
+    [Who::Nobody, Who::Forger, Who::OtherOrganisation, Who::Organisation, Who::OwnApplication, Who::OtherApplication];
+
+#[tokio::test]
+async fn every_operation_refuses_whom_it_must() {
+    let document = bellwire_api::openapi_document();
+    for (name, operation) in operations(&document) {
+        for who in EVERYBODY {
+            // A world of its own, so that one call does not change what the next one sees.
+            let world = World::new();
+            let own = world.application("own").await;
+            let other = world.application("other").await;
+            let endpoint = world.endpoint("own").await;
+            let message = world.message("own").await;
+            let attempt = world.attempt(&message, &endpoint, Ok(500), b"");
+            world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
+            let before = world.kept().changes.len();
+
+            let (method, path) = name.split_once(' ').unwrap();
+            let path = path
+                .replace("{app_id}", "own")
+                .replace("{endpoint_id}", &endpoint)
+                .replace("{msg_id}", &message)
+                .replace("{attempt_id}", &attempt)
+                .replace("{event_type_name}", "a.b");
+            let token = match who {
+                Who::Nobody => None,
+                Who::Forger => {
+                    let organisation = Principal::Organisation(OrganisationId::parse(ORGANISATION).unwrap());
+                    let now = crate::world::START;
+                    Some(mint_token(b"another secret", &organisation, now, Duration::from_secs(60)).unwrap())
+                }
+                Who::OtherOrganisation => Some(organisation_token(OTHER_ORGANISATION)),
+                Who::Organisation => Some(organisation_token(ORGANISATION)),
+                Who::OwnApplication => Some(application_token(ORGANISATION, &own, &[])),
+                Who::OtherApplication => Some(application_token(ORGANISATION, &other, &[])),
+            };
+            let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(&path);
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let body = sample(operation["operationId"].as_str().unwrap());
+            let answer = world.send(request.body(Body::from(body.to_string())).unwrap()).await;
+
+            let access = operation["x-access"].as_str().unwrap();
+            let in_application = name.contains("{app_id}");
+            let status = answer.status.as_u16();
+            let case = format!("{name} as {who:?}: {status} {}", answer.text);
+            let expected = match (access, who) {
+                ("open", _) | (_, Who::Organisation) => None,
+                (_, Who::Nobody | Who::Forger) => Some(401),
+                // Its own world is empty: nothing of the first one's is there. Lists and upserts see its own.
+                (_, Who::OtherOrganisation) if in_application && !name.starts_with("PUT /api/v1/app/{app_id}") => {
+                    Some(404)
+                }
+                (_, Who::OtherOrganisation) if name.starts_with("PUT /api/v1/app/{app_id}/") => Some(404),
+                (_, Who::OtherOrganisation) if name.contains("{event_type_name}") && !name.starts_with("PUT") => {
+                    Some(404)
+                }
+                (_, Who::OtherOrganisation) => None,
+                ("organisation", Who::OwnApplication | Who::OtherApplication) => Some(403),
+                ("application", Who::OtherApplication) => Some(404),
+                ("application" | "reader", _) => None,
+                (other, _) => panic!("{name} has the access {other}"),
+            };
+            match expected {
+                Some(expected) => {
+                    assert_eq!(status, expected, "{case}");
+                    assert_eq!(world.kept().changes.len(), before, "{case} changed something");
+                }
+                None => assert!(matches!(status, 200..=299), "{case}"),
+            }
+        }
+    }
+}
+
+/// A body that each operation accepts.
+fn sample(id: &str) -> Value {
+    match id {
+        "v1.application.create" | "v1.application.update" => json!({ "name": "A" }),
+        "v1.endpoint.create" | "v1.endpoint.update" => json!({ "url": "https://example.com" }),
+        "v1.endpoint.update-headers" | "v1.endpoint.patch-headers" => json!({ "headers": {} }),
+        "v1.event-type.create" => json!({ "name": "c.d", "description": "" }),
+        "v1.event-type.update" => json!({ "description": "" }),
+        "v1.message.create" => json!({ "eventType": "a.b", "payload": {} }),
+        "v1.endpoint.recover" => json!({ "since": "2025-12-31T00:00:00Z" }),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn another_organisations_ids_are_not_found() {
+    let mut world = World::new();
+    let app = world.application("acme").await;
+    world.endpoint(&app).await;
+    let message = world.message("acme").await;
+    world.token = organisation_token(OTHER_ORGANISATION);
+    world.application("acme").await;
+    assert_eq!(world.get(&format!("/api/v1/app/{app}")).await.expect(404)["code"], "not_found");
+    // Through an application of its own, a message of the other's is not found either.
+    world.get(&format!("/api/v1/app/acme/msg/{message}")).await.expect(404);
+    world.get(&format!("/api/v1/app/acme/attempt/msg/{message}")).await.expect(404);
+}
+
+#[tokio::test]
+async fn tokens_are_read_as_they_should() {
+    let world = World::new();
+    let organisation = Principal::Organisation(OrganisationId::parse(ORGANISATION).unwrap());
+    let minted =
+        |now: Timestamp, seconds| mint_token(SECRET, &organisation, now, Duration::from_secs(seconds)).unwrap();
+    let good = minted(crate::world::START, 3600);
+    let head = jwt(r#"{"alg":"none"}"#);
+    let claims = good.split('.').nth(1).unwrap();
+    let hs512 = format!("{}.{claims}.{}", jwt(r#"{"alg":"HS512"}"#), good.rsplit('.').next().unwrap());
+    let cases = [
+        (format!("Bearer {good}"), 200, ""),
+        (format!("bearer {good}"), 200, ""),
+        (format!("Basic {good}"), 401, "Invalid token"),
+        (good.clone(), 401, "Invalid token"),
+        ("Bearer ".to_owned(), 401, "Invalid token"),
+        ("Bearer x".to_owned(), 401, "Invalid token"),
+        (format!("Bearer {head}.{claims}."), 401, "Invalid token"),
+        (format!("Bearer {hs512}"), 401, "Invalid token"),
+        (format!("Bearer {}x", good), 401, "Invalid token"),
+        (format!("Bearer {}", "a".repeat(100_000)), 401, "Invalid token"),
+        (format!("Bearer {}", minted(crate::world::START.minus(Duration::from_secs(7200)), 3600)), 401, "expired"),
+        (format!("Bearer {}", minted(crate::world::START.plus(Duration::from_secs(7200)), 3600)), 401, "not valid yet"),
+        (format!("Bearer {}", String::from_utf8(SECRET.to_vec()).unwrap()), 401, "JWT signing secrets can not be used"),
+    ];
+    for (header, status, text) in cases {
+        // Twice: the second time, what was verified is remembered.
+        for _ in 0..2 {
+            let request = Request::builder().uri("/api/v1/app").header("authorization", &header);
+            let answer = world.send(request.body(Body::empty()).unwrap()).await;
+            assert_eq!(answer.status.as_u16(), status, "{header}: {}", answer.text);
+            assert!(answer.text.contains(text), "{header}: {}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_remembered_token_still_expires() {
+    let world = World::new();
+    world.get("/api/v1/app").await.expect(200);
+    world.pass(Duration::from_secs(3600 + 59));
+    world.get("/api/v1/app").await.expect(200);
+    world.pass(Duration::from_secs(1));
+    world.get("/api/v1/app").await.expect(401);
+}
+
+#[tokio::test]
+async fn no_secret_no_token() {
+    let mut world = World::with(Settings::default());
+    let organisation = Principal::Organisation(OrganisationId::parse(ORGANISATION).unwrap());
+    world.token = mint_token(b"", &organisation, crate::world::START, Duration::from_secs(60)).unwrap();
+    world.get("/api/v1/app").await.expect(401);
+}
+
+#[tokio::test]
+async fn a_secret_can_be_replaced_without_a_gap() {
+    let settings = Settings {
+        jwt_secret: b"the new one".to_vec(),
+        jwt_secrets_before: vec![SECRET.to_vec()],
+        ..Settings::default()
+    };
+    let mut world = World::with(settings);
+    world.get("/api/v1/app").await.expect(200);
+    let organisation = Principal::Organisation(OrganisationId::parse(ORGANISATION).unwrap());
+    world.token = mint_token(b"the new one", &organisation, crate::world::START, Duration::from_secs(60)).unwrap();
+    world.get("/api/v1/app").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_application_sees_event_types_by_its_flags() {
+    let mut world = World::new();
+    let app = world.application("acme").await;
+    world.post("/api/v1/event-type", json!({ "name": "open", "description": "" })).await.expect(201);
+    let beta = json!({ "name": "beta", "description": "", "featureFlags": ["x", "y"] });
+    assert_eq!(world.post("/api/v1/event-type", beta).await.expect(201)["featureFlag"], "x");
+    let names = |list: Value| -> Vec<String> {
+        list["data"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(world.get("/api/v1/event-type").await.expect(200)), ["beta", "open"]);
+    world.token = application_token(ORGANISATION, &app, &[]);
+    assert_eq!(names(world.get("/api/v1/event-type").await.expect(200)), ["open"]);
+    world.get("/api/v1/event-type/beta").await.expect(404);
+    world.token = application_token(ORGANISATION, &app, &["y"]);
+    assert_eq!(names(world.get("/api/v1/event-type").await.expect(200)), ["beta", "open"]);
+    world.get("/api/v1/event-type/beta").await.expect(200);
+}
+
+fn jwt(part: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in part.as_bytes().chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[(bits >> (18 - 6 * at)) as usize & 63]));
+        }
+    }
+    text
+}
