@@ -1,0 +1,58 @@
+//! The small commands, as typed.
+
+use crate::program::{bellwire, run};
+use std::io::Write;
+use std::process::Stdio;
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["demo", "serve", "token", "send", "sign", "verify", "ledger", "bench"] {
+        let output = run(folder.path(), &[command, "--help"]);
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && help.contains(&format!("bellwire {command}")), "{command}: {help}");
+        assert!(help.to_lowercase().contains("example"), "{command} has no example: {help}");
+    }
+}
+
+#[test]
+fn a_token_is_printed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["token"]);
+    let token = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(token.trim().split('.').count(), 3, "{token}");
+    assert_eq!(token.lines().count(), 1);
+}
+
+#[test]
+fn what_sign_signs_verify_accepts_and_a_changed_byte_it_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let pipe = |arguments: &[&str], input: &[u8]| {
+        let mut child = bellwire(folder.path())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let signed = pipe(&["sign", "--secret", secret, "--id", "msg_1", "--json"], b"{\"a\":1}");
+    let headers: serde_json::Value = serde_json::from_slice(&signed.stdout).unwrap();
+    let lines = headers.as_object().unwrap().iter().map(|(name, value)| format!("{name}: {}", value.as_str().unwrap()));
+    let lines: Vec<_> = lines.collect();
+    let mut arguments = vec!["verify", "--secret", secret];
+    lines.iter().for_each(|line| arguments.extend(["--header", line]));
+    assert!(pipe(&arguments, b"{\"a\":1}").status.success());
+    assert_eq!(pipe(&arguments, b"{\"a\":2}").status.code(), Some(1));
+}
+
+#[test]
+fn a_folder_that_is_not_ours_has_no_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["ledger"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: "));
+}

@@ -1,0 +1,8 @@
+//! The program as its users meet it: real processes, real sockets, free ports. One file per behaviour; begin with `walkthrough`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod program;
+mod receiver;
+mod walkthrough;
+mod starting;
+mod commands;

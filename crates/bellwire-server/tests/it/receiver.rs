@@ -1,0 +1,61 @@
+//! A receiver whose answers are scripted, and that keeps what it got.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver as Queue, channel};
+
+/// A request as it arrived.
+pub(crate) struct Arrival {
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Answers its requests with the statuses given, the last one for ever.
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    arrivals: Queue<Arrival>,
+}
+
+impl Receiver {
+    pub(crate) fn answering(statuses: &'static [u16]) -> Receiver {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, arrivals) = channel();
+        std::thread::spawn(move || {
+            let mut statuses = statuses.iter().copied().chain(std::iter::repeat(*statuses.last().unwrap()));
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut headers = HashMap::new();
+                let mut line = String::new();
+                while stream.read_line(&mut line).unwrap_or(0) > 2 {
+                    if let Some((name, value)) = line.trim_end().split_once(": ") {
+                        headers.insert(name.to_lowercase(), value.to_owned());
+                    }
+                    line.clear();
+                }
+                let length = headers.get("content-length").map_or(0, |l| l.parse().unwrap());
+                let mut body = vec![0; length];
+                if headers.is_empty() || stream.read_exact(&mut body).is_err() {
+                    continue;
+                }
+                let status = statuses.next().unwrap();
+                let answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+                let _ = stream.get_mut().write_all(answer.as_bytes());
+                if sender.send(Arrival { headers, body }).is_err() {
+                    return;
+                }
+            }
+        });
+        Receiver { address, arrivals }
+    }
+
+    /// The next request.
+    pub(crate) fn next(&self) -> Arrival {
+        self.arrivals.recv_timeout(crate::program::PATIENCE).expect("a request arrives")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/hooks", self.address)
+    }
+}
