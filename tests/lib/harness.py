@@ -378,6 +378,8 @@ class Trial:
         self.servers = []
 
     def __enter__(self):
+        # Ended from outside, it still cleans up.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("SIGTERM"))
         self.begun = time.monotonic()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bellwire-trial-"))
         self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)

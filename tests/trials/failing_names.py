@@ -31,12 +31,17 @@ with Trial("failing_names", "R21: names that do not resolve bother nobody else")
     begun = time.monotonic()
     lost = [api.message(app, {"n": n}, type="lost") for n in range(3)]
     finished = until(lambda: all(len({a["endpointId"] for a in api.attempts(app, id)}) == count for id in lost), 40, 0.3)
+    done = time.monotonic()
+    # And again and again, while the healthy one is measured.
+    while time.monotonic() < begun + 5:
+        api.message(app, {}, type="lost")
+        time.sleep(0.2)
     over = time.monotonic()
     load.stop()
     until(lambda: len(sink.first()) >= len(load.acked), 5)
     attempts = [a for id in lost for a in api.attempts(app, id)]
     trial.row("endpoints, deliveries tried", (count, len(attempts)), f">= {3 * count}", finished)
-    trial.row("  took s", over - begun)
+    trial.row("  took s", done - begun)
     codes = {(a["responseStatusCode"], a["status"]) for a in attempts}
     trial.row("attempts (code, status)", sorted(codes), "[(0, 2)]", codes == {(0, 2)})
     texts = {}

@@ -68,6 +68,9 @@ with Trial("hanging_endpoints", "R14: endpoints that hang do not slow the health
         what = "same application" if path == "/shared" else "another application"
         trial.row(f"{what}: sent to arrived, p99 before, ms", base * 1000)
         trial.row(f"{what}: sent to arrived, p99 during, ms", p99 * 1000, f"<= {base * 1000 + 250:.0f}", p99 <= base + 0.25)
+        late = sorted(sent - attack for id, (_, sent, _) in load.acked.items() if first.get(id, sent + 60) - sent > 1)
+        if late:
+            trial.row("  more than 1 s late, sent between s", f"{len(late)}: {late[0]:.1f} to {late[-1]:.1f}")
         trial.row(f"{what}: answered by the API, p99 during, ms", accept * 1000)
         trial.row(f"{what}: not delivered", len(set(load.acked) - set(first)), "0", not set(load.acked) - set(first))
     trial.row("resident memory idle, MB", idle)

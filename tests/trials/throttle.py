@@ -7,11 +7,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from harness import Trial, until  # noqa: E402
+from sink import number  # noqa: E402
 
 RATE, MESSAGES = 5, 30
 
 with Trial("throttle", "throttleRate holds in every second, and smooths instead of refusing") as trial:
-    sink = trial.sink(lambda path, id, body, n: 500 if path == "/failing" and n == 1 else 200)
+    # At one endpoint a message in three fails once: retries count like any attempt.
+    sink = trial.sink(lambda path, id, body, n: 500 if path == "/failing" and n == 1 and number(body) % 3 == 1 else 200)
     server = trial.server()
     server.start()
     api = server.api()
@@ -26,7 +28,7 @@ with Trial("throttle", "throttleRate holds in every second, and smooths instead 
         for to in (app, slow):
             api.message(to, {"n": n})
     sent = time.monotonic() - begun
-    wanted = {"/free": MESSAGES, "/five": MESSAGES, "/failing": 2 * MESSAGES, "/application": MESSAGES}
+    wanted = {"/free": MESSAGES, "/five": MESSAGES, "/failing": MESSAGES + MESSAGES // 3, "/application": MESSAGES}
     until(lambda: all(sum(a.path == path for a in sink.arrivals) >= n for path, n in wanted.items()), 4 * MESSAGES / RATE)
     trial.row("messages, sent within s", f"{MESSAGES} in {sent:.2f}")
     for path, count in wanted.items():

@@ -175,14 +175,15 @@ await step("attempts, resend, recover", async () => {
   failing = true;
   const since = new Date(Date.now() - 1000);
   const lost = [];
-  for (let n = 0; n < 5; n++) lost.push(await svix.message.create(app, { eventType: "invoice.paid", payload: { n } }));
-  await eventually(() => svix.endpoint.getStats(app, fail.id), (s) => s.fail === 5);
+  // Few enough that the endpoint is not taken for dead and left alone for a while.
+  for (let n = 0; n < 2; n++) lost.push(await svix.message.create(app, { eventType: "invoice.paid", payload: { n } }));
+  await eventually(() => svix.endpoint.getStats(app, fail.id), (s) => s.fail === 2);
   failing = false;
   const task = await svix.endpoint.recover(app, fail.id, { since });
   check("recover is a task", task.id.startsWith("qtask_") && task.task === "endpoint.recover", task);
   for (const { id } of lost) check("  a lost one arrives", (await wait("/fail", id, 4)).length === 4);
   const messages = (await svix.messageAttempt.listAttemptedMessages(app, fail.id)).data;
-  check("attempted messages", messages.length === 6, messages.length);
+  check("attempted messages", messages.length === 3, messages.length);
   const destinations = (await svix.messageAttempt.listAttemptedDestinations(app, message.id)).data;
   check("attempted destinations", destinations.length === 2, destinations);
 });
