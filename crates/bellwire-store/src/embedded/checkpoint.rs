@@ -98,6 +98,8 @@ fn run(connection: Connection, shared: &Shared, writer: &Mutex<Writer>, failure:
                 }
             }
         }
+        // Who asked meanwhile asked for what is done by now, or asks again.
+        shared.wanted.lock().checkpoint = false;
     }
     if failure.get().is_some() {
         keep_log_on_close(&connection);
@@ -111,15 +113,12 @@ pub(super) fn keep_log_on_close(connection: &Connection) {
 
 fn checkpoint(connection: &Connection, writer: &Mutex<Writer>) -> Result<(), Fault> {
     let (log, done) = passive(connection)?;
-    if log == done {
-        writer.lock().log_left(0);
-        return Ok(());
-    }
     if log < HOLD_BYTES {
         writer.lock().log_left(log - done);
         return Ok(());
     }
-    // A second pass for what came in during the first, then the rest.
+    // The writer has gone on meanwhile, so the log is never all copied. A second pass for what came in during the first,
+    // and the rest while nothing comes in: the next commit finds the log empty and starts it over.
     passive(connection)?;
     let mut held = writer.lock();
     let (log, done) = passive(connection)?;

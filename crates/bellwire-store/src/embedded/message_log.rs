@@ -99,7 +99,7 @@ pub(super) fn find(connection: &Connection, at: Sequence, with_payload: bool) ->
 pub(super) fn find_fan_out(connection: &Connection, at: Sequence) -> Result<Option<FanOut>, Fault> {
     let mut statement = connection.prepare_cached("SELECT fan_out FROM message WHERE sequence = ?1")?;
     let mut rows = statement.query([codec::integer(at)])?;
-    rows.next()?.map(|row| codec::read_fan_out(row.get_ref(0)?.as_blob_or_null()?)).transpose()
+    rows.next()?.map(|row| codec::read_fan_out(row.get_ref(0)?.blob_or_empty()?)).transpose()
 }
 
 /// The application of the message at `sequence`.
@@ -131,13 +131,13 @@ pub(super) fn records(
     let mut rows = statement.query([codec::integer(after), codec::integer(until)])?;
     while let Some(row) = rows.next()? {
         let at = codec::sequence(row.get(0)?);
-        let idempotency = match row.get_ref(7)?.as_blob_or_null()? {
+        let idempotency = match row.get_ref(7)?.blob_or_empty()? {
             [] => None,
             _ => {
                 Some(DedupeEntry { key: DedupeKey(array(row, 7)?), digest: RequestDigest(array(row, 8)?), message: at })
             }
         };
-        let event = match row.get_ref(9)?.as_blob_or_null()? {
+        let event = match row.get_ref(9)?.blob_or_empty()? {
             [] => None,
             _ => Some(DedupeKey(array(row, 9)?)),
         };
@@ -146,7 +146,7 @@ pub(super) fn records(
             application: ApplicationKey(row.get(1)?),
             event_type: codec::type_hash(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?),
             marks: codec::marks(&list(row, 5)?, &list(row, 6)?),
-            fan_out: codec::read_fan_out(row.get_ref(3)?.as_blob_or_null()?)?,
+            fan_out: codec::read_fan_out(row.get_ref(3)?.blob_or_empty()?)?,
             expires_at: Timestamp::from_micros(row.get(4)?),
             idempotency,
             event,
@@ -157,7 +157,7 @@ pub(super) fn records(
 
 /// A blob of a fixed length.
 pub(super) fn array<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N], Fault> {
-    let bytes = row.get_ref(column)?.as_blob_or_null()?;
+    let bytes = row.get_ref(column)?.blob_or_empty()?;
     bytes.try_into().map_err(|_| Fault::damaged("a row", format!("{} bytes where {N} should be", bytes.len())))
 }
 
@@ -172,11 +172,11 @@ fn list(row: &Row<'_>, column: usize) -> Result<Vec<String>, Fault> {
 /// A blob without a copy.
 pub(super) trait BlobRef<'a> {
     /// The bytes; NULL reads as none.
-    fn as_blob_or_null(self) -> Result<&'a [u8], Fault>;
+    fn blob_or_empty(self) -> Result<&'a [u8], Fault>;
 }
 
 impl<'a> BlobRef<'a> for rusqlite::types::ValueRef<'a> {
-    fn as_blob_or_null(self) -> Result<&'a [u8], Fault> {
+    fn blob_or_empty(self) -> Result<&'a [u8], Fault> {
         match self {
             rusqlite::types::ValueRef::Null => Ok(&[]),
             other => other.as_bytes().map_err(|error| Fault::damaged("a row", error.to_string())),

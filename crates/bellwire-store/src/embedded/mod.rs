@@ -465,3 +465,117 @@ fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), OpenError> 
     runner.run(connection).map_err(failed)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Accepted, Span};
+    use bellwire_model::{ContentType, MessageId};
+    use bytes::Bytes;
+
+    fn open(folder: &Path) -> EmbeddedStore {
+        EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..Settings::default() }).expect("opens")
+    }
+
+    fn batch(sequence: u64) -> Batch {
+        let message = Message {
+            id: MessageId::from_parts(Sequence::from_u64(sequence), [0; 12]),
+            application: ApplicationKey(1),
+            event_type: "a".to_owned(),
+            event_id: None,
+            channels: Vec::new(),
+            tags: Vec::new(),
+            payload: Some(Bytes::from(vec![0; 10_000])),
+            content_type: ContentType::Json,
+            expires_at: Timestamp::FAR_FUTURE,
+            deliver_at: None,
+        };
+        let fan_out = [EndpointKey(1)].into_iter().collect();
+        let accepted = vec![Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }];
+        Batch { accepted, ..Batch::default() }
+    }
+
+    /// As a disk would that holds `pages` pages.
+    fn limit_pages(store: &EmbeddedStore, pages: u32) {
+        let writer = store.writer.as_ref().expect("open for writing").lock();
+        writer.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("a limit");
+    }
+
+    #[test]
+    fn a_full_disk_refuses_commits_and_the_store_goes_on_when_there_is_room() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        limit_pages(&store, 120);
+        let mut kept = 0;
+        while store.commit(&batch(kept + 1)).is_ok() {
+            kept += 1;
+            assert!(kept < 1_000);
+        }
+        for _ in 0..3 {
+            assert!(matches!(store.commit(&batch(kept + 1)), Err(CommitError::Full)));
+            let ledger = store.ledger().expect("readers go on");
+            assert!(ledger.balances());
+            assert_eq!(ledger.accepted, kept);
+            assert_eq!(store.count_deliveries(EndpointKey(1), Span::ALL).expect("read").pending, kept);
+        }
+        limit_pages(&store, 1_000_000);
+        store.commit(&batch(kept + 1)).expect("the same batch, later");
+        assert_eq!(store.ledger().expect("read").accepted, kept + 1);
+    }
+
+    #[test]
+    fn what_is_not_accepted_may_use_the_reserve() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let mut reserve = Reserve::take(folder.path(), 1 << 20);
+        let bytes = || std::fs::metadata(folder.path().join("reserve")).map_or(0, |file| file.len());
+        assert!(reserve.take_again());
+        assert_eq!(bytes(), 1 << 20);
+        assert!(reserve.give_up(), "there was some");
+        assert!(!reserve.give_up(), "and now there is none");
+        assert_eq!(bytes(), 0);
+        assert!(reserve.take_again());
+    }
+
+    #[test]
+    fn after_an_unknown_outcome_nothing_is_written() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        store.commit(&batch(5)).expect("commits");
+        // A batch that breaks the order cannot be kept, and trying again cannot help.
+        assert!(matches!(store.commit(&batch(4)), Err(CommitError::Unknown(_))));
+        assert!(matches!(store.commit(&batch(6)), Err(CommitError::Unknown(_))));
+        assert!(matches!(store.upkeep(Timestamp::EPOCH), Ok(false) | Err(CommitError::Unknown(_))));
+        assert!(store.lease("a", &[Partition(1)], Timestamp::EPOCH, Duration::ZERO).is_err());
+        assert_eq!(store.ledger().expect("readers go on").accepted, 1);
+        drop(store);
+        let store = open(folder.path());
+        assert_eq!(store.ledger().expect("read").accepted, 1);
+        store.commit(&batch(6)).expect("a new process goes on");
+    }
+
+    #[test]
+    fn a_failed_batch_leaves_no_trace_in_memory() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        limit_pages(&store, 60);
+        let waiting = |message| Waiting {
+            delivery: Delivery { endpoint: EndpointKey(1), message: Sequence::from_u64(message) },
+            due: Timestamp::EPOCH,
+            next: 1,
+            trigger: bellwire_model::Trigger::Scheduled,
+        };
+        let mut refused = batch(1);
+        refused.changes.push(crate::Change::Wait { waiting: waiting(1), owed: false });
+        for sequence in 2..100 {
+            refused.accepted.extend(batch(sequence).accepted);
+        }
+        assert!(matches!(store.commit(&refused), Err(CommitError::Full)));
+        let writer = Arc::clone(store.writer.as_ref().expect("open for writing"));
+        assert!(!writer.lock().counts.has_rows(EndpointKey(1)));
+        assert_eq!(store.tail.read().len(), 0);
+        limit_pages(&store, 1_000_000);
+        store.commit(&refused).expect("the same batch, later");
+        assert!(writer.lock().counts.has_rows(EndpointKey(1)));
+        assert_eq!(store.ledger().expect("read").pending, 99);
+    }
+}

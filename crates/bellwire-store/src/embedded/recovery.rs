@@ -75,7 +75,7 @@ pub(super) fn unfinished(
     let mut rows = messages.query([integer(watermark)])?;
     while let Some(row) = rows.next()? {
         let message = codec::sequence(row.get(0)?);
-        let mut fan_out = codec::read_fan_out(row.get_ref(1)?.as_blob_or_null()?)?;
+        let mut fan_out = codec::read_fan_out(row.get_ref(1)?.blob_or_empty()?)?;
         fan_out.retain(|endpoint| wanted(*endpoint) && !tried.contains(&Delivery { endpoint: *endpoint, message }));
         if !fan_out.is_empty() {
             left.push(Left { message, fan_out });

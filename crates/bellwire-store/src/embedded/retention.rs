@@ -214,7 +214,7 @@ impl Writer {
             while let Some(row) = rows.next()? {
                 through = Some(row.get::<_, i64>(0)?);
                 applications.insert(row.get::<_, u32>(1)?);
-                let fan_out = codec::read_fan_out(row.get_ref(2)?.as_blob_or_null()?)?;
+                let fan_out = codec::read_fan_out(row.get_ref(2)?.blob_or_empty()?)?;
                 rows_gone += 1 + fan_out.len();
                 endpoints.extend(fan_out.iter().map(|endpoint| endpoint.0));
                 if let Some(key) = row.get::<_, Option<Vec<u8>>>(3)? {
