@@ -113,9 +113,12 @@ pub(super) fn keep_log_on_close(connection: &Connection) {
 
 fn checkpoint(connection: &Connection, writer: &Mutex<Writer>) -> Result<(), Fault> {
     let (log, done) = passive(connection)?;
-    if log < HOLD_BYTES {
-        writer.lock().log_left(log - done);
-        return Ok(());
+    {
+        let mut writer = writer.lock();
+        if log < HOLD_BYTES && !writer.must_start_over() {
+            writer.log_left(log - done);
+            return Ok(());
+        }
     }
     // The writer has gone on meanwhile, so the log is never all copied. A second pass for what came in during the first,
     // and the rest while nothing comes in: the next commit finds the log empty and starts it over.

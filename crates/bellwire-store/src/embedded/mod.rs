@@ -74,7 +74,7 @@ impl Default for Settings {
         Settings {
             messages: Duration::from_secs(90 * 24 * 3600),
             bytes_max: None,
-            reserve_bytes: 16 << 20,
+            reserve_bytes: 32 << 20,
             slice: 3_000,
             sealer: None,
         }

@@ -41,6 +41,8 @@ pub(super) struct Writer {
     leases: Vec<Option<Held>>,
     failure: Failure,
     reserve: Reserve,
+    /// The last transaction found the disk full.
+    full: bool,
     log_bytes: u64,
     // Kept from commit to commit for their memory.
     messages: Vec<MessageRecord>,
@@ -82,6 +84,7 @@ impl Writer {
             leases,
             failure,
             reserve,
+            full: false,
             // Whatever was left behind; the first checkpoint finds out.
             log_bytes: START_BYTES,
             messages: Vec::new(),
@@ -174,6 +177,7 @@ impl Writer {
         }
         let done = self.begin_and(work);
         self.log_bytes += COMMIT_BYTES;
+        self.full = false;
         match done {
             Ok(result) => {
                 self.counts.keep();
@@ -187,6 +191,7 @@ impl Writer {
                 {
                     answer = CommitError::Unknown(format!("a rollback failed: {error}"));
                 }
+                self.full = matches!(answer, CommitError::Full);
                 if let CommitError::Unknown(reason) = &answer {
                     let _ = self.failure.set(reason.clone());
                     keep_log_on_close(&self.connection);
@@ -210,7 +215,12 @@ impl Writer {
 
     /// Whether a checkpoint is worth it. The estimate is put right by [`Writer::log_left`].
     pub(super) fn wants_checkpoint(&self) -> bool {
-        self.log_bytes >= START_BYTES
+        self.log_bytes >= START_BYTES || self.full
+    }
+
+    /// Whether the log must start over, whatever its size: on a full disk its own space is the space there is.
+    pub(super) fn must_start_over(&self) -> bool {
+        self.full
     }
 
     /// What a checkpoint has left in the log.

@@ -33,10 +33,10 @@ pub trait Harness {
 }
 
 /// A check and its name.
-pub type Check = (&'static str, fn(&mut World_));
+pub type Check = (&'static str, fn(&mut Subject));
 
 /// What a check is given. Opaque: only the checks here use it.
-pub struct World_(World);
+pub struct Subject(World);
 
 macro_rules! checks {
     ($($name:ident),* $(,)?) => {
@@ -92,7 +92,7 @@ pub fn check(name: &str, make: &dyn Fn() -> Box<dyn Harness>) {
     let found = CHECKS.iter().find(|(own, _)| *own == name);
     let (name, check) = found.unwrap_or_else(|| panic!("there is no check called {name}"));
     let context = Named(name);
-    check(&mut World_(World::new(make(), 1)));
+    check(&mut Subject(World::new(make(), 1)));
     std::mem::forget(context);
 }
 
