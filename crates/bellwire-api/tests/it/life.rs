@@ -6,8 +6,15 @@ use serde_json::json;
 
 #[tokio::test]
 async fn an_application_lives() {
-    let world = World::new();
+    live(World::new()).await;
+}
 
+#[tokio::test]
+async fn an_application_lives_on_the_embedded_store() {
+    live(World::embedded()).await;
+}
+
+async fn live(world: World) {
     // An application is made, found by its uid, and changed.
     let app = world.post("/api/v1/app", json!({ "name": "Acme", "uid": "acme", "throttleRate": 5 })).await.expect(201);
     assert_eq!(app["uid"], "acme");

@@ -39,7 +39,11 @@ async fn walk(world: &World, path: &str, all: &[String]) {
 
 #[tokio::test]
 async fn every_list_pages_both_ways() {
-    let world = World::new();
+    page_lists(World::new()).await;
+    page_lists(World::embedded()).await;
+}
+
+async fn page_lists(world: World) {
     let mut apps = Vec::new();
     for n in 0..5 {
         apps.push(world.application(&format!("app{n}")).await);
@@ -94,7 +98,11 @@ async fn event_types_page_by_name() {
 
 #[tokio::test]
 async fn messages_are_filtered_by_channel_tag_type_and_time() {
-    let world = World::new();
+    filter_messages(World::new()).await;
+    filter_messages(World::embedded()).await;
+}
+
+async fn filter_messages(world: World) {
     world.application("a").await;
     for (n, kind) in ["x", "y", "z"].iter().enumerate() {
         world.pass(Duration::from_secs(60));
@@ -133,7 +141,11 @@ async fn messages_are_filtered_by_channel_tag_type_and_time() {
 
 #[tokio::test]
 async fn attempts_are_filtered_and_shown() {
-    let world = World::new();
+    filter_attempts(World::new()).await;
+    filter_attempts(World::embedded()).await;
+}
+
+async fn filter_attempts(world: World) {
     world.application("a").await;
     let (one, two) = (world.endpoint("a").await, world.endpoint("a").await);
     let message = world.message("a").await;

@@ -1,4 +1,5 @@
-//! The API as a client sees it: requests into the router, answers out of it, on a backend in memory.
+//! The API as a client sees it: requests into the router, answers out of it, on a backend in memory, and
+//! where the store has a say, on the embedded store.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

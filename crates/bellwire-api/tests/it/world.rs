@@ -2,11 +2,14 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
+use bellwire_api::backend::{AcceptError, Answer, Backend};
 use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
-use bellwire_store::*;
+use bellwire_store::{
+    AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, EmbeddedStore,
+    KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store, WaitingHead,
+};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +30,6 @@ pub(crate) const START: Timestamp = Timestamp::from_seconds(1_767_225_600);
 #[derive(Default)]
 pub(crate) struct Kept {
     pub(crate) messages: BTreeMap<Sequence, Message>,
-    pub(crate) fan_outs: BTreeMap<Sequence, FanOut>,
     pub(crate) attempts: BTreeMap<Sequence, Attempt>,
     pub(crate) deliveries: BTreeMap<Delivery, DeliveryOfMessage>,
     keys: HashMap<DedupeKey, DedupeEntry>,
@@ -44,7 +46,10 @@ pub(crate) struct TestBackend {
     catalogue: RwLock<Catalogue>,
     store: Arc<dyn Store>,
     memory: Arc<Memory>,
+    /// If the store is the real one, it is written here; `memory` then only notes the changes.
+    embedded: Option<(Arc<EmbeddedStore>, tempfile::TempDir)>,
     one_at_a_time: tokio::sync::Mutex<()>,
+    accepting: Mutex<()>,
     now: AtomicI64,
     counter: AtomicU64,
     key: AtomicU32,
@@ -82,13 +87,32 @@ impl World {
         Self::with(Settings { jwt_secret: SECRET.to_vec(), ..Settings::default() })
     }
 
+    /// On the embedded store, in a folder that goes with the world.
+    pub(crate) fn embedded() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let store = EmbeddedStore::open(&path, bellwire_store::Settings::default()).expect("a store");
+        let settings = Settings { jwt_secret: SECRET.to_vec(), ..Settings::default() };
+        Self::on(settings, Some((Arc::new(store), folder)))
+    }
+
     pub(crate) fn with(settings: Settings) -> Self {
+        Self::on(settings, None)
+    }
+
+    fn on(settings: Settings, embedded: Option<(Arc<EmbeddedStore>, tempfile::TempDir)>) -> Self {
         let memory = Arc::new(Memory(Mutex::default()));
+        let store: Arc<dyn Store> = match &embedded {
+            Some((store, _)) => store.clone(),
+            None => memory.clone(),
+        };
         let backend = Arc::new(TestBackend {
             catalogue: RwLock::default(),
-            store: memory.clone(),
+            store,
             memory,
+            embedded,
             one_at_a_time: tokio::sync::Mutex::new(()),
+            accepting: Mutex::new(()),
             now: AtomicI64::new(START.as_micros()),
             counter: AtomicU64::new(1),
             key: AtomicU32::new(1),
@@ -181,21 +205,18 @@ impl World {
         let delivery = Delivery { endpoint: endpoint.key, message: message.sequence() };
         let id = AttemptId::from_parts(self.backend.sequence(), [7; 12]);
         let success = matches!(result, Ok(200..=299));
-        let mut kept = self.kept();
-        let stands = kept.deliveries.get_mut(&delivery).expect("a delivery");
-        stands.attempts += 1;
-        let after = if success {
-            stands.state = DeliveryState::Delivered;
-            AfterAttempt::Delivered
+        let stands = self.backend.store.delivery(delivery).expect("a store").expect("a delivery");
+        let (state, after) = if success {
+            (DeliveryState::Delivered, AfterAttempt::Delivered)
         } else {
-            stands.state = DeliveryState::Ended(EndReason::Exhausted);
-            AfterAttempt::Ended(EndReason::Exhausted)
+            let reason = EndReason::Exhausted;
+            (DeliveryState::Ended(reason), AfterAttempt::Ended(reason))
         };
         let attempt = Attempt {
             id,
             delivery,
             application: endpoint.application,
-            number: stands.attempts,
+            number: stands.attempts + 1,
             trigger: Trigger::Scheduled,
             url: endpoint.url.as_str().into(),
             outcome: Some(Outcome {
@@ -208,7 +229,15 @@ impl World {
             }),
             after,
         };
-        kept.attempts.insert(id.sequence(), attempt);
+        match &self.backend.embedded {
+            Some((store, _)) => store.commit(&Batch { attempts: vec![attempt], ..Batch::default() }).expect("a commit"),
+            None => {
+                let mut kept = self.kept();
+                let stands = DeliveryOfMessage { state, attempts: stands.attempts + 1, ..stands };
+                kept.deliveries.insert(delivery, stands);
+                kept.attempts.insert(id.sequence(), attempt);
+            }
+        }
         id.to_string()
     }
 }
@@ -240,30 +269,33 @@ impl Backend for TestBackend {
         &self.store
     }
 
-    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>> {
-        let sequence = self.sequence();
+    fn accept(&self, draft: Draft) -> Answer<'_, Result<bellwire_api::backend::Accepted, AcceptError>> {
         let mut tail = [0; 12];
         self.random(&mut tail);
         Box::pin(async move {
             // Two equal ones are here at the same moment.
             tokio::task::yield_now().await;
-            let mut kept = self.memory.0.lock();
-            if let Some(error) = kept.refuse.take() {
+            if let Some(error) = self.memory.0.lock().refuse.take() {
                 return Err(error);
             }
+            let _alone = self.accepting.lock();
+            let failed = |e: ReadError| AcceptError::Failed(e.to_string());
             if let Some((key, digest)) = draft.idempotency
-                && let Some(entry) = kept.keys.get(&key)
+                && let Some(entry) = self.store.find_key(key).map_err(failed)?
             {
                 if entry.digest != digest {
                     return Err(AcceptError::KeyReused);
                 }
-                return Ok(Accepted::Same(Arc::new(kept.messages[&entry.message].clone())));
+                let message = self.store.message(entry.message, true).map_err(failed)?.expect("it was kept");
+                return Ok(bellwire_api::backend::Accepted::Same(Arc::new(message)));
             }
-            if draft.event.is_some_and(|key| kept.keys.contains_key(&key)) {
+            if let Some(key) = draft.event
+                && self.store.find_key(key).map_err(failed)?.is_some()
+            {
                 return Err(AcceptError::EventIdTaken);
             }
-            let message = Message {
-                id: MessageId::from_parts(sequence, tail),
+            let message = Arc::new(Message {
+                id: MessageId::from_parts(self.sequence(), tail),
                 application: draft.application,
                 event_type: draft.event_type,
                 event_id: draft.event_id,
@@ -273,18 +305,21 @@ impl Backend for TestBackend {
                 content_type: draft.content_type,
                 expires_at: draft.expires_at,
                 deliver_at: draft.deliver_at,
+            });
+            let sequence = message.sequence();
+            let accepted = bellwire_store::Accepted {
+                message: message.clone(),
+                fan_out: draft.fan_out,
+                idempotency: draft.idempotency.map(|(key, digest)| DedupeEntry { key, digest, message: sequence }),
+                event: draft.event,
             };
-            let digest = draft.idempotency.map_or(RequestDigest([0; 8]), |(_, digest)| digest);
-            for key in draft.idempotency.map(|(key, _)| key).into_iter().chain(draft.event) {
-                kept.keys.insert(key, DedupeEntry { key, digest, message: sequence });
+            match &self.embedded {
+                Some((store, _)) => {
+                    store.commit(&Batch { accepted: vec![accepted], ..Batch::default() }).expect("a commit");
+                }
+                None => self.memory.accept(accepted),
             }
-            for &endpoint in &draft.fan_out {
-                let stands = DeliveryOfMessage { endpoint, state: DeliveryState::Fresh, attempts: 0 };
-                kept.deliveries.insert(Delivery { endpoint, message: sequence }, stands);
-            }
-            kept.fan_outs.insert(sequence, draft.fan_out);
-            kept.messages.insert(sequence, message.clone());
-            Ok(Accepted::New(Arc::new(message)))
+            Ok(bellwire_api::backend::Accepted::New(message))
         })
     }
 
@@ -293,6 +328,9 @@ impl Backend for TestBackend {
             tokio::task::yield_now().await;
             if let Some(error) = self.memory.0.lock().refuse.take() {
                 return Err(error);
+            }
+            if let Some((store, _)) = &self.embedded {
+                store.commit(&Batch { changes: changes.clone(), ..Batch::default() }).expect("a commit");
             }
             for change in changes {
                 self.apply(change);
@@ -377,6 +415,20 @@ fn page<T: Clone>(mut items: Vec<T>, ascending: bool, limit: usize) -> Page<T> {
 }
 
 impl Memory {
+    fn accept(&self, accepted: bellwire_store::Accepted) {
+        let mut kept = self.0.lock();
+        let sequence = accepted.message.sequence();
+        let event = accepted.event.map(|key| DedupeEntry { key, digest: RequestDigest([0; 8]), message: sequence });
+        for entry in accepted.idempotency.into_iter().chain(event) {
+            kept.keys.insert(entry.key, entry);
+        }
+        for &endpoint in &accepted.fan_out {
+            let stands = DeliveryOfMessage { endpoint, state: DeliveryState::Fresh, attempts: 0 };
+            kept.deliveries.insert(Delivery { endpoint, message: sequence }, stands);
+        }
+        kept.messages.insert(sequence, Message::clone(&accepted.message));
+    }
+
     fn matching(&self, query: &MessageQuery, of: impl Fn(&Kept, &Message) -> bool) -> Vec<Message> {
         let kept = self.0.lock();
         let found = kept.messages.range(query.span.first..=query.span.last).map(|(_, m)| m);
