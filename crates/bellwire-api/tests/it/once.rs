@@ -44,12 +44,13 @@ async fn answer_once(world: World) {
         let fresh = world.post_once(path, "another-key", body).await;
         assert!(fresh.text != first.unwrap().text, "{path}");
     }
-    let kept = world.kept();
-    let made = |which: fn(&Change) -> bool| kept.changes.iter().filter(|c| which(c)).count();
-    assert_eq!(made(|c| matches!(c, Change::PutApplication(_))), 3);
-    assert_eq!(made(|c| matches!(c, Change::PutEndpoint(_))), 2);
-    assert_eq!(made(|c| matches!(c, Change::PutEventType(_))), 1);
-    drop(kept);
+    {
+        let kept = world.kept();
+        let made = |which: fn(&Change) -> bool| kept.changes.iter().filter(|c| which(c)).count();
+        assert_eq!(made(|c| matches!(c, Change::PutApplication(_))), 3);
+        assert_eq!(made(|c| matches!(c, Change::PutEndpoint(_))), 2);
+        assert_eq!(made(|c| matches!(c, Change::PutEventType(_))), 1);
+    }
     let messages = world.get("/api/v1/app/a/msg").await.expect(200);
     assert_eq!(messages["data"].as_array().unwrap().len(), 2);
 }
