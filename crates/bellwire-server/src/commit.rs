@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const RETRY_WAIT: Duration = Duration::from_millis(250);
 /// Without anything to do it looks after this long anyway: retention is due now and then.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// When no upkeep was left to do, it looks again after this at the earliest: even looking takes a few queries.
+const UPKEEP_WAIT: Duration = Duration::from_millis(500);
 /// What engines decided waits so long for a message to share its commit with; nobody waits for it.
 const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
@@ -76,19 +78,20 @@ pub(crate) fn start(core: Arc<Core>) -> std::io::Result<JoinHandle<()>> {
 
 fn run(core: &Core) {
     let mut failing = false;
-    let mut upkeep_owed = true;
+    let mut upkeep_after = Instant::now();
     loop {
         let sealed = core.intake.lock().seal();
         let Some(sealed) = sealed else {
             if core.stopping() && core.shards_done() {
                 return;
             }
-            upkeep_owed = upkeep_owed && upkeep(core);
-            if !upkeep_owed {
-                let limit = if core.stopping() { COMPANY_WAIT } else { IDLE_WAIT };
-                core.bell.wait(FOR_ANYTHING, limit, || !core.intake.lock().is_empty());
-                upkeep_owed = true;
+            if upkeep_after <= Instant::now() {
+                let more = upkeep(core);
+                upkeep_after = Instant::now() + if more { Duration::ZERO } else { UPKEEP_WAIT };
+                continue;
             }
+            let limit = if core.stopping() { COMPANY_WAIT } else { IDLE_WAIT };
+            core.bell.wait(FOR_ANYTHING, limit, || !core.intake.lock().is_empty());
             continue;
         };
         if core.store.upkeep_owed() {

@@ -8,8 +8,6 @@ mod scanner;
 
 use self::scanner::{Phase, Scanner};
 use axum::Router;
-use http::Request;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -23,7 +21,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
-use tower::Service;
 
 /// Bounds for clients.
 #[derive(Clone, Debug)]
@@ -146,7 +143,7 @@ async fn connection(
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
     let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+    let service = hyper_util::service::TowerToHyperService::new(router);
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(100)
@@ -164,27 +161,6 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(error = %chain(&error), "a connection was closed");
-    }
-}
-
-/// Whoever hangs up must not stop a change half way, so everything that writes runs to its end as a task of its own.
-async fn answer(
-    mut router: Router,
-    request: Request<Incoming>,
-) -> Result<axum::response::Response, std::convert::Infallible> {
-    if request.method().is_safe() {
-        return router.call(request.map(axum::body::Body::new)).await;
-    }
-    match tokio::spawn(async move { router.call(request.map(axum::body::Body::new)).await }).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::error!(%error, "a request handler failed");
-            Ok(axum::response::IntoResponse::into_response((
-                http::StatusCode::INTERNAL_SERVER_ERROR,
-                [(http::header::CONTENT_TYPE, "application/json")],
-                "{}",
-            )))
-        }
     }
 }
 
