@@ -126,7 +126,7 @@ impl From<AcceptError> for Error {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "storage_full",
                 "The server's disk is full; nothing was accepted. Try again later.",
-                30,
+                3,
             ),
             AcceptError::Closed => later(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -14,3 +14,4 @@ mod retry;
 mod hostile;
 mod http_edges;
 mod document;
+mod codes;
