@@ -49,7 +49,7 @@ with Trial("shutdown", "R12, R34: SIGTERM under load ends in time and loses noth
     trial.row("ledger balances, pending", (ledger["balances"], ledger["pending"]), "(True, 0)", ledger["balances"] and not ledger["pending"])
 
     # Endpoints that never answer must not keep the process from ending.
-    other = api = server.api().application("hanging")
+    other = server.api().application("hanging")
     for _ in range(20):
         server.api().endpoint(other, sink.url("/hang"))
     stuck = server.api().message(other, {})
