@@ -23,7 +23,7 @@ impl Engine {
         lane.in_flight += 1;
         self.flying[lane.class as usize] += 1;
         let application = &mut self.applications[lane.application];
-        application.in_flight += 1;
+        application.flying[lane.class as usize] += 1;
         for throttle in [&mut lane.throttle, &mut application.throttle].into_iter().flatten() {
             throttle.start(now);
         }

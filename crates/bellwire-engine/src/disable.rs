@@ -91,7 +91,10 @@ impl Engine {
         if !lane.fifo() {
             return;
         }
-        for held in self.held.values_mut().filter(|held| held.lane == index) {
+        for (delivery, held) in self.held.iter_mut().filter(|(_, held)| held.lane == index) {
+            if held.phase == Phase::Parking {
+                self.lanes[index].parked.insert(delivery.message);
+            }
             if held.phase != Phase::Queued && !std::mem::replace(&mut held.barrier, true) {
                 self.lanes[index].barrier += 1;
             }

@@ -293,8 +293,9 @@ pub(crate) struct Flight {
 pub(crate) struct Application {
     pub(crate) throttle: Option<Box<Throttle>>,
     pub(crate) lanes: Vec<LaneIndex>,
-    pub(crate) in_flight: usize,
-    pub(crate) queued: usize,
+    /// Attempts in flight and deliveries in queues, by the class of their lane.
+    pub(crate) flying: [usize; 3],
+    pub(crate) queued: [usize; 3],
     /// Lanes that may start something, by class.
     pub(crate) ready: [VecDeque<LaneIndex>; 3],
     pub(crate) in_ring: [bool; 3],

@@ -6,7 +6,7 @@ use crate::throttle::Throttle;
 use bellwire_model::{
     ApplicationKey, AttemptNumber, Endpoint, EndpointKey, Health, Message, Sequence, Timestamp, Trigger,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub(crate) type LaneIndex = usize;
@@ -109,6 +109,8 @@ pub(crate) struct Lane {
     pub(crate) returning: usize,
     pub(crate) ending: usize,
     pub(crate) barrier: usize,
+    /// Of a FIFO lane: what is on its way to the waiting room. A lease may not know of it yet.
+    pub(crate) parked: BTreeSet<Sequence>,
 
     pub(crate) room: Room,
     pub(crate) ask: Option<Ask>,
@@ -160,6 +162,7 @@ impl Lane {
             returning: 0,
             ending: 0,
             barrier: 0,
+            parked: BTreeSet::new(),
             room: Room::Empty,
             ask: None,
             ask_after: Timestamp::EPOCH,

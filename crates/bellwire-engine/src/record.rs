@@ -25,7 +25,7 @@ impl Engine {
         let application = &mut self.applications[lane.application];
         if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
             lane.in_flight -= 1;
-            application.in_flight -= 1;
+            application.flying[lane.class as usize] -= 1;
             self.flying[lane.class as usize] -= 1;
         }
         lane.slow_flights -= usize::from(flight.slow);

@@ -7,7 +7,7 @@
 //!
 //! **Fairness.** Applications that have a startable lane stand in a ring, and so do the lanes of each application; each
 //! turn starts one delivery. There is one ring for each [`Class`], and the classes take turns: lanes that hang or fail
-//! share at most half of the slots, whatever their number, and one application never takes the last free ones from the others.
+//! share at most half of the slots, whatever their number, and one application never takes its class's last free ones from the others.
 //!
 //! **Attention.** A step touches only the lanes that its input concerns. Each of them is *attended* once: shed, put into its
 //! ring, its question asked, its one timer set.
@@ -64,6 +64,7 @@ impl Engine {
         if recovering && self.lanes[lane].fifo() {
             self.raise_barrier(delivery);
         }
+        self.note_parked(delivery);
         self.write_wait(delivery, 1, Trigger::Scheduled, effects);
         self.mark(lane);
         false
@@ -80,7 +81,7 @@ impl Engine {
         let free = lane.class.share_left(&self.queued, settings.queued_max.saturating_sub(self.reserved));
         let counted = bytes.min(settings.queued_bytes_max / 4);
         lane.queue.len() < settings.lane_queue_max.min(free)
-            && self.applications[lane.application].queued < free.saturating_mul(2)
+            && self.applications[lane.application].queued[lane.class as usize] < free.saturating_mul(2)
             && counted <= lane.class.share_left(&self.queued_bytes, settings.queued_bytes_max)
     }
 
@@ -88,7 +89,7 @@ impl Engine {
         let lane = &mut self.lanes[index];
         self.queued[lane.class as usize] += 1;
         self.queued_bytes[lane.class as usize] += queued.bytes();
-        self.applications[lane.application].queued += 1;
+        self.applications[lane.application].queued[lane.class as usize] += 1;
         let sequence = queued.message.sequence();
         // Only a resend of an old message to a FIFO endpoint comes out of order.
         match lane.queue.back() {
@@ -103,10 +104,10 @@ impl Engine {
 
     pub(crate) fn dequeue(&mut self, index: LaneIndex) -> Option<Queued> {
         let lane = &mut self.lanes[index];
-        let queued = if self.planted.has(Bug::UnfairPick) { lane.queue.pop_back() } else { lane.queue.pop_front() }?;
+        let queued = lane.queue.pop_front()?;
         self.queued[lane.class as usize] -= 1;
         self.queued_bytes[lane.class as usize] -= queued.bytes();
-        self.applications[lane.application].queued -= 1;
+        self.applications[lane.application].queued[lane.class as usize] -= 1;
         Some(queued)
     }
 
@@ -122,12 +123,22 @@ impl Engine {
             }
             self.settle_place(delivery);
             self.turn(delivery, Phase::Parking);
+            self.note_parked(delivery);
             if self.lanes[index].fifo() {
                 self.raise_barrier(delivery);
             }
             self.write_wait(delivery, queued.number, queued.trigger, effects);
         }
         self.mark(index);
+    }
+
+    /// In a FIFO lane nothing from a lease passes what is on its way to the waiting room.
+    fn note_parked(&mut self, delivery: Delivery) {
+        let Some(held) = self.held.get(&delivery) else { return };
+        let lane = &mut self.lanes[held.lane];
+        if lane.fifo() {
+            lane.parked.insert(delivery.message);
+        }
     }
 
     fn write_wait(&self, delivery: Delivery, next: u32, trigger: Trigger, effects: &mut Vec<Effect>) {
@@ -155,6 +166,7 @@ impl Engine {
         let lane = &mut self.lanes[index];
         let Some(rows) = rows else {
             lane.ask_after = now.plus(READ_FAILED_WAIT);
+            lane.next_unknown |= ask.peek;
             return;
         };
         if lane.fifo() && (lane.returning > 0 || lane.barrier > 0) && !self.planted.has(Bug::FifoOvertakes) {
@@ -169,6 +181,10 @@ impl Engine {
             let settled = ask.settled.contains(&delivery.message) && !self.planted.has(Bug::StaleLease);
             let lane = &self.lanes[index];
             if lane.fifo() && ask.arrived.is_some_and(|(_, oldest)| oldest < delivery.message) {
+                break;
+            }
+            if lane.fifo() && lane.parked.first().is_some_and(|oldest| *oldest < delivery.message) {
+                dropped = true;
                 break;
             }
             if in_hand || settled {
@@ -451,9 +467,14 @@ impl Engine {
             return;
         }
         let bytes: usize = lane.queue.iter().map(Queued::bytes).sum();
-        for (sums, amount) in
-            [(&mut self.queued, lane.queue.len()), (&mut self.queued_bytes, bytes), (&mut self.flying, lane.in_flight)]
-        {
+        let application = &mut self.applications[lane.application];
+        for (sums, amount) in [
+            (&mut self.queued, lane.queue.len()),
+            (&mut self.queued_bytes, bytes),
+            (&mut self.flying, lane.in_flight),
+            (&mut application.queued, lane.queue.len()),
+            (&mut application.flying, lane.in_flight),
+        ] {
             sums[old as usize] -= amount;
             sums[class as usize] += amount;
         }
@@ -502,14 +523,13 @@ impl Engine {
             return false;
         }
         let now = self.now.engine;
-        let free = max - in_flight;
         let mut passed_over = 0;
         while let Some(application) = self.rings[class as usize].pop_front() {
             let entry = &mut self.applications[application];
             if !entry.in_ring[class as usize] {
                 continue;
             }
-            if entry.in_flight >= free {
+            if entry.flying[class as usize] >= share && !self.planted.has(Bug::UnfairPick) {
                 self.rings[class as usize].push_back(application);
                 passed_over += 1;
                 if passed_over >= self.rings[class as usize].len().min(PASSED_OVER_MAX) {
@@ -526,8 +546,18 @@ impl Engine {
             }
             let started = self.start_in(application, class, effects);
             self.enter_application(application, class);
+            if self.planted.has(Bug::UnfairPick) && self.applications[application].in_ring[class as usize] {
+                self.rings[class as usize].rotate_right(1);
+            }
             if started {
                 return true;
+            }
+            // What is still in its ring has to wait until others are done.
+            if self.applications[application].in_ring[class as usize] {
+                passed_over += 1;
+                if passed_over >= self.rings[class as usize].len().min(PASSED_OVER_MAX) {
+                    return false;
+                }
             }
         }
         false
@@ -535,9 +565,21 @@ impl Engine {
 
     /// Starts one delivery of the application's next lane that may.
     fn start_in(&mut self, application: usize, class: Class, effects: &mut Vec<Effect>) -> bool {
+        let share = class.share_left(&self.flying, self.settings.attempts_max);
+        let mut passed_over = 0;
         while let Some(index) = self.applications[application].ready[class as usize].pop_front() {
+            let entry = &mut self.applications[application];
             let lane = &mut self.lanes[index];
             if !lane.in_ring || lane.application != application {
+                continue;
+            }
+            // As with applications: one lane never takes the last free ones of its application from the others.
+            if lane.in_flight >= share.saturating_sub(entry.flying[class as usize]).max(1) {
+                entry.ready[class as usize].push_back(index);
+                passed_over += 1;
+                if passed_over >= entry.ready[class as usize].len().min(PASSED_OVER_MAX) {
+                    return false;
+                }
                 continue;
             }
             lane.in_ring = false;
@@ -606,6 +648,9 @@ impl Engine {
         lane.held -= 1;
         lane.rows -= usize::from(held.row);
         lane.barrier -= usize::from(held.barrier);
+        if held.phase == Phase::Parking {
+            lane.parked.remove(&delivery.message);
+        }
         count(lane, held.phase, -1);
         self.mark(held.lane);
         Some(held)
