@@ -126,7 +126,8 @@ pub(crate) struct Lane {
     pub(crate) throttle: Option<Box<Throttle>>,
 
     pub(crate) timer: Option<Timestamp>,
-    pub(crate) in_ring: bool,
+    /// It stands in its application's ring of this class. Also in that of a class that it no longer is of, until its turn there.
+    pub(crate) in_ring: [bool; 3],
     pub(crate) dirty: bool,
     pub(crate) wants_lease: bool,
     /// Its place may be taken by another.
@@ -172,7 +173,7 @@ impl Lane {
             class: Class::Unknown,
             throttle: endpoint.limits.throttle_rate.map(|rate| Throttle::new(rate.get())),
             timer: None,
-            in_ring: false,
+            in_ring: [false; 3],
             dirty: false,
             wants_lease: false,
             forgotten: false,

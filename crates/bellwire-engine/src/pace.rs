@@ -4,7 +4,10 @@ use bellwire_model::{Outcome, Timestamp};
 use std::time::Duration;
 
 /// What a lane begins with: enough that a healthy new endpoint is fast at once, too little to hurt one that is not.
-const CONCURRENCY_FIRST: usize = 16;
+const CONCURRENCY_FIRST: usize = 8;
+/// The limit does not rise while attempts take longer than four times the fastest and this: more at once would only wait, at
+/// the endpoint or here, and each holds a connection.
+const CROWDED_MICROS: u64 = 5_000;
 /// An attempt that takes longer than this makes its lane a slow one.
 pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// So many outages in a row make a lane a slow one, long before the breaker opens.
@@ -34,6 +37,9 @@ pub(crate) struct Pace {
     wait: Duration,
     /// A moving average of how long attempts take.
     duration_micros: u64,
+    /// How long the fastest of late took; it grows by a 64th with each attempt, so that an endpoint that became slower is not
+    /// held to its past.
+    fastest_micros: u64,
     /// An outcome was seen.
     pub(crate) proven: bool,
 }
@@ -59,6 +65,7 @@ impl Pace {
             open_until: None,
             wait: Duration::ZERO,
             duration_micros: 0,
+            fastest_micros: u64::MAX,
             proven: false,
         }
     }
@@ -89,17 +96,20 @@ impl Pace {
         self.tripped() || self.failures >= FAILURES_SLOW || self.duration_micros > SLOW_AFTER.as_micros() as u64
     }
 
-    /// Learns from an attempt that began at `started` (engine time) and ended `now`.
+    /// Learns from an attempt that began at `started` (engine time) and ended `now`. `full`: as many were in flight as the limit
+    /// allows; otherwise success says nothing about whether more would be.
     pub(crate) fn ended(
         &mut self,
         outcome: &Outcome,
         started: Timestamp,
         now: Timestamp,
+        full: bool,
         breaker: BreakerSettings,
     ) -> Option<Turn> {
         self.proven = true;
         let took = u64::try_from(now.since(started).as_micros()).unwrap_or(u64::MAX);
         self.duration_micros = if self.duration_micros == 0 { took } else { (self.duration_micros / 8 * 7) + took / 8 };
+        self.fastest_micros = took.min(self.fastest_micros.saturating_add(self.fastest_micros / 64));
         if outcome.is_overload() {
             self.slow_start = false;
             if started >= self.cut_at {
@@ -112,7 +122,8 @@ impl Pace {
             return self.outage(started, now, breaker);
         }
         self.failures = 0;
-        if outcome.is_success() {
+        let crowded = took > self.fastest_micros.saturating_mul(4).saturating_add(CROWDED_MICROS);
+        if outcome.is_success() && full && !crowded {
             self.grow();
         }
         self.open_until.take().map(|_| {
@@ -176,44 +187,61 @@ mod tests {
     #[test]
     fn a_healthy_endpoint_reaches_the_limit_within_a_few_round_trips() {
         let mut pace = Pace::new(64);
-        for _ in 0..48 {
-            pace.ended(&outcome(Ok(200)), at(0), at(1), BREAKER);
+        for _ in 0..56 {
+            pace.ended(&outcome(Ok(200)), at(0), at(1), true, BREAKER);
         }
         assert_eq!(pace.limit(), 64);
+    }
+
+    #[test]
+    fn the_limit_rises_only_where_more_would_be_done_at_once() {
+        let mut pace = Pace::new(64);
+        for _ in 0..100 {
+            pace.ended(&outcome(Ok(200)), at(0), at(1), false, BREAKER);
+        }
+        assert_eq!(pace.limit(), 8, "the limit was never reached");
+        for _ in 0..8 {
+            pace.ended(&outcome(Ok(200)), at(0), at(50), true, BREAKER);
+        }
+        assert_eq!(pace.limit(), 8, "attempts take fifty times as long as they could");
+        for _ in 0..300 {
+            pace.ended(&outcome(Ok(200)), at(0), at(50), true, BREAKER);
+        }
+        assert_eq!(pace.limit(), 64, "by now that is how long they take");
     }
 
     #[test]
     fn a_wave_of_overloads_halves_once() {
         let mut pace = Pace::new(64);
         for _ in 0..8 {
-            pace.ended(&outcome(Ok(429)), at(0), at(10), BREAKER);
+            pace.ended(&outcome(Ok(429)), at(0), at(10), true, BREAKER);
         }
-        assert_eq!(pace.limit(), 8);
-        pace.ended(&outcome(Ok(429)), at(11), at(20), BREAKER);
         assert_eq!(pace.limit(), 4);
-        for _ in 0..4 {
-            pace.ended(&outcome(Ok(200)), at(21), at(22), BREAKER);
+        pace.ended(&outcome(Ok(429)), at(11), at(20), true, BREAKER);
+        assert_eq!(pace.limit(), 2);
+        for _ in 0..2 {
+            pace.ended(&outcome(Ok(200)), at(21), at(22), true, BREAKER);
         }
-        assert_eq!(pace.limit(), 5, "additive after the first overload");
+        assert_eq!(pace.limit(), 3, "additive after the first overload");
     }
 
     #[test]
     fn the_breaker_opens_probes_doubles_and_closes() {
         let mut pace = Pace::new(64);
         for n in 1..=10 {
-            let turn = pace.ended(&outcome(Err(FailureClass::Connect)), at(0), at(1), BREAKER);
+            let turn = pace.ended(&outcome(Err(FailureClass::Connect)), at(0), at(1), true, BREAKER);
             assert_eq!(turn, (n == 10).then_some(Turn::Opened));
         }
         assert_eq!(pace.open_until(at(1)), Some(at(1_001)));
-        pace.ended(&outcome(Ok(500)), at(0), at(500), BREAKER);
+        pace.ended(&outcome(Ok(500)), at(0), at(500), true, BREAKER);
         assert_eq!(pace.open_until(at(500)), Some(at(1_001)), "an attempt from before does not count");
         assert_eq!(pace.open_until(at(1_001)), None);
         assert_eq!(pace.limit(), 1, "half open: one probe");
-        pace.ended(&outcome(Ok(500)), at(1_001), at(1_002), BREAKER);
+        pace.ended(&outcome(Ok(500)), at(1_001), at(1_002), true, BREAKER);
         assert_eq!(pace.open_until(at(1_002)), Some(at(3_002)));
-        assert_eq!(pace.ended(&outcome(Ok(204)), at(3_002), at(3_003), BREAKER), Some(Turn::Closed));
+        assert_eq!(pace.ended(&outcome(Ok(204)), at(3_002), at(3_003), true, BREAKER), Some(Turn::Closed));
         assert_eq!(pace.limit(), 1);
-        pace.ended(&outcome(Ok(204)), at(3_003), at(3_004), BREAKER);
+        pace.ended(&outcome(Ok(204)), at(3_003), at(3_004), true, BREAKER);
         assert_eq!(pace.limit(), 2, "slow start");
     }
 }

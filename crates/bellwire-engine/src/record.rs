@@ -29,7 +29,8 @@ impl Engine {
             self.flying[lane.class as usize] -= 1;
         }
         lane.slow_flights -= usize::from(flight.slow);
-        let turn = lane.pace.ended(&outcome, flight.started, now, self.breaker);
+        let full = lane.in_flight + 1 >= lane.pace.limit();
+        let turn = lane.pace.ended(&outcome, flight.started, now, full, self.breaker);
         let health = lane.health.step(&outcome, now, self.settings.disable_after);
         lane.health = health.health;
         let schedule = lane.endpoint.retry_schedule.as_ref().unwrap_or(&self.settings.retry_schedule);

@@ -389,7 +389,8 @@ impl Engine {
                 let most = self.settings.lane_queue_max.saturating_sub(lane.queue.len());
                 let want = lane.target(self.settings.lane_queue_max).saturating_sub(lane.queue.len());
                 ask.reserved = want.min(free).min(most);
-                if ask.reserved == 0 {
+                // What could not be taken is not asked for.
+                if ask.reserved == 0 || !self.admits(index, 0) {
                     return false;
                 }
                 ask.until = now.max(lane.ask_until);
@@ -478,14 +479,18 @@ impl Engine {
             sums[old as usize] -= amount;
             sums[class as usize] += amount;
         }
+        // Its old ring may stand still for long.
+        if self.lanes[index].in_ring[old as usize] {
+            self.enter_ring(index);
+        }
     }
 
     fn enter_ring(&mut self, index: LaneIndex) {
         let lane = &mut self.lanes[index];
-        if std::mem::replace(&mut lane.in_ring, true) {
+        let (application, class) = (lane.application, lane.class);
+        if std::mem::replace(&mut lane.in_ring[class as usize], true) {
             return;
         }
-        let (application, class) = (lane.application, lane.class);
         self.applications[application].ready[class as usize].push_back(index);
         self.enter_application(application, class);
     }
@@ -514,11 +519,17 @@ impl Engine {
         }
     }
 
+    /// How many more attempts of this class may be in flight.
+    fn share(&self, class: Class) -> usize {
+        let class = if self.planted.has(Bug::SlowTakesAll) { Class::Proven } else { class };
+        class.share_left(&self.flying, self.settings.attempts_max)
+    }
+
     fn start_one(&mut self, class: Class, effects: &mut Vec<Effect>) -> bool {
         let max = self.settings.attempts_max;
         let in_flight = self.in_flight();
         let unrecorded_max = if self.failing { max } else { max.saturating_mul(4) };
-        let share = class.share_left(&self.flying, max).max(if self.planted.has(Bug::SlowTakesAll) { 1 } else { 0 });
+        let share = self.share(class);
         if self.stopped || in_flight >= max || share == 0 || in_flight + self.unrecorded >= unrecorded_max {
             return false;
         }
@@ -565,12 +576,12 @@ impl Engine {
 
     /// Starts one delivery of the application's next lane that may.
     fn start_in(&mut self, application: usize, class: Class, effects: &mut Vec<Effect>) -> bool {
-        let share = class.share_left(&self.flying, self.settings.attempts_max);
+        let share = self.share(class);
         let mut passed_over = 0;
         while let Some(index) = self.applications[application].ready[class as usize].pop_front() {
             let entry = &mut self.applications[application];
             let lane = &mut self.lanes[index];
-            if !lane.in_ring || lane.application != application {
+            if !lane.in_ring[class as usize] || lane.application != application {
                 continue;
             }
             // As with applications: one lane never takes the last free ones of its application from the others.
@@ -582,9 +593,8 @@ impl Engine {
                 }
                 continue;
             }
-            lane.in_ring = false;
+            lane.in_ring[class as usize] = false;
             if lane.class != class {
-                self.mark(index);
                 continue;
             }
             if self.gate(index) == Gate::Ready {
@@ -610,7 +620,7 @@ impl Engine {
             return;
         }
         lane.forgotten = true;
-        lane.in_ring = false;
+        lane.in_ring = [false; 3];
         self.free_lanes.push(index);
     }
 

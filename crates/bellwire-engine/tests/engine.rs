@@ -461,8 +461,10 @@ fn a_throttle_is_never_exceeded_and_nothing_is_dropped() {
 fn an_outage_opens_the_breaker_and_one_probe_closes_it() {
     let mut bench = Bench::new([endpoint(E)]);
     let messages = bench.accept_many(10, &[E]);
-    for start in bench.starts() {
-        bench.end(&start, status(503));
+    let mut starts = bench.starts();
+    while !starts.is_empty() {
+        starts.iter().for_each(|start| bench.end(start, status(503)));
+        starts = bench.starts();
     }
     assert_eq!(bench.notices(), [Notice::BreakerOpened { endpoint: E }]);
     bench.effects.retain(|e| !matches!(e, Effect::Notice(_)));
