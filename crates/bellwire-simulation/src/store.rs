@@ -1,0 +1,639 @@
+//! A store in memory: as simple as it can be, so that it can be believed, and quick. What a commit wrote is durable; a
+//! crash before the commit is a commit that was never made. Passes the conformance suite.
+
+use bellwire_model::{
+    AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
+    EndReason, Endpoint, EndpointKey, EventType, FanOut, Health, Ledger, Message, OrganisationId, Partition,
+    RequestDigest, Sequence, Timestamp, Trigger, Waiting,
+};
+use bellwire_store::{
+    Accepted, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
+    DeliveryOfMessage, Fence, KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store,
+    Unfinished, WaitingHead,
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// Mistakes of a store, for the simulator to find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreBug {
+    /// A row stays in the waiting room when its delivery ends.
+    RowStays,
+    /// A retry takes its row away instead of moving it.
+    RetryLosesRow,
+    /// Recovery begins one message above the watermark.
+    RecoverySkips,
+    /// A lease of a FIFO endpoint comes in order of due times.
+    FifoByDue,
+    /// Keys of messages are not kept.
+    KeysLost,
+}
+
+impl StoreBug {
+    /// All of them.
+    pub const ALL: [StoreBug; 5] =
+        [StoreBug::RowStays, StoreBug::RetryLosesRow, StoreBug::RecoverySkips, StoreBug::FifoByDue, StoreBug::KeysLost];
+}
+
+/// The upper half of a millisecond's sequences is upkeep's.
+const UPKEEP_FROM: u64 = 1 << 19;
+/// Rows that upkeep ends at a time.
+const SLICE: usize = 8;
+
+/// The store.
+#[derive(Debug, Default)]
+pub struct SimStore {
+    state: Mutex<State>,
+    bug: Option<StoreBug>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: BTreeMap<Sequence, (Arc<Message>, FanOut)>,
+    attempts: BTreeMap<Sequence, Attempt>,
+    of_delivery: BTreeMap<Delivery, Vec<Sequence>>,
+    waiting: BTreeMap<Delivery, Waiting>,
+    by_due: BTreeSet<(EndpointKey, Timestamp, Sequence)>,
+    ended: BTreeMap<Delivery, AfterAttempt>,
+    /// Deliveries that were not among the fan-out.
+    added: BTreeSet<Delivery>,
+    keys: BTreeMap<DedupeKey, DedupeEntry>,
+    answers: BTreeMap<DedupeKey, KeptAnswer>,
+    applications: BTreeMap<ApplicationKey, Arc<Application>>,
+    endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
+    event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
+    deleted: BTreeSet<EndpointKey>,
+    /// Deleted endpoints that may still have rows.
+    doomed: BTreeSet<EndpointKey>,
+    watermark: Sequence,
+    newest: Sequence,
+    upkeep_newest: Sequence,
+    last_key: u32,
+    ledger: Ledger,
+    leases: BTreeMap<u8, (String, Fence, Timestamp)>,
+}
+
+impl SimStore {
+    /// Empty, with a bug if one is given.
+    pub fn new(bug: Option<StoreBug>) -> Self {
+        SimStore { state: Mutex::default(), bug }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn has(&self, bug: StoreBug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Where a delivery stands.
+    pub fn stands(&self, delivery: Delivery) -> DeliveryState {
+        self.state().stands(delivery)
+    }
+
+    /// Deliveries that have neither ended nor a row, found without the watermark.
+    pub fn unfinished_by_full_scan(&self) -> Vec<Delivery> {
+        self.state().fresh(Sequence::ZERO)
+    }
+
+    /// All rows of the waiting room.
+    pub fn rows(&self) -> Vec<Waiting> {
+        self.state().waiting.values().copied().collect()
+    }
+
+    /// All messages with their fan-out.
+    pub fn all_messages(&self) -> Vec<(Arc<Message>, FanOut)> {
+        self.state().messages.values().cloned().collect()
+    }
+
+    /// The newest watermark and the newest sequence.
+    pub fn progress(&self) -> (Sequence, Sequence) {
+        let state = self.state();
+        (state.watermark, state.newest)
+    }
+}
+
+impl State {
+    fn stands(&self, delivery: Delivery) -> DeliveryState {
+        match (self.waiting.get(&delivery), self.ended.get(&delivery)) {
+            (Some(waiting), _) => DeliveryState::Waiting(*waiting),
+            (None, Some(AfterAttempt::Ended(reason))) => DeliveryState::Ended(*reason),
+            (None, Some(_)) => DeliveryState::Delivered,
+            (None, None) => DeliveryState::Fresh,
+        }
+    }
+
+    fn fresh(&self, from: Sequence) -> Vec<Delivery> {
+        let all = self.messages.range(from..).flat_map(|(message, (_, fan_out))| {
+            fan_out.iter().map(|endpoint| Delivery { endpoint: *endpoint, message: *message })
+        });
+        all.filter(|delivery| self.stands(*delivery) == DeliveryState::Fresh).collect()
+    }
+
+    fn number(&self, delivery: Delivery) -> AttemptNumber {
+        let attempts = self.of_delivery.get(&delivery).into_iter().flatten();
+        attempts.filter_map(|at| self.attempts.get(at)).map(|a| a.number).max().unwrap_or(0)
+    }
+
+    fn put(&mut self, waiting: Waiting) -> bool {
+        let Delivery { endpoint, message } = waiting.delivery;
+        self.by_due.insert((endpoint, waiting.due, message));
+        match self.waiting.insert(waiting.delivery, waiting) {
+            Some(old) if old.due != waiting.due => {
+                self.by_due.remove(&(endpoint, old.due, message));
+                false
+            }
+            old => old.is_none(),
+        }
+    }
+
+    fn remove(&mut self, delivery: Delivery) -> bool {
+        let Some(old) = self.waiting.remove(&delivery) else { return false };
+        self.by_due.remove(&(delivery.endpoint, old.due, delivery.message));
+        true
+    }
+
+    fn accept(&mut self, accepted: &Accepted, keys: bool) {
+        let message = &accepted.message;
+        let sequence = message.sequence();
+        self.newest = self.newest.max(sequence);
+        self.ledger.accepted += 1;
+        self.ledger.matched += accepted.fan_out.len() as u64;
+        let event = accepted.event.map(|key| DedupeEntry { key, digest: RequestDigest([0; 8]), message: sequence });
+        let idempotency = accepted.idempotency.map(|entry| DedupeEntry { message: sequence, ..entry });
+        for entry in idempotency.into_iter().chain(event).filter(|_| keys) {
+            self.keys.entry(entry.key).or_insert(entry);
+        }
+        for endpoint in &accepted.fan_out {
+            let delivery = Delivery { endpoint: *endpoint, message: sequence };
+            let doomed = self.deleted.contains(endpoint);
+            if doomed {
+                self.doomed.insert(*endpoint);
+            }
+            if let Some(due) = message.deliver_at.or(doomed.then_some(sequence.time())) {
+                self.put(Waiting { delivery, due, next: 1, trigger: Trigger::Scheduled });
+            }
+        }
+        self.messages.insert(sequence, (Arc::clone(message), accepted.fan_out.clone()));
+    }
+
+    fn record(&mut self, attempt: &Attempt, bug: Option<StoreBug>) {
+        let delivery = attempt.delivery;
+        let sequence = attempt.id.sequence();
+        self.newest = self.newest.max(sequence);
+        let mut attempt = attempt.clone();
+        let gone = self.deleted.contains(&delivery.endpoint);
+        match attempt.after {
+            _ if gone && !self.waiting.contains_key(&delivery) => {
+                // Upkeep has ended it already.
+                attempt.after = self.ended.get(&delivery).copied().unwrap_or(attempt.after);
+            }
+            AfterAttempt::Waiting { due } => {
+                let next = attempt.number + 1;
+                self.put(Waiting { delivery, due, next, trigger: Trigger::Scheduled });
+                if bug == Some(StoreBug::RetryLosesRow) {
+                    self.remove(delivery);
+                }
+            }
+            after => {
+                if bug != Some(StoreBug::RowStays) {
+                    self.remove(delivery);
+                }
+                self.ledger.count(after);
+                self.ended.insert(delivery, after);
+            }
+        }
+        self.of_delivery.entry(delivery).or_default().push(sequence);
+        self.attempts.insert(sequence, attempt);
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::PutApplication(application) => {
+                self.last_key = self.last_key.max(application.key.0);
+                self.applications.insert(application.key, Arc::clone(application));
+            }
+            Change::DeleteApplication(key) => {
+                self.applications.remove(key);
+                let of = self.endpoints.values().filter(|e| e.application == *key).map(|e| e.key);
+                for endpoint in of.collect::<Vec<_>>() {
+                    self.delete_endpoint(endpoint);
+                }
+            }
+            Change::PutEndpoint(endpoint) => {
+                self.last_key = self.last_key.max(endpoint.key.0);
+                if !self.deleted.contains(&endpoint.key) {
+                    let mut endpoint = Arc::clone(endpoint);
+                    let written = endpoint.health.failing_since.is_some();
+                    if endpoint.health.written != written {
+                        Arc::make_mut(&mut endpoint).health.written = written;
+                    }
+                    self.endpoints.insert(endpoint.key, endpoint);
+                }
+            }
+            Change::DeleteEndpoint(key) => self.delete_endpoint(*key),
+            Change::PutHealth { endpoint, failing_since, disable } => {
+                if let Some(endpoint) = self.endpoints.get_mut(endpoint).map(Arc::make_mut) {
+                    endpoint.health = Health { failing_since: *failing_since, written: failing_since.is_some() };
+                    endpoint.disabled = disable.or(endpoint.disabled);
+                }
+            }
+            Change::PutEventType(event_type) => {
+                let key = (event_type.organisation.clone(), event_type.name.clone());
+                self.event_types.insert(key, Arc::clone(event_type));
+            }
+            Change::DeleteEventType(organisation, name) => {
+                self.event_types.remove(&(organisation.clone(), name.clone()));
+            }
+            Change::KeepAnswer(answer) => {
+                self.answers.insert(answer.key, answer.clone());
+            }
+            Change::Wait { waiting, owed } => self.wait(*waiting, *owed),
+            Change::Recover { endpoint, since, until, due } => self.recover(*endpoint, *since, *until, *due),
+            Change::ExpungePayload(sequence) => {
+                if let Some((message, _)) = self.messages.get_mut(sequence) {
+                    Arc::make_mut(message).payload = None;
+                }
+            }
+            Change::ExpungeResponse(id) => {
+                let attempt = self.attempts.get_mut(&id.sequence()).filter(|attempt| attempt.id == *id);
+                if let Some(outcome) = attempt.and_then(|attempt| attempt.outcome.as_mut()) {
+                    outcome.body = Bytes::from_static(b"EXPUNGED");
+                }
+            }
+        }
+    }
+
+    fn delete_endpoint(&mut self, endpoint: EndpointKey) {
+        if !self.deleted.insert(endpoint) {
+            return;
+        }
+        self.endpoints.remove(&endpoint);
+        self.doomed.insert(endpoint);
+        for delivery in self.fresh(self.watermark).into_iter().filter(|d| d.endpoint == endpoint) {
+            self.put(Waiting { delivery, due: delivery.message.time(), next: 1, trigger: Trigger::Scheduled });
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting, owed: bool) {
+        let delivery = waiting.delivery;
+        if self.deleted.contains(&delivery.endpoint) && !self.waiting.contains_key(&delivery) {
+            return;
+        }
+        let new = self.put(waiting);
+        if owed {
+            self.added.insert(delivery);
+            self.ledger.matched += u64::from(new);
+        }
+    }
+
+    fn recover(&mut self, endpoint: EndpointKey, since: Sequence, until: Sequence, due: Timestamp) {
+        if self.deleted.contains(&endpoint) {
+            return;
+        }
+        for delivery in self.deliveries_of(endpoint, Span { first: since, last: until }) {
+            let failed = matches!(self.stands(delivery), DeliveryState::Ended(_));
+            if failed && self.messages[&delivery.message].0.payload.is_some() {
+                let next = self.number(delivery) + 1;
+                self.put(Waiting { delivery, due, next, trigger: Trigger::Manual });
+                self.ledger.matched += 1;
+            }
+        }
+    }
+
+    fn deliveries_of(&self, endpoint: EndpointKey, span: Span) -> Vec<Delivery> {
+        let messages = self.messages.range(span.first..=span.last.max(span.first));
+        let of = messages.filter_map(|(message, (_, fan_out))| {
+            let delivery = Delivery { endpoint, message: *message };
+            (fan_out.contains(&endpoint) || self.added.contains(&delivery)).then_some(delivery)
+        });
+        of.collect()
+    }
+
+    fn delivery(&self, delivery: Delivery) -> DeliveryOfMessage {
+        let (state, attempts) = (self.stands(delivery), self.number(delivery));
+        DeliveryOfMessage { endpoint: delivery.endpoint, state, attempts }
+    }
+
+    fn attempts(&self, which: impl Fn(&Attempt) -> bool, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        let range = self.attempts.range(query.span.first..=query.span.last.max(query.span.first));
+        let passes = |attempt: &&Attempt| which(attempt) && self.attempt_passes(attempt, &query.filter);
+        let found = range.map(|(_, attempt)| attempt).filter(passes);
+        Ok(page(found, query.ascending, query.limit, |attempt| {
+            let mut attempt = attempt.clone();
+            if let Some(outcome) = attempt.outcome.as_mut().filter(|_| !query.with_body) {
+                outcome.body = Bytes::new();
+            }
+            attempt
+        }))
+    }
+
+    fn attempt_passes(&self, attempt: &Attempt, filter: &AttemptFilter) -> bool {
+        let status = attempt.outcome.as_ref().map(|outcome| outcome.result);
+        let success = matches!(status, Some(Ok(200..=299)));
+        let as_asked = match filter.status {
+            None => true,
+            Some(StatusFilter::Success) => success,
+            Some(StatusFilter::Fail) => status.is_some() && !success,
+            Some(_) => false,
+        };
+        let in_class = match filter.status_class {
+            None => true,
+            Some(0) => !matches!(status, Some(Ok(_))),
+            Some(class) => matches!(status, Some(Ok(s)) if s / 100 == if class >= 100 { class / 100 } else { class }),
+        };
+        let message = self.messages.get(&attempt.delivery.message).map(|(message, _)| message);
+        let carried =
+            message.is_some_and(|m| carries(m, &filter.event_types, filter.channel.as_deref(), filter.tag.as_deref()));
+        as_asked && in_class && carried && filter.endpoint.is_none_or(|e| e == attempt.delivery.endpoint)
+    }
+}
+
+fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
+    (event_types.is_empty() || event_types.contains(&message.event_type))
+        && channel.is_none_or(|channel| message.channels.iter().any(|c| c == channel))
+        && tag.is_none_or(|tag| message.tags.iter().any(|t| t == tag))
+}
+
+fn stands_as(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
+    let cancelled =
+        matches!(state, DeliveryState::Ended(EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted));
+    match (status, state) {
+        (StatusFilter::Success, DeliveryState::Delivered) => true,
+        (StatusFilter::Pending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts == 0,
+        (StatusFilter::Sending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts > 0,
+        (StatusFilter::Fail, DeliveryState::Ended(_)) => !cancelled,
+        (StatusFilter::Canceled, DeliveryState::Ended(_)) => cancelled,
+        _ => false,
+    }
+}
+
+fn page<T, U>(
+    found: impl DoubleEndedIterator<Item = T>,
+    ascending: bool,
+    limit: usize,
+    make: impl Fn(T) -> U,
+) -> Page<U> {
+    let mut items: Vec<U> = Vec::new();
+    let mut rest: Box<dyn Iterator<Item = T>> = if ascending { Box::new(found) } else { Box::new(found.rev()) };
+    for item in rest.by_ref().take(limit) {
+        items.push(make(item));
+    }
+    let done = rest.next().is_none();
+    Page { items, done }
+}
+
+fn without_payload(message: &Message, with_payload: bool) -> Message {
+    let payload = message.payload.clone().filter(|_| with_payload);
+    Message { payload, ..message.clone() }
+}
+
+impl Store for SimStore {
+    fn lease(
+        &self,
+        holder: &str,
+        partitions: &[Partition],
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Vec<Lease>, CommitError> {
+        let mut state = self.state();
+        let mut got = Vec::new();
+        for partition in partitions {
+            let held = state.leases.get(&partition.0);
+            let fence = match held {
+                Some((own, fence, _)) if own == holder => *fence,
+                Some((_, _, until)) if *until > now => continue,
+                other => Fence(other.map_or(0, |(_, fence, _)| fence.0) + 1),
+            };
+            let until = now.plus(ttl);
+            state.leases.insert(partition.0, (holder.to_owned(), fence, until));
+            got.push(Lease { partition: *partition, fence, until });
+        }
+        Ok(got)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        let mut state = self.state();
+        for (partition, fence) in &batch.fences {
+            if state.leases.get(&partition.0).is_some_and(|(_, held, _)| held > fence) {
+                return Err(CommitError::LeaseLost { partition: *partition });
+            }
+        }
+        for accepted in &batch.accepted {
+            state.accept(accepted, !self.has(StoreBug::KeysLost));
+        }
+        for attempt in &batch.attempts {
+            state.record(attempt, self.bug);
+        }
+        batch.changes.iter().for_each(|change| state.change(change));
+        state.watermark = state.watermark.max(batch.watermark.unwrap_or_default());
+        Ok(())
+    }
+
+    fn recover(&self) -> Result<Recovered, ReadError> {
+        let state = self.state();
+        let mut from = state.watermark;
+        if self.has(StoreBug::RecoverySkips) {
+            from = from.next();
+        }
+        let mut unfinished: Vec<Unfinished> = Vec::new();
+        for delivery in state.fresh(from).into_iter().filter(|d| !state.deleted.contains(&d.endpoint)) {
+            match unfinished.last_mut().filter(|u| u.message.sequence() == delivery.message) {
+                Some(last) => last.fan_out.push(delivery.endpoint),
+                None => unfinished.push(Unfinished {
+                    message: Arc::clone(&state.messages[&delivery.message].0),
+                    fan_out: [delivery.endpoint].into_iter().collect(),
+                }),
+            }
+        }
+        let mut waiting: Vec<(EndpointKey, WaitingHead)> = Vec::new();
+        for (endpoint, due, _) in &state.by_due {
+            if !state.deleted.contains(endpoint) && waiting.last().is_none_or(|(last, _)| last != endpoint) {
+                waiting.push((*endpoint, WaitingHead { due: *due }));
+            }
+        }
+        Ok(Recovered {
+            newest: state.newest.max(state.upkeep_newest),
+            last_key: state.last_key,
+            applications: state.applications.values().cloned().collect(),
+            endpoints: state.endpoints.values().cloned().collect(),
+            event_types: state.event_types.values().cloned().collect(),
+            unfinished,
+            waiting,
+            ledger: state.ledger,
+        })
+    }
+
+    fn lease_due(
+        &self,
+        endpoint: EndpointKey,
+        fifo: bool,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        let state = self.state();
+        let with_message = |waiting: Waiting| {
+            let (message, _) = state.messages.get(&waiting.delivery.message)?;
+            Some((waiting, Message::clone(message)))
+        };
+        let first = Delivery { endpoint, message: Sequence::ZERO };
+        let last = Delivery { endpoint, message: Sequence::MAX };
+        if fifo && !self.has(StoreBug::FifoByDue) {
+            let rows = state.waiting.range(first..=last).map(|(_, waiting)| *waiting);
+            return Ok(rows.filter_map(with_message).take(limit).collect());
+        }
+        let until = if fifo { Timestamp::FAR_FUTURE } else { until };
+        let from = (endpoint, Timestamp::from_micros(i64::MIN), Sequence::ZERO);
+        let due = state.by_due.range(from..=(endpoint, until, Sequence::MAX));
+        let rows = due.filter_map(|(_, _, message)| state.waiting.get(&Delivery { endpoint, message: *message }));
+        Ok(rows.copied().filter_map(with_message).take(limit).collect())
+    }
+
+    fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError> {
+        let state = self.state();
+        let first = Delivery { endpoint, message: Sequence::ZERO };
+        let from = (endpoint, Timestamp::from_micros(i64::MIN), Sequence::ZERO);
+        let due = if fifo {
+            let head = state.waiting.range(first..).next().map(|(_, waiting)| waiting);
+            head.filter(|w| w.delivery.endpoint == endpoint).map(|w| w.due)
+        } else {
+            state.by_due.range(from..).next().filter(|(e, _, _)| *e == endpoint).map(|(_, due, _)| *due)
+        };
+        Ok(due.map(|due| WaitingHead { due }))
+    }
+
+    fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
+        let state = self.state();
+        Ok(state.messages.get(&sequence).map(|(message, _)| without_payload(message, with_payload)))
+    }
+
+    fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
+        Ok(self.state().keys.get(&key).copied())
+    }
+
+    fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
+        Ok(self.state().answers.get(&key).filter(|answer| answer.expires_at > now).cloned())
+    }
+
+    fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {
+        let state = self.state();
+        let range = state.messages.range(query.span.first..=query.span.last.max(query.span.first));
+        let passes = |message: &&Arc<Message>| {
+            message.application == application
+                && carries(message, &query.event_types, query.channel.as_deref(), query.tag.as_deref())
+        };
+        let found = range.map(|(_, (message, _))| message).filter(passes);
+        Ok(page(found, query.ascending, query.limit, |m| without_payload(m, query.with_payload)))
+    }
+
+    fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
+        Ok(self.state().attempts.get(&id.sequence()).filter(|attempt| attempt.id == id).cloned())
+    }
+
+    fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        self.state().attempts(|attempt| attempt.delivery.message == message, query)
+    }
+
+    fn attempts_of_endpoint(&self, endpoint: EndpointKey, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
+        self.state().attempts(|attempt| attempt.delivery.endpoint == endpoint, query)
+    }
+
+    fn deliveries_of_message(&self, message: Sequence) -> Result<Vec<DeliveryOfMessage>, ReadError> {
+        let state = self.state();
+        let Some((_, fan_out)) = state.messages.get(&message) else { return Ok(Vec::new()) };
+        let added = state.added.iter().filter(|delivery| delivery.message == message).map(|d| d.endpoint);
+        let endpoints: BTreeSet<_> = fan_out.iter().copied().chain(added).collect();
+        Ok(endpoints.into_iter().map(|endpoint| state.delivery(Delivery { endpoint, message })).collect())
+    }
+
+    fn deliveries_of_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        query: &MessageQuery,
+    ) -> Result<Page<DeliveryOfEndpoint>, ReadError> {
+        let state = self.state();
+        let found = state.deliveries_of(endpoint, query.span).into_iter().filter_map(|delivery| {
+            let DeliveryOfMessage { state: stands, attempts, .. } = state.delivery(delivery);
+            let (message, _) = state.messages.get(&delivery.message)?;
+            let passes = carries(message, &query.event_types, query.channel.as_deref(), query.tag.as_deref())
+                && query.status.is_none_or(|status| stands_as(status, stands, attempts));
+            let message = without_payload(message, query.with_payload);
+            passes.then_some(DeliveryOfEndpoint { message, state: stands, attempts })
+        });
+        Ok(page(found, query.ascending, query.limit, |delivery| delivery))
+    }
+
+    fn delivery(&self, delivery: Delivery) -> Result<Option<DeliveryOfMessage>, ReadError> {
+        let state = self.state();
+        let matched = state.messages.get(&delivery.message).is_some_and(|(_, f)| f.contains(&delivery.endpoint));
+        Ok((matched || state.added.contains(&delivery)).then(|| state.delivery(delivery)))
+    }
+
+    fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError> {
+        let state = self.state();
+        let mut ledger = Ledger::default();
+        for delivery in state.deliveries_of(endpoint, span) {
+            ledger.accepted += 1;
+            ledger.matched += 1;
+            match state.stands(delivery) {
+                DeliveryState::Delivered => ledger.delivered += 1,
+                DeliveryState::Ended(reason) => ledger.ended[usize::from(reason.code())] += 1,
+                DeliveryState::Fresh | DeliveryState::Waiting(_) => ledger.pending += 1,
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn ledger(&self) -> Result<Ledger, ReadError> {
+        let state = self.state();
+        let pending = state.waiting.len() + state.fresh(Sequence::ZERO).len();
+        Ok(Ledger { pending: pending as u64, ..state.ledger })
+    }
+
+    fn upkeep(&self, now: Timestamp) -> Result<bool, CommitError> {
+        let mut state = self.state();
+        state.answers.retain(|_, answer| answer.expires_at > now);
+        let Some(endpoint) = state.doomed.first().copied() else { return Ok(false) };
+        let first = Delivery { endpoint, message: Sequence::ZERO };
+        let last = Delivery { endpoint, message: Sequence::MAX };
+        let rows: Vec<_> = state.waiting.range(first..=last).map(|(delivery, _)| *delivery).take(SLICE).collect();
+        if rows.is_empty() {
+            state.doomed.remove(&endpoint);
+            return Ok(!state.doomed.is_empty());
+        }
+        for delivery in rows {
+            let from = Sequence::from_u64(Sequence::first_at(now).as_u64() | UPKEEP_FROM);
+            let sequence = from.max(state.upkeep_newest.next());
+            state.upkeep_newest = sequence;
+            let application = state.messages[&delivery.message].0.application;
+            state.remove(delivery);
+            let after = AfterAttempt::Ended(EndReason::EndpointDeleted);
+            state.ledger.count(after);
+            state.ended.insert(delivery, after);
+            state.of_delivery.entry(delivery).or_default().push(sequence);
+            let attempt = Attempt {
+                id: AttemptId::from_parts(sequence, [0; 12]),
+                delivery,
+                application,
+                number: 0,
+                trigger: Trigger::Scheduled,
+                url: "".into(),
+                outcome: None,
+                after,
+            };
+            state.attempts.insert(sequence, attempt);
+        }
+        Ok(true)
+    }
+
+    fn upkeep_owed(&self) -> bool {
+        false
+    }
+
+    fn bytes_on_disk(&self) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,323 @@
+//! What the world knows better than the program: what was accepted, answered, started and taken; and the promises, checked
+//! against it. Each promise of the design has a name here, and a violation says which was broken.
+
+use bellwire_engine::Start;
+use bellwire_model::{
+    AfterAttempt, ApplicationKey, DedupeKey, Delivery, DeliveryState, EndReason, EndpointKey, FanOut, RequestDigest,
+    Sequence, Trigger,
+};
+use bellwire_store::{Batch, Change, Store};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use crate::store::SimStore;
+
+/// The promises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Promise {
+    /// 1
+    AcceptedIsDurable,
+    /// 2
+    NothingDisappears,
+    /// 3
+    OnceFromTheProducer,
+    /// 4
+    NoDuplicatesWithoutCause,
+    /// 5
+    EndpointsDoNotFeelEachOther,
+    /// 6
+    OrderWhereAskedFor,
+    /// 7
+    MemoryIsBounded,
+    /// No attempt starts after a disable, a deletion or a change was answered.
+    ChangesTakeEffect,
+    /// A throttle is never exceeded.
+    ThrottleIsKept,
+    /// 9
+    BytesInBytesOut,
+    /// 10
+    BackAtOnce,
+    /// Recovery finds exactly what is unfinished, and the watermark follows.
+    WatermarkIsTrue,
+    /// A retry comes by the schedule, whatever the wall clock does.
+    RetriesKeepTheSchedule,
+    /// An idle engine does nothing, and a busy one no more than it must.
+    NoBusyLoop,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which.
+    pub promise: Promise,
+    /// How.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.promise, self.detail)
+    }
+}
+
+pub(crate) type Checked = Result<(), Violation>;
+
+pub(crate) fn broken(promise: Promise, detail: impl Into<String>) -> Checked {
+    Err(Violation { promise, detail: detail.into() })
+}
+
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) payload: Bytes,
+    pub(crate) fan_out: FanOut,
+    /// When its commit was durable.
+    pub(crate) at: i64,
+}
+
+/// What an endpoint is, as far as anybody was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Configured {
+    pub(crate) version: String,
+    pub(crate) disabled: bool,
+    pub(crate) deleted: bool,
+    pub(crate) fifo: bool,
+    pub(crate) throttle: Option<u16>,
+    /// When it was last told, changed or disturbed.
+    pub(crate) at: i64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) messages: BTreeMap<Sequence, Accepted>,
+    /// Payloads that doors handed in and that may become messages.
+    keys: BTreeMap<DedupeKey, Sequence>,
+    /// Deliveries not ended as far as the store knows, by endpoint, without resends.
+    owed: BTreeMap<EndpointKey, BTreeSet<Sequence>>,
+    ended: BTreeSet<Delivery>,
+    /// Resends that were committed and not started since.
+    manual: BTreeMap<Delivery, bool>,
+    /// Successes that the engine of this process was told of.
+    told: BTreeSet<Delivery>,
+    /// Attempts in flight in this process.
+    pub(crate) live: BTreeSet<Delivery>,
+    /// What receivers have taken.
+    pub(crate) taken: BTreeSet<Delivery>,
+    pub(crate) configured: BTreeMap<EndpointKey, Configured>,
+    pub(crate) application_throttle: BTreeMap<ApplicationKey, u16>,
+    expunged: BTreeSet<Sequence>,
+    starts: BTreeMap<(bool, u32), VecDeque<i64>>,
+}
+
+impl Truth {
+    /// A batch has become durable.
+    pub(crate) fn committed(&mut self, batch: &Batch, store: &SimStore, now: i64) -> Checked {
+        for accepted in &batch.accepted {
+            let sequence = accepted.message.sequence();
+            for key in accepted.idempotency.iter().map(|entry| entry.key).chain(accepted.event) {
+                if let Some(first) = self.keys.insert(key, sequence) {
+                    return broken(
+                        Promise::OnceFromTheProducer,
+                        format!("messages {first:?} and {sequence:?} were made under one key"),
+                    );
+                }
+            }
+            for endpoint in &accepted.fan_out {
+                self.owed.entry(*endpoint).or_default().insert(sequence);
+            }
+            let Some(payload) = accepted.message.payload.clone() else {
+                return broken(Promise::BytesInBytesOut, format!("{sequence:?} was stored without its payload"));
+            };
+            self.messages.insert(sequence, Accepted { payload, fan_out: accepted.fan_out.clone(), at: now });
+        }
+        for attempt in &batch.attempts {
+            if matches!(attempt.after, AfterAttempt::Waiting { .. }) {
+                continue;
+            }
+            self.ended.insert(attempt.delivery);
+            if let Some(owed) = self.owed.get_mut(&attempt.delivery.endpoint) {
+                owed.remove(&attempt.delivery.message);
+            }
+        }
+        for change in &batch.changes {
+            match change {
+                Change::Wait { waiting, owed: true } => {
+                    self.manual.insert(waiting.delivery, true);
+                }
+                Change::ExpungePayload(message) => {
+                    self.expunged.insert(*message);
+                }
+                Change::Recover { endpoint, .. } => {
+                    let rows = store.rows().into_iter();
+                    for row in rows.filter(|r| r.delivery.endpoint == *endpoint && r.trigger == Trigger::Manual) {
+                        self.manual.insert(row.delivery, true);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A door was told that its message is accepted.
+    pub(crate) fn answered(
+        &self,
+        store: &SimStore,
+        message: Sequence,
+        request: Option<(DedupeKey, RequestDigest)>,
+        payload: &Bytes,
+    ) -> Checked {
+        let Ok(Some(stored)) = store.message(message, true) else {
+            return broken(Promise::AcceptedIsDurable, format!("{message:?} was answered and is not in the store"));
+        };
+        if let Some((key, digest)) = request {
+            match store.find_key(key) {
+                Ok(Some(entry)) if entry.message == message && entry.digest == digest => {}
+                other => {
+                    return broken(
+                        Promise::OnceFromTheProducer,
+                        format!("{message:?} was answered under a key that leads to {other:?}"),
+                    );
+                }
+            }
+        }
+        if stored.payload.as_ref() != Some(payload) && !self.expunged.contains(&message) {
+            return broken(Promise::BytesInBytesOut, format!("{message:?} was stored with other bytes"));
+        }
+        Ok(())
+    }
+
+    /// An attempt starts at `now`.
+    pub(crate) fn started(&mut self, start: &Start, store: &SimStore, now: i64) -> Checked {
+        let endpoint = start.endpoint.key;
+        let message = start.message.sequence();
+        let delivery = Delivery { endpoint, message };
+        self.check_configuration(start)?;
+        let stands = store.stands(delivery);
+        let again = match stands {
+            // The store knows of a deletion a moment before the engine is told.
+            DeliveryState::Ended(EndReason::EndpointDeleted) => false,
+            DeliveryState::Delivered | DeliveryState::Ended(_) => true,
+            DeliveryState::Fresh => self.told.contains(&delivery),
+            // A row that came after the success was told is a resend.
+            DeliveryState::Waiting(row) => self.told.contains(&delivery) && row.trigger == Trigger::Scheduled,
+        };
+        let manual = self.manual.insert(delivery, false) == Some(true) || start.trigger == Trigger::Manual;
+        if self.live.contains(&delivery) || (again && !manual) {
+            return broken(
+                Promise::NoDuplicatesWithoutCause,
+                format!("{delivery:?} starts again as attempt {} while it stands {stands:?}", start.number),
+            );
+        }
+        match self.messages.get(&message) {
+            Some(accepted) if Some(&accepted.payload) == start.message.payload.as_ref() => {}
+            _ => return broken(Promise::BytesInBytesOut, format!("{delivery:?} is sent with other bytes")),
+        }
+        let configured = self.configured.get(&endpoint).cloned().unwrap_or_default();
+        if configured.fifo {
+            let busy = self.live.iter().any(|live| live.endpoint == endpoint);
+            let before = self.owed.get(&endpoint).and_then(|owed| owed.first().copied());
+            let overtakes = start.trigger == Trigger::Scheduled && before.is_some_and(|first| first < message);
+            if busy || overtakes {
+                return broken(Promise::OrderWhereAskedFor, format!("{delivery:?} starts before {before:?} has ended"));
+            }
+        }
+        self.check_throttle((true, endpoint.0), configured.throttle, now)?;
+        let application = start.endpoint.application;
+        let rate = self.application_throttle.get(&application).copied();
+        self.check_throttle((false, application.0), rate, now)?;
+        self.told.remove(&delivery);
+        self.live.insert(delivery);
+        Ok(())
+    }
+
+    fn check_configuration(&self, start: &Start) -> Checked {
+        let endpoint = start.endpoint.key;
+        let Some(configured) = self.configured.get(&endpoint) else {
+            return broken(Promise::ChangesTakeEffect, format!("an attempt starts to unknown {endpoint:?}"));
+        };
+        if configured.disabled || configured.deleted {
+            return broken(Promise::ChangesTakeEffect, format!("an attempt starts to {endpoint:?}: {configured:?}"));
+        }
+        // A newer one is on its way to be answered; an older one is not.
+        let number = |version: &str| version.parse::<u32>().unwrap_or(0);
+        if number(&start.endpoint.description) < number(&configured.version) {
+            return broken(
+                Promise::ChangesTakeEffect,
+                format!("{endpoint:?} is used as of {}, not {}", start.endpoint.description, configured.version),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_throttle(&mut self, who: (bool, u32), rate: Option<u16>, now: i64) -> Checked {
+        let Some(rate) = rate else { return Ok(()) };
+        let starts = self.starts.entry(who).or_default();
+        while starts.front().is_some_and(|at| *at <= now - 1_000_000) {
+            starts.pop_front();
+        }
+        starts.push_back(now);
+        if starts.len() > usize::from(rate) {
+            return broken(
+                Promise::ThrottleIsKept,
+                format!("{} starts in a second, {rate} allowed, {who:?}", starts.len()),
+            );
+        }
+        Ok(())
+    }
+
+    /// The rate of an endpoint has changed: what was started before counts for the old one.
+    pub(crate) fn forget_starts(&mut self, endpoint: EndpointKey) {
+        self.starts.remove(&(true, endpoint.0));
+    }
+
+    /// An outcome was told to the engine.
+    pub(crate) fn told(&mut self, delivery: Delivery, success: bool) {
+        self.live.remove(&delivery);
+        if success {
+            self.told.insert(delivery);
+        }
+    }
+
+    /// The process is gone.
+    pub(crate) fn crashed(&mut self) {
+        self.live.clear();
+        self.told.clear();
+    }
+
+    /// Everything that was accepted stands somewhere, and the sum comes out.
+    pub(crate) fn sum_comes_out(&self, store: &SimStore) -> Checked {
+        let Ok(ledger) = store.ledger() else { return Ok(()) };
+        let matches: usize = self.messages.values().map(|m| m.fan_out.len()).sum();
+        if !ledger.balances() || (ledger.matched as usize) < matches || ledger.accepted as usize != self.messages.len()
+        {
+            return broken(
+                Promise::NothingDisappears,
+                format!("the sum does not come out: {ledger:?}, owed {matches}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// At rest: nothing is left without a state, and what counts as delivered was taken.
+    pub(crate) fn at_rest(&self, store: &SimStore) -> Checked {
+        self.sum_comes_out(store)?;
+        for (message, accepted) in &self.messages {
+            for endpoint in &accepted.fan_out {
+                let delivery = Delivery { endpoint: *endpoint, message: *message };
+                match store.stands(delivery) {
+                    DeliveryState::Delivered if self.taken.contains(&delivery) => {}
+                    DeliveryState::Ended(_) => {}
+                    other => {
+                        let detail = format!("{delivery:?} stands {other:?} when everything is at rest");
+                        return broken(Promise::NothingDisappears, detail);
+                    }
+                }
+            }
+        }
+        if let Some(row) = store.rows().first() {
+            return broken(Promise::NothingDisappears, format!("{row:?} waits for ever"));
+        }
+        Ok(())
+    }
+}
