@@ -30,7 +30,7 @@ pub struct PoolSettings {
 
 impl Default for PoolSettings {
     fn default() -> Self {
-        Self { idle_per_origin_max: 32, idle_max: 1024, idle_timeout: Duration::from_secs(20) }
+        Self { idle_per_origin_max: 64, idle_max: 2048, idle_timeout: Duration::from_secs(20) }
     }
 }
 
