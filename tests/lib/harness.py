@@ -426,6 +426,11 @@ class Trial:
                 import traceback
 
                 traceback.print_exception(error)
+        for server in self.servers:
+            text = server.log.read_text(errors="replace") if server.log.exists() else ""
+            if panics := [line for line in text.splitlines() if "panicked at" in line]:
+                self.row("panics", len(panics), "0", False)
+                self.note(f"the first: {panics[0]}")
         if not any(ok is not None for *_, ok in self.rows):
             self.row("held against a bar", "nothing", "something", False)
         for server in self.servers:

@@ -58,7 +58,10 @@ class Connection:
             if self.socket is None:
                 self.socket = socket.create_connection(self.address, self.timeout, self.source)
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket.sendall(request)
+            try:
+                self.socket.sendall(request)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # Refused before all of it was sent: the answer may be there already.
             response = self._read(bodiless)
         except (OSError, ValueError, IndexError) as error:
             self.close()

@@ -458,7 +458,5 @@ with Trial("hostile_endpoints", "R15-R19: hostile endpoints are judged precisely
         api.message(app, {"again": True}, type="wild")
     last = api.message(app, {}, type="tame")
     trial.row("a healthy delivery after many more of them", until(lambda: last in healthy.first(), 3), "True", last in healthy.first())
-    text = server.log.read_text(errors="replace").lower()
-    trial.row("panics in the log", text.count("panicked"), "0", "panicked" not in text)
     code, seconds = server.terminate()
     trial.row("SIGTERM: exit code, s", (code, round(seconds, 2)), "0, <= 20", code == 0 and seconds <= 20)
