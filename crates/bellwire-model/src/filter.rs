@@ -13,3 +13,54 @@ pub fn matches(endpoint: &Endpoint, event_type: &str, channels: &[String]) -> bo
     let type_matches = endpoint.event_types.as_ref().is_none_or(|types| types.iter().any(|t| t == event_type));
     type_matches && endpoint.channels.as_ref().is_none_or(|own| channels.iter().any(|c| own.contains(c)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ApplicationKey, EndpointId, EndpointKey, Health, Limits, Sequence, Timestamp};
+
+    fn endpoint(event_types: Option<&[&str]>, channels: Option<&[&str]>) -> Endpoint {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Endpoint {
+            key: EndpointKey(1),
+            application: ApplicationKey(1),
+            id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
+            uid: None,
+            url: String::new(),
+            description: String::new(),
+            disabled: None,
+            event_types: event_types.map(owned),
+            channels: channels.map(owned),
+            limits: Limits::default(),
+            secrets: Vec::new(),
+            headers: Vec::new(),
+            retry_schedule: None,
+            metadata: Default::default(),
+            health: Health::default(),
+            created_at: Timestamp::EPOCH,
+            updated_at: Timestamp::EPOCH,
+        }
+    }
+
+    #[test]
+    fn both_filters_must_pass() {
+        let check = |types: Option<&[&str]>, own: Option<&[&str]>, event_type: &str, channels: &[&str], expected| {
+            let channels: Vec<_> = channels.iter().map(|c| (*c).to_owned()).collect();
+            assert_eq!(
+                matches(&endpoint(types, own), event_type, &channels),
+                expected,
+                "{types:?} {own:?} {channels:?}"
+            );
+        };
+        check(None, None, "a.b", &[], true);
+        check(None, None, "a.b", &["north"], true);
+        check(Some(&["a.b", "c"]), None, "a.b", &[], true);
+        check(Some(&["a"]), None, "a.b", &[], false);
+        check(Some(&["a.b.c"]), None, "a.b", &[], false);
+        check(None, Some(&["north"]), "a.b", &[], false);
+        check(None, Some(&["north"]), "a.b", &["south"], false);
+        check(None, Some(&["north", "south"]), "a.b", &["east", "south"], true);
+        check(Some(&["a.b"]), Some(&["north"]), "a.b", &["north"], true);
+        check(Some(&["a.b"]), Some(&["north"]), "c", &["north"], false);
+    }
+}

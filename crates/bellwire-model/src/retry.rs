@@ -117,3 +117,129 @@ pub fn after_attempt(
     let jitter = wait.mul_f64(rng.random_range(0.0..=JITTER));
     AfterAttempt::Waiting { due: now.engine.plus(wait + jitter) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::FailureClass;
+    use crate::clock::Timestamp;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    fn now() -> Now {
+        // The wall clock is an hour behind: only dates from outside are compared with it.
+        Now { engine: Timestamp::from_seconds(1_800_000_000), wall: Timestamp::from_seconds(1_799_996_400) }
+    }
+
+    fn outcome(result: Result<u16, FailureClass>) -> Outcome {
+        Outcome {
+            started_at: now().wall,
+            duration: Duration::ZERO,
+            result,
+            body: Bytes::new(),
+            retry_after: None,
+            directive: None,
+        }
+    }
+
+    fn after(outcome: &Outcome, number: AttemptNumber, trigger: Trigger) -> AfterAttempt {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        after_attempt(outcome, number, trigger, &RetrySchedule::default(), now(), &mut rng)
+    }
+
+    fn wait(after: AfterAttempt) -> Duration {
+        match after {
+            AfterAttempt::Waiting { due } => due.since(now().engine),
+            other => panic!("expected a wait, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_an_attempt() {
+        use AfterAttempt::{Delivered, Ended};
+        use Trigger::{Manual, Scheduled};
+        let check = |outcome: &Outcome, number, trigger, expected| {
+            assert_eq!(after(outcome, number, trigger), expected, "{outcome:?} {number} {trigger:?}");
+        };
+        let abort = |result| Outcome { directive: Some(Directive::AbortMessage), ..outcome(result) };
+        check(&outcome(Ok(200)), 1, Scheduled, Delivered);
+        check(&outcome(Ok(299)), 8, Scheduled, Delivered);
+        check(&outcome(Ok(204)), 3, Manual, Delivered);
+        check(&abort(Ok(200)), 1, Scheduled, Delivered);
+        check(&abort(Ok(400)), 1, Scheduled, Ended(EndReason::Aborted));
+        check(&abort(Ok(400)), 1, Manual, Ended(EndReason::Aborted));
+        check(&outcome(Ok(500)), 1, Manual, Ended(EndReason::ResendFailed));
+        check(&outcome(Err(FailureClass::Timeout)), 9, Manual, Ended(EndReason::ResendFailed));
+        check(&outcome(Ok(302)), 8, Scheduled, Ended(EndReason::Exhausted));
+        check(&outcome(Err(FailureClass::Dns)), 9, Scheduled, Ended(EndReason::Exhausted));
+        check(&outcome(Ok(500)), 0, Scheduled, Ended(EndReason::Exhausted));
+        check(&outcome(Ok(500)), AttemptNumber::MAX, Scheduled, Ended(EndReason::Exhausted));
+    }
+
+    #[test]
+    fn a_410_waits_by_the_schedule() {
+        assert!(wait(after(&outcome(Ok(410)), 2, Trigger::Scheduled)) >= Duration::from_secs(300));
+    }
+
+    #[test]
+    fn retry_after_lengthens_and_never_shortens_and_has_a_bound() {
+        let check = |retry_after, least: u64| {
+            let asked = Outcome { retry_after: Some(retry_after), ..outcome(Ok(429)) };
+            let found = wait(after(&asked, 1, Trigger::Scheduled)).as_secs_f64();
+            assert!(found >= least as f64 && found <= least as f64 * 1.2, "{retry_after:?} gave {found}");
+        };
+        check(RetryAfter::Wait(Duration::ZERO), 5);
+        check(RetryAfter::Wait(Duration::from_secs(60)), 60);
+        check(RetryAfter::Wait(Duration::MAX), 24 * 3_600);
+        check(RetryAfter::Date(now().wall.plus(Duration::from_secs(90))), 90);
+        check(RetryAfter::Date(Timestamp::EPOCH), 5);
+        check(RetryAfter::Date(Timestamp::FAR_FUTURE), 24 * 3_600);
+    }
+
+    #[test]
+    fn schedules_are_read_or_refused() {
+        let check = |text: &str, expected: &[f64]| {
+            let schedule: RetrySchedule = text.parse().expect(text);
+            let waits: Vec<_> = schedule.waits().iter().map(Duration::as_secs_f64).collect();
+            assert_eq!(waits, expected, "{text}");
+        };
+        check("", &[]);
+        check("[]", &[]);
+        check("5,300,1800", &[5.0, 300.0, 1_800.0]);
+        check(" [ 0.5 , 604800 ] ", &[0.5, 604_800.0]);
+        for text in ["-1", "x", "5,,5", "nan", "604801", "inf"] {
+            assert!(text.parse::<RetrySchedule>().is_err(), "{text}");
+        }
+        let many = vec!["1"; RETRIES_MAX + 1].join(",");
+        assert_eq!(many.parse::<RetrySchedule>(), Err(ScheduleError::TooMany(65)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_never_shorter_than_its_schedule_nor_longer_than_jitter_allows(
+            waits in proptest::collection::vec(0_u64..604_800, 0..12),
+            number in 0_u32..20,
+            asked in proptest::option::of(0_u64..1_000_000),
+            seed: u64,
+        ) {
+            let schedule = RetrySchedule::new(waits.iter().copied().map(Duration::from_secs).collect()).expect("valid");
+            let retry_after = asked.map(|s| RetryAfter::Wait(Duration::from_secs(s)));
+            let failed = Outcome { retry_after, ..outcome(Ok(503)) };
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let after = after_attempt(&failed, number, Trigger::Scheduled, &schedule, now(), &mut rng);
+            let own = (number as usize).checked_sub(1).and_then(|n| waits.get(n));
+            match (after, own) {
+                (AfterAttempt::Waiting { due }, Some(own)) => {
+                    let least = Duration::from_secs(*own.max(&asked.unwrap_or(0).min(86_400)));
+                    let found = due.since(now().engine);
+                    prop_assert!(found >= least && found <= least.mul_f64(1.2) + Duration::from_micros(1));
+                    prop_assert!(found <= schedule.longest_wait().max(RETRY_AFTER_MAX.mul_f64(1.2)));
+                }
+                (AfterAttempt::Ended(EndReason::Exhausted), None) => {}
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}
