@@ -11,6 +11,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_path_to_error::Segment;
 
+/// So much of a body that is too large is read all the same.
+const DRAINED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// A body that has passed the door.
 #[derive(Debug)]
 pub(crate) struct Json(Bytes);
@@ -24,6 +27,7 @@ impl Json {
         let too_large = || Error::too_large("request body", settings.body_bytes_max);
         let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.body_bytes_max as u64) {
+            drain(body).await;
             return Err(too_large());
         }
         let bytes = match Limited::new(body, settings.body_bytes_max).collect().await {
@@ -70,6 +74,18 @@ impl Json {
             }));
         }
         Error::Invalid(vec![Fault { loc, msg: first.to_string(), kind: KIND }])
+    }
+}
+
+/// Reads on for a while and throws it away: a client that is still sending when the connection is closed sees no answer.
+async fn drain(mut body: Body) {
+    let mut left = DRAINED_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        if read > left {
+            return;
+        }
+        left -= read;
     }
 }
 

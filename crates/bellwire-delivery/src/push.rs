@@ -152,7 +152,15 @@ impl Push {
         }
         let secrets: Vec<_> = endpoint.signing_secrets(wall).collect();
         let target = Target::parse(&endpoint.url).map_err(|e| format!("the endpoint's URL cannot be called: {e}"))?;
+        // Places for what each attempt brings, so that its copy of the block never grows.
         let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 12);
+        let names = match self.settings.header_names {
+            HeaderNames::Webhook => WEBHOOK.to_vec(),
+            HeaderNames::Svix => SVIX.to_vec(),
+            HeaderNames::Both => [WEBHOOK, SVIX].concat(),
+        };
+        headers.insert(header::CONTENT_TYPE, JSON);
+        names.into_iter().for_each(|name| drop(headers.insert(name, HeaderValue::from_static(""))));
         headers.insert(header::USER_AGENT, self.settings.user_agent.clone());
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &endpoint.headers {

@@ -72,7 +72,11 @@ impl Bell {
 pub(crate) fn start(core: Arc<Core>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("commit".into()).spawn(move || {
         let _ = core.bell.thread.set(std::thread::current());
-        run(&core);
+        let committing = std::panic::AssertUnwindSafe(|| run(&core));
+        if std::panic::catch_unwind(committing).is_err() {
+            tracing::error!("the committing thread failed; ending, a restart takes up what it held");
+            std::process::exit(70);
+        }
     })
 }
 

@@ -47,8 +47,8 @@ impl Shard {
                 let core = Arc::clone(&self.core);
                 tokio::task::LocalSet::new().block_on(&runtime, async {
                     if let Err(error) = self.run().await {
-                        tracing::error!(error = %format!("{error:#}"), "a shard could not start; ending");
-                        std::process::exit(1);
+                        tracing::error!(error = %format!("{error:#}"), "a shard failed; ending, a restart takes up what it held");
+                        std::process::exit(70);
                     }
                 });
                 core.shard_done();
@@ -63,15 +63,18 @@ impl Shard {
         let client = egress.client().context("cannot set up outgoing connections")?;
         let mut pump = Pump::new(Arc::clone(&core), index, engine, Push::new(client, push));
         inputs.into_iter().for_each(|input| pump.step(input));
-        let pump = tokio::task::spawn_local(pump.run());
-        connections::serve(listener, router, limits, async move {
+        let mut pump = tokio::task::spawn_local(pump.run());
+        let serving = connections::serve(listener, router, limits, async move {
             // The sender lives as long as the server.
             let _ = stop.wait_for(|s| *s).await;
-        })
-        .await;
+        });
+        tokio::select! {
+            () = serving => {}
+            // It ends by itself only by a panic. A server that accepts and does not deliver is worse than none.
+            ended = &mut pump => return ended.context("the engine's task failed"),
+        }
         // Requests have been answered; what is in flight may end now, and nothing new begins.
         core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop, None));
-        pump.await.context("the engine's task failed")?;
-        Ok(())
+        pump.await.context("the engine's task failed")
     }
 }
