@@ -17,7 +17,7 @@ impl Engine {
             self.expire(index, &queued, effects);
             return false;
         }
-        let Queued { message, number, trigger } = queued;
+        let Queued { message, number, trigger, .. } = queued;
         let lane = &mut self.lanes[index];
         let delivery = Delivery { endpoint: lane.key, message: message.sequence() };
         lane.in_flight += 1;

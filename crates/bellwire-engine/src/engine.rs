@@ -179,7 +179,7 @@ pub struct EngineSettings {
     pub attempts_max: usize,
     /// Deliveries queued in memory in all lanes of this engine at most.
     pub queued_max: usize,
-    /// Bytes of payload held for queued deliveries at most.
+    /// Bytes of payload held for queued deliveries at most; what several share counts once.
     pub queued_bytes_max: usize,
     /// A fresh delivery that has not ended after this long gets a row in the waiting room, so that the watermark moves on.
     pub settle_after: Duration,
@@ -199,7 +199,7 @@ impl Default for EngineSettings {
             lane_queue_max: 1_024,
             lane_concurrency_max: 64,
             attempts_max: 4_096,
-            queued_max: 8_192,
+            queued_max: 16_384,
             queued_bytes_max: 8 << 20,
             settle_after: Duration::from_secs(1),
             breaker_failures: 10,

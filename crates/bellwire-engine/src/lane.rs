@@ -46,11 +46,14 @@ pub(crate) struct Queued {
     pub(crate) message: Arc<Message>,
     pub(crate) number: AttemptNumber,
     pub(crate) trigger: Trigger,
+    /// So many deliveries hold the same payload in memory, this one included.
+    pub(crate) sharers: usize,
 }
 
 impl Queued {
+    /// Its share of its payload.
     pub(crate) fn bytes(&self) -> usize {
-        self.message.payload.as_ref().map_or(0, bytes::Bytes::len)
+        self.message.payload.as_ref().map_or(0, bytes::Bytes::len).div_ceil(self.sharers.max(1))
     }
 }
 

@@ -8,6 +8,8 @@ const CONCURRENCY_FIRST: usize = 8;
 /// The limit does not rise while attempts take longer than four times the fastest and this: more at once would only wait, at
 /// the endpoint or here, and each holds a connection.
 const CROWDED_MICROS: u64 = 5_000;
+/// How fast an endpoint once was counts half after this.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// An attempt that takes longer than this makes its lane a slow one.
 pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// So many outages in a row make a lane a slow one, long before the breaker opens.
@@ -37,9 +39,11 @@ pub(crate) struct Pace {
     wait: Duration,
     /// A moving average of how long attempts take.
     duration_micros: u64,
-    /// How long the fastest of late took; it grows by a 64th with each attempt, so that an endpoint that became slower is not
-    /// held to its past.
+    /// How long the fastest of late took; it doubles about once a minute, so that an endpoint that became slower is not held to
+    /// its past.
     fastest_micros: u64,
+    /// When an attempt ended last.
+    ended_at: Timestamp,
     /// An outcome was seen.
     pub(crate) proven: bool,
 }
@@ -66,6 +70,7 @@ impl Pace {
             wait: Duration::ZERO,
             duration_micros: 0,
             fastest_micros: u64::MAX,
+            ended_at: Timestamp::EPOCH,
             proven: false,
         }
     }
@@ -109,7 +114,10 @@ impl Pace {
         self.proven = true;
         let took = u64::try_from(now.since(started).as_micros()).unwrap_or(u64::MAX);
         self.duration_micros = if self.duration_micros == 0 { took } else { (self.duration_micros / 8 * 7) + took / 8 };
-        self.fastest_micros = took.min(self.fastest_micros.saturating_add(self.fastest_micros / 64));
+        let idle_micros = now.since(self.ended_at).min(FORGOTTEN_AFTER).as_micros() as u64;
+        let aged = self.fastest_micros.saturating_mul(idle_micros) / FORGOTTEN_AFTER.as_micros() as u64;
+        self.fastest_micros = took.min(self.fastest_micros.saturating_add(aged));
+        self.ended_at = now;
         if outcome.is_overload() {
             self.slow_start = false;
             if started >= self.cut_at {
@@ -204,8 +212,9 @@ mod tests {
             pace.ended(&outcome(Ok(200)), at(0), at(50), true, BREAKER);
         }
         assert_eq!(pace.limit(), 8, "attempts take fifty times as long as they could");
-        for _ in 0..300 {
-            pace.ended(&outcome(Ok(200)), at(0), at(50), true, BREAKER);
+        for n in 0..300 {
+            let begun = n * 1_000;
+            pace.ended(&outcome(Ok(200)), at(begun), at(begun + 50), true, BREAKER);
         }
         assert_eq!(pace.limit(), 64, "by now that is how long they take");
     }

@@ -47,11 +47,12 @@ impl Engine {
         lane: LaneIndex,
         message: &Arc<Message>,
         place: u64,
+        sharers: usize,
         recovering: bool,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let delivery = Delivery { endpoint: self.lanes[lane].key, message: message.sequence() };
-        let queued = Queued { message: Arc::clone(message), number: 1, trigger: Trigger::Scheduled };
+        let queued = Queued { message: Arc::clone(message), number: 1, trigger: Trigger::Scheduled, sharers };
         let fits = self.lanes[lane].takes_fresh(self.now.engine)
             || (self.planted.has(Bug::FifoFreshFirst) && self.lanes[lane].fifo() && !self.lanes[lane].paused());
         if fits && self.admits(lane, queued.bytes()) {
@@ -204,7 +205,7 @@ impl Engine {
             taken = true;
             self.hold(delivery, index, Phase::Queued, None);
             self.note_row(delivery);
-            let queued = Queued { message, number: waiting.next, trigger: waiting.trigger };
+            let queued = Queued { message, number: waiting.next, trigger: waiting.trigger, sharers: 1 };
             if expired(&queued.message, now) {
                 self.expire(index, &queued, effects);
             } else {

@@ -65,10 +65,12 @@ impl Engine {
         for Fresh { message, fan_out } in fresh {
             let place = self.fresh.next_place();
             let sequence = message.sequence();
-            let mut left = 0;
+            let (mut left, sharers) = (0, fan_out.len());
             for endpoint in &fan_out {
                 match self.lane_of.get(endpoint).copied() {
-                    Some(lane) => left += usize::from(self.take_fresh(lane, &message, place, recovering, effects)),
+                    Some(lane) => {
+                        left += usize::from(self.take_fresh(lane, &message, place, sharers, recovering, effects));
+                    }
                     None => self.end_orphan(*endpoint, sequence, message.application, effects),
                 }
             }

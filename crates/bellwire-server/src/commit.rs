@@ -112,11 +112,14 @@ fn run(core: &Core) {
                     core.tell_all(|| Input::StoreFailing(false));
                 }
                 let messages = !sealed.batch.accepted.is_empty() || !sealed.batch.changes.is_empty();
+                let number = sealed.number;
+                // Given back first, so that its room is used again.
+                drop(sealed);
                 let shards = core.intake.lock().committed();
                 for (mailbox, committed) in core.mailboxes.iter().zip(shards) {
-                    mailbox.put(Mail::Committed(sealed.number, committed));
+                    mailbox.put(Mail::Committed(number, committed));
                 }
-                core.durable.store(sealed.number, Ordering::Release);
+                core.durable.store(number, Ordering::Release);
                 if !messages && !core.stopping() {
                     // Only outcomes: let the next ones gather, unless a message comes.
                     core.bell.wait(FOR_REQUESTS, COMPANY_WAIT, || core.intake.lock().queued().0 > 0);
