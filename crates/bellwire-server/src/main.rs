@@ -16,10 +16,6 @@ mod command;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Memory is handed back to the system and threads do not wait for each other's allocations.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 #[command(name = "bellwire", version, about = "Webhooks, both ends, one binary.", propagate_version = true)]
 #[command(
