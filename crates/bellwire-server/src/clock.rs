@@ -13,7 +13,6 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// `newest` is the time of the newest row in the store.
-    #[expect(clippy::disallowed_methods, reason = "this is the place")]
     pub(crate) fn start(newest: Timestamp) -> Self {
         Clock { started: Instant::now(), base: wall().max(newest) }
     }

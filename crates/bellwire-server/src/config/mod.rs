@@ -209,6 +209,7 @@ pub(crate) fn temporary_folder() -> PathBuf {
 }
 
 /// Whether the user wants no colour: <https://no-color.org>.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
 pub(crate) fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     url: Option<url::Url>,
 
     /// The token for its API [default: BELLWIRE_TOKEN]
-    #[arg(long, requires = "url", value_name = "TOKEN")]
+    #[arg(long, env = "BELLWIRE_TOKEN", hide_env_values = true, requires = "url", value_name = "TOKEN")]
     token: Option<String>,
 
     /// Its process, if it runs on this machine: without it, CPU, memory and bytes written are not shown
@@ -189,6 +189,7 @@ pub(crate) struct Settings {
 /// Measures and prints. Ends with a failure if an accepted message was lost, not if something was slow.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Some(address) = arguments.listen.filter(|_| arguments.ceiling_server) {
+        #[expect(clippy::disallowed_methods, reason = "told by the bench that started this process, not by the user")]
         let token = std::env::var(server::CEILING_TOKEN).context("the ceiling was not told its token")?;
         ceiling::serve(address, &token)?;
         return Ok(ExitCode::SUCCESS);
@@ -261,9 +262,7 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
 }
 
 fn token(argument: Option<String>) -> anyhow::Result<String> {
-    argument
-        .or_else(|| std::env::var("BELLWIRE_TOKEN").ok())
-        .context(Hint::new("there is no token for the server", "give --token, or set BELLWIRE_TOKEN"))
+    argument.context(Hint::new("there is no token for the server", "give --token, or set BELLWIRE_TOKEN"))
 }
 
 fn is_loopback(url: &url::Url) -> bool {
