@@ -39,6 +39,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    command::end_when_nobody_reads();
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Demo(arguments) => command::demo::run(arguments),

@@ -105,7 +105,7 @@ impl Metrics {
         let oldest_waiting_seconds = Gauge::<f64, AtomicU64>::default();
         registry.register_with_unit(
             "oldest_waiting_age",
-            "Age of the oldest delivery that waits in memory for its attempt",
+            "Age of the oldest delivery that waits for an attempt, in memory or on disk, disabled endpoints included",
             Unit::Seconds,
             oldest_waiting_seconds.clone(),
         );
@@ -170,12 +170,18 @@ impl Metrics {
     }
 
     /// As Prometheus reads it.
-    pub(crate) fn text(&self, lanes: &[LaneSnapshot], now: Timestamp, store_bytes: Option<u64>) -> String {
+    pub(crate) fn text(
+        &self,
+        lanes: &[LaneSnapshot],
+        oldest_on_disk: Option<Timestamp>,
+        now: Timestamp,
+        store_bytes: Option<u64>,
+    ) -> String {
         let sum = |f: fn(&LaneSnapshot) -> usize| i64::try_from(lanes.iter().map(f).sum::<usize>()).unwrap_or(i64::MAX);
         self.lane_depth.set(sum(|l| l.queued));
         self.attempts_in_flight.set(sum(|l| l.in_flight));
         self.lanes_active.set(i64::try_from(lanes.len()).unwrap_or(i64::MAX));
-        let oldest = lanes.iter().filter_map(|l| l.oldest).min();
+        let oldest = lanes.iter().filter_map(|l| l.oldest).chain(oldest_on_disk).min();
         self.oldest_waiting_seconds.set(oldest.map_or(0.0, |o| now.since(o).as_secs_f64()));
         if let Some(bytes) = store_bytes {
             self.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -207,7 +213,17 @@ pub(crate) async fn metrics_text(core: Arc<Core>) -> String {
         mailbox.put(Mail::Lanes(answer));
         lanes.extend(receiver.await.unwrap_or_default());
     }
-    core.metrics.text(&lanes, core.clock.engine(), core.store.bytes_on_disk())
+    let store = Arc::clone(&core.store);
+    let read = tokio::task::spawn_blocking(move || (store.oldest_waiting(), store.bytes_on_disk())).await;
+    let (oldest, bytes) = match read {
+        Ok((Ok(oldest), bytes)) => (oldest.map(|message| message.time()), bytes),
+        Ok((Err(error), bytes)) => {
+            tracing::error!(%error, "the waiting room could not be read");
+            (None, bytes)
+        }
+        Err(_) => (None, None),
+    };
+    core.metrics.text(&lanes, oldest, core.clock.engine(), bytes)
 }
 
 /// One line for an attempt: a failure is the endpoint's business, so it is `info`; success is `debug`.

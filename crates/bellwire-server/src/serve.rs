@@ -50,6 +50,7 @@ impl Server {
         let config = &config;
         let started = Instant::now();
         let shards = config.server.shards();
+        raise_file_limit();
         let listeners = bind(config.server.listen, shards)?;
         let address = listeners[0].local_addr().context("cannot read the listener's address")?;
         let egress = Arc::new(Egress::new(wiring::egress(config, address)).context("cannot set up outgoing requests")?);
@@ -133,6 +134,17 @@ impl Server {
             std::thread::sleep(Duration::from_millis(2));
         }
         Stopped::Cleanly
+    }
+}
+
+/// Every connection is an open file, and many systems allow a process few of them unless it asks.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, limit = current, "the limit of open files could not be raised");
     }
 }
 

@@ -505,6 +505,10 @@ impl Store for SimStore {
         Ok(due.map(|due| WaitingHead { due }))
     }
 
+    fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError> {
+        Ok(self.state().waiting.keys().map(|delivery| delivery.message).min())
+    }
+
     fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
         let state = self.state();
         Ok(state.messages.get(&sequence).map(|(message, _)| without_payload(message, with_payload)))

@@ -104,6 +104,9 @@ pub trait Store: Send + Sync {
     /// The earliest due time in the waiting room of `endpoint` (for a FIFO endpoint that of its oldest message).
     fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError>;
 
+    /// The oldest message of which some delivery is in the waiting room; for the operator who watches its age.
+    fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError>;
+
     /// The message at `sequence`, with or without its payload.
     fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError>;
 

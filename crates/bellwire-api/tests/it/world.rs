@@ -484,6 +484,10 @@ impl Store for Memory {
         Ok(None)
     }
 
+    fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError> {
+        Ok(None)
+    }
+
     fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
         let found = self.0.lock().messages.get(&sequence).cloned();
         Ok(found.map(|m| Message { payload: m.payload.filter(|_| with_payload), ..m }))

@@ -38,6 +38,18 @@ impl fmt::Display for Hint {
 
 impl std::error::Error for Hint {}
 
+/// Makes `bellwire ledger | head -1` end quietly: `println!` panics when its reader is gone.
+pub(crate) fn end_when_nobody_reads() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>();
+        if text.is_some_and(|t| t.starts_with("failed printing to stdout") && t.contains("Broken pipe")) {
+            std::process::exit(0);
+        }
+        tell(panic);
+    }));
+}
+
 /// Prints an error as every command does: what, the chain of causes, and a hint if there is one.
 pub(crate) fn report(error: &anyhow::Error) {
     eprint!("{}", text(error));

@@ -316,6 +316,10 @@ impl Store for EmbeddedStore {
         self.read(|reader| waiting_room::next_due(reader, endpoint, fifo))
     }
 
+    fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError> {
+        self.read(|reader| waiting_room::oldest_of_all(reader))
+    }
+
     fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
         self.read(|reader| reading::message(reader, sequence, with_payload))
     }

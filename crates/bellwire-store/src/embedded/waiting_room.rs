@@ -8,7 +8,7 @@ use super::codec::{self, integer};
 use super::fault::Fault;
 use super::message_log;
 use crate::WaitingHead;
-use bellwire_model::{Delivery, EndpointKey, Message, Timestamp, Trigger, Waiting};
+use bellwire_model::{Delivery, EndpointKey, Message, Sequence, Timestamp, Trigger, Waiting};
 use rusqlite::{Connection, Row, params};
 use std::collections::HashMap;
 
@@ -248,6 +248,21 @@ pub(super) fn heads(connection: &Connection) -> Result<Vec<(EndpointKey, Waiting
         let Some(row) = rows.next()? else { return Ok(heads) };
         last = row.get(0)?;
         heads.push((EndpointKey(row.get(0)?), WaitingHead { due: Timestamp::from_micros(row.get(1)?) }));
+    }
+}
+
+/// The oldest message of all: the first of each endpoint, by one look at the index for each.
+pub(super) fn oldest_of_all(connection: &Connection) -> Result<Option<Sequence>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT endpoint, message FROM waiting WHERE endpoint > ?1 ORDER BY endpoint, message LIMIT 1",
+    )?;
+    let (mut oldest, mut last) = (None, -1i64);
+    loop {
+        let mut rows = statement.query([last])?;
+        let Some(row) = rows.next()? else { return Ok(oldest) };
+        last = row.get(0)?;
+        let message = codec::sequence(row.get(1)?);
+        oldest = Some(oldest.map_or(message, |o: Sequence| o.min(message)));
     }
 }
 

@@ -425,6 +425,9 @@ fn what_is_due_comes_in_order_of_its_due_time(world: &mut World) {
     }
     assert!(world.store().lease_due(EndpointKey(2), false, Timestamp::FAR_FUTURE, 10).expect("read").is_empty());
     assert_eq!(world.store().next_due(EndpointKey(2), false).expect("read"), None);
+    assert_eq!(world.store().oldest_waiting().expect("read"), Some(messages[0]));
+    world.deliver(to(1, messages[0]));
+    assert_eq!(world.store().oldest_waiting().expect("read"), Some(messages[1]));
     world.check();
 }
 

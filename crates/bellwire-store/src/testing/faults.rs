@@ -111,6 +111,10 @@ impl Store for FaultyStore {
         self.inner.next_due(endpoint, fifo)
     }
 
+    fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError> {
+        self.inner.oldest_waiting()
+    }
+
     fn message(&self, sequence: Sequence, with_payload: bool) -> Result<Option<Message>, ReadError> {
         self.inner.message(sequence, with_payload)
     }
