@@ -3,7 +3,8 @@
 //! * **engine time** is steady: it starts at the wall clock or at the newest time in the store, whichever is later, and then
 //!   follows the monotonic clock. Everything that is scheduled or ordered uses it, so a jump of the wall clock
 //!   neither starts a storm of retries nor postpones one.
-//! * **wall time** is what the receiver of a signature compares with its own clock. Only `webhook-timestamp` uses it.
+//! * **wall time** is what the receiver of a signature compares with its own clock. Only `webhook-timestamp` and a date in `Retry-After`
+//!   use it.
 
 use std::fmt;
 use std::time::Duration;
@@ -96,7 +97,7 @@ impl std::str::FromStr for Timestamp {
 pub struct Now {
     /// Steady time, for order and schedules.
     pub engine: Timestamp,
-    /// The wall clock, for signatures.
+    /// The wall clock, for signatures and for dates from outside.
     pub wall: Timestamp,
 }
 

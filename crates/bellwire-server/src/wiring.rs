@@ -1,6 +1,6 @@
 //! From settings to the parts that take them, where a part's own types differ from the settings'.
 
-use crate::config::{Config, HeaderNames};
+use crate::config::Config;
 use crate::connections::ConnectionLimits;
 use bellwire_delivery::PushSettings;
 use bellwire_signature::sealed::MainKeys;
@@ -64,11 +64,7 @@ pub(crate) fn connections(config: &Config, shards: usize) -> ConnectionLimits {
 /// Push.
 pub(crate) fn push(config: &Config) -> PushSettings {
     PushSettings {
-        header_names: match config.delivery.headers {
-            HeaderNames::Webhook => bellwire_delivery::HeaderNames::Webhook,
-            HeaderNames::Svix => bellwire_delivery::HeaderNames::Svix,
-            HeaderNames::Both => bellwire_delivery::HeaderNames::Both,
-        },
+        header_names: config.delivery.headers,
         timeout: config.delivery.timeout,
         response_body_max: config.delivery.response_body_bytes_max,
         user_agent: config.delivery.user_agent.clone(),

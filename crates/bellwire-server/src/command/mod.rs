@@ -69,9 +69,15 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     if error.is::<Mistakes>() {
         return Some("config.default.toml has every setting, its default and its unit".into());
     }
+    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(bellwire_store::OpenError::Held { .. }))) {
+        return Some("stop the other server, or choose another folder with --data".into());
+    }
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
     match io.kind() {
         io::ErrorKind::AddrInUse => Some("another program listens there; choose another address with --listen".into()),
+        io::ErrorKind::AddrNotAvailable => {
+            Some("this machine has no such address; 0.0.0.0 listens on all of them".into())
+        }
         io::ErrorKind::PermissionDenied => Some("the user who runs this may not do that".into()),
         io::ErrorKind::StorageFull => Some("make room on the disk, then start again".into()),
         _ => None,

@@ -23,7 +23,7 @@ const DAYS: Duration = Duration::from_secs(28 * 86_400);
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// Whom the token speaks for; any text that begins with org_
+    /// Whom the token speaks for: org_ and at most 60 characters more
     #[arg(long, value_name = "ORG", default_value = ORGANISATION_DEFAULT, value_parser = organisation)]
     organisation: OrganisationId,
     /// Make a token that sees only this application

@@ -40,7 +40,7 @@ impl fmt::Debug for SecretText {
 
 impl Auth {
     pub(super) fn read(layers: &Layers) -> Auth {
-        Auth {
+        let auth = Auth {
             jwt_secret: layers.take("auth.jwt_secret", |value| secret(value, 1)),
             main_secret: layers.take("auth.main_secret", |value| secret(value, MAIN_SECRET_CHARACTERS_MIN)),
             old_main_secrets: layers
@@ -48,14 +48,19 @@ impl Auth {
                 .into_iter()
                 .flatten()
                 .collect(),
+        };
+        if auth.main_secret.is_none() && !auth.old_main_secrets.is_empty() {
+            let problem = "it needs auth.main_secret; without one the first of these would go on encrypting";
+            layers.refuse("auth.old_main_secrets", problem.into());
         }
+        auth
     }
 
     /// What the operator should know about the secrets that were chosen.
     pub(super) fn note(&self) -> Option<String> {
         let bytes = self.jwt_secret.as_ref()?.reveal().len();
         (bytes < JWT_SECRET_BYTES_GOOD).then(|| {
-            format!("auth.jwt_secret has {bytes} bytes; whoever guesses it can do everything, {JWT_SECRET_BYTES_GOOD} random ones are safe")
+            format!("auth.jwt_secret is {bytes} bytes long; whoever guesses it can do everything, {JWT_SECRET_BYTES_GOOD} random ones are safe")
         })
     }
 

@@ -111,7 +111,7 @@ pub enum OpenError {
         folder: PathBuf,
     },
     /// The folder or a file in it could not be made or locked.
-    #[error("the data folder {} cannot be used", folder.display())]
+    #[error("the folder cannot be made, read or locked")]
     Folder {
         /// Which folder.
         folder: PathBuf,
@@ -218,7 +218,8 @@ impl EmbeddedStore {
     /// [`OpenError`]
     pub fn open_reading(path: &Path) -> Result<Self, OpenError> {
         check_version()?;
-        if !folder::database(path).exists() {
+        let there = folder::database(path).try_exists();
+        if !there.map_err(|source| OpenError::Folder { folder: path.to_owned(), source })? {
             return Err(OpenError::Missing { folder: path.to_owned() });
         }
         Ok(EmbeddedStore {
