@@ -271,13 +271,14 @@ fn endpoint_id(application: &ApplicationEntry, key: EndpointKey) -> EndpointId {
 /// What both lists ask the store.
 fn attempts_query(call: &Call, slice: &Slice, with_body: bool) -> Result<AttemptQuery, Error> {
     let query: AttemptsQuery = call.query()?;
+    let Expanded { expanded_statuses } = call.query()?;
     let wanted = Wanted::of(call)?;
     Ok(AttemptQuery {
         span: slice.span,
         ascending: slice.ascending,
         limit: slice.limit,
         filter: AttemptFilter {
-            status: query.status.map(MessageStatus::filter),
+            status: query.status.map(|status| status.filter(expanded_statuses)),
             status_class: query.status_code_class.map(|class| class.0),
             event_types: wanted.event_types,
             channel: wanted.channel,

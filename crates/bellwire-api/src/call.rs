@@ -86,6 +86,17 @@ impl Call {
         form_urlencoded::parse(self.parts.uri.query().unwrap_or_default().as_bytes())
     }
 
+    /// Whether an official library of the first generation asks that throws at a body where its contract has 204.
+    pub(crate) fn expects_no_body(&self) -> bool {
+        let agent = self.parts.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let Some((version, language)) = agent.and_then(|text| text.strip_prefix("svix-libs/")?.split_once('/')) else {
+            return false;
+        };
+        let language = language.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        let strict = ["csharp", "java", "kotlin"].iter().any(|name| language.eq_ignore_ascii_case(name));
+        strict && (version.starts_with("0.") || version.starts_with("1."))
+    }
+
     /// The body; once.
     pub(crate) async fn json(&mut self) -> Result<Json, Error> {
         Json::read(&self.parts.headers, std::mem::take(self.body.get_mut()), self.api.settings()).await

@@ -179,7 +179,7 @@ async fn list_messages(call: Call) -> Result<Response, Error> {
     let WithContent { with_content } = call.query()?;
     let Expanded { expanded_statuses } = call.query()?;
     let mut query = Wanted::of(&call)?.query(&slice, with_content);
-    query.status = call.query::<DeliveryFilter>()?.status.map(MessageStatus::filter);
+    query.status = call.query::<DeliveryFilter>()?.status.map(|status| status.filter(expanded_statuses));
     let key = endpoint.key;
     let page = if slice.empty {
         slice.nothing()
@@ -235,7 +235,8 @@ fn again(delivery: Delivery, stands: Option<DeliveryOfMessage>, now: Timestamp) 
     match stands.map(|s| (s.state, s.attempts)) {
         Some((DeliveryState::Fresh, _)) => None,
         Some((DeliveryState::Waiting(waiting), _)) => {
-            Some(Change::Wait { waiting: Waiting { due: now, ..waiting }, owed: false })
+            // Owed once more only if it has ended meanwhile: the store counts what it had not.
+            Some(Change::Wait { waiting: Waiting { due: now, ..waiting }, owed: true })
         }
         Some((DeliveryState::Delivered | DeliveryState::Ended(_), attempts)) => Some(manual(delivery, attempts, now)),
         None => Some(manual(delivery, 0, now)),

@@ -37,7 +37,8 @@ pub(crate) fn operations() -> Vec<Operation> {
             "Rotates the endpoint's signing secret. The previous secret remains valid for the grace period.",
         )
         .body::<EndpointSecretRotateIn>()
-        .answers::<EndpointSecretOut>(200),
+        .answers::<EndpointSecretOut>(200)
+        .answers_nothing(204),
     ]
 }
 
@@ -104,5 +105,8 @@ async fn rotate(mut call: Call) -> Result<Response, Error> {
     endpoint.secrets.append(&mut old);
     endpoint.updated_at = now;
     edit.put(Change::PutEndpoint(Arc::new(endpoint)));
+    if call.expects_no_body() {
+        return edit.no_content().await;
+    }
     edit.answer(StatusCode::OK, &EndpointSecretOut { key }).await
 }

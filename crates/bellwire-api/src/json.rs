@@ -10,9 +10,12 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_path_to_error::Segment;
+use std::time::Duration;
 
 /// So much of a body that is too large is read all the same.
 const DRAINED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// As long as it keeps coming.
+const DRAIN_WAIT: Duration = Duration::from_millis(250);
 
 /// A body that has passed the door.
 #[derive(Debug)]
@@ -80,7 +83,7 @@ impl Json {
 /// Reads on for a while and throws it away: a client that is still sending when the connection is closed sees no answer.
 async fn drain(mut body: Body) {
     let mut left = DRAINED_BYTES_MAX;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_WAIT, body.frame()).await {
         let read = frame.data_ref().map_or(0, Bytes::len);
         if read > left {
             return;

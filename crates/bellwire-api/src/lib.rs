@@ -1,6 +1,6 @@
 //! The HTTP contract under `/api/v1`: one file per resource with its wire types.
 //!
-//! It is Svix's public API, so that its SDKs, its command line and its portal kit work unchanged; what we add stays in the same
+//! It is Svix's public API, so that its SDKs work unchanged for the operations that are here; what we add stays in the same
 //! style. The server calls [`router`] and implements [`Backend`]; everything durable happens behind that.
 //!
 //! A request's way: [`router`] finds its operation, the operation checks the token against the access it declares, the

@@ -66,9 +66,9 @@ async fn get(call: Call) -> Result<Response, Error> {
     let ended = |reasons: &[EndReason]| reasons.iter().map(|r| ledger.ended[usize::from(r.code())]).sum();
     let stats = EndpointStats {
         success: ledger.delivered,
-        pending: ledger.pending,
-        // The ledger does not tell those that were tried from those that were not.
-        sending: 0,
+        pending: 0,
+        // All that wait, as in Svix, where what is on its way counts as being sent from the beginning.
+        sending: ledger.pending,
         fail: ended(&[EndReason::Exhausted, EndReason::ResendFailed]),
         canceled: ended(&[EndReason::Aborted, EndReason::Expired, EndReason::EndpointDeleted]),
     };

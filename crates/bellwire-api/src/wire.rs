@@ -240,8 +240,10 @@ impl MessageStatus {
         }
     }
 
-    pub(crate) const fn filter(self) -> StatusFilter {
+    /// What to look for when a client asks for this: what it will be shown as this.
+    pub(crate) const fn filter(self, expanded: bool) -> StatusFilter {
         match self {
+            MessageStatus::Fail if !expanded => StatusFilter::FailOrCanceled,
             MessageStatus::Success => StatusFilter::Success,
             MessageStatus::Pending => StatusFilter::Pending,
             MessageStatus::Fail => StatusFilter::Fail,

@@ -338,6 +338,8 @@ impl State {
             None => true,
             Some(StatusFilter::Success) => success,
             Some(StatusFilter::Fail) => status.is_some() && !success,
+            Some(StatusFilter::Canceled) => status.is_none(),
+            Some(StatusFilter::FailOrCanceled) => !success,
             Some(_) => false,
         };
         let in_class = match filter.status_class {
@@ -367,6 +369,7 @@ fn stands_as(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber
         (StatusFilter::Sending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts > 0,
         (StatusFilter::Fail, DeliveryState::Ended(_)) => !cancelled,
         (StatusFilter::Canceled, DeliveryState::Ended(_)) => cancelled,
+        (StatusFilter::FailOrCanceled, DeliveryState::Ended(_)) => true,
         _ => false,
     }
 }

@@ -61,8 +61,11 @@ pub enum StatusFilter {
     Fail,
     /// 3: the delivery was tried and waits for its next attempt.
     Sending,
-    /// 4: the delivery ended on somebody's word: aborted, expired, endpoint deleted.
+    /// 4: the delivery ended on somebody's word: aborted, expired, endpoint deleted; of attempts: the rows that say so, without an
+    /// exchange.
     Canceled,
+    /// 2 for clients that do not know of 4: [`StatusFilter::Fail`] or [`StatusFilter::Canceled`].
+    FailOrCanceled,
 }
 
 /// Which attempts, beside where they belong.

@@ -1,10 +1,12 @@
 //! PUT and PATCH, uids, on-the-fly applications, secrets and headers: what a change leaves behind.
 
 use crate::world::World;
+use axum::body::Body;
 use bellwire_api::Settings;
 use bellwire_model::{DisabledBy, Health};
 use bellwire_signature::SecretKind;
 use bellwire_store::Change;
+use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -269,4 +271,24 @@ async fn a_message_says_everything_it_was_given() {
     let message = kept.messages.values().last().unwrap();
     assert_eq!(message.payload.as_deref(), Some(&b"<a/>"[..]));
     assert_eq!(message.content_type.as_str(), "text/xml");
+}
+
+#[tokio::test]
+async fn a_rotation_answers_as_each_generation_of_libraries_expects() {
+    let world = World::new();
+    world.application("a").await;
+    let endpoint = world.endpoint("a").await;
+    let path = format!("/api/v1/app/a/endpoint/{endpoint}/secret/rotate");
+    for (agent, status) in [
+        ("curl/8.5", 200),
+        ("svix-libs/1.99.1/python", 200),
+        ("svix-libs/1.99.1/javascript", 200),
+        ("svix-libs/2.9.1/java", 200),
+        ("svix-libs/1.99.1/java", 204),
+        ("svix-libs/1.99.1/kotlin", 204),
+        ("svix-libs/1.99.1/csharp", 204),
+    ] {
+        let request = world.request(Method::POST, &path).header("user-agent", agent).body(Body::from("{}")).unwrap();
+        assert_eq!(world.send(request).await.status.as_u16(), status, "{agent}");
+    }
 }

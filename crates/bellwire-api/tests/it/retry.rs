@@ -56,7 +56,11 @@ async fn a_resend_of_a_waiting_delivery_only_hastens_it() {
     let later = START.plus(Duration::from_secs(600));
     let row = Waiting { delivery, due: later, next: 3, trigger: Trigger::Scheduled };
     let (waiting, owed) = resent(Some((DeliveryState::Waiting(row), 2))).await.unwrap();
-    assert_eq!((waiting.next, waiting.trigger, owed), (3, Trigger::Scheduled, false));
+    assert_eq!(
+        (waiting.next, waiting.trigger, owed),
+        (3, Trigger::Scheduled, true),
+        "counted only if it has ended meanwhile"
+    );
     assert_eq!(resent(Some((DeliveryState::Fresh, 0))).await, None, "the engine has it in hand");
 }
 

@@ -451,6 +451,8 @@ impl Memory {
                     None => true,
                     Some(StatusFilter::Success) => outcome.is_some_and(Outcome::is_success),
                     Some(StatusFilter::Fail) => outcome.is_some_and(|o| !o.is_success()),
+                    Some(StatusFilter::Canceled) => outcome.is_none(),
+                    Some(StatusFilter::FailOrCanceled) => !outcome.is_some_and(Outcome::is_success),
                     Some(_) => false,
                 }
                 && query

@@ -430,7 +430,9 @@ fn status_passes(status: Option<i32>, filter: &AttemptFilter) -> bool {
         Some(StatusFilter::Success) => status.is_some_and(|s| (200..300).contains(&s)),
         Some(StatusFilter::Fail) => status.is_some_and(|s| !(200..300).contains(&s)),
         // Those are states of deliveries, not of attempts.
-        Some(StatusFilter::Pending | StatusFilter::Sending | StatusFilter::Canceled) => false,
+        Some(StatusFilter::Canceled) => status.is_none(),
+        Some(StatusFilter::FailOrCanceled) => !status.is_some_and(|s| (200..300).contains(&s)),
+        Some(StatusFilter::Pending | StatusFilter::Sending) => false,
     };
     let in_class = match filter.status_class {
         None => true,
@@ -449,6 +451,7 @@ fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -
         (StatusFilter::Sending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts > 0,
         (StatusFilter::Fail, DeliveryState::Ended(reason)) => !on_somebodys_word(reason),
         (StatusFilter::Canceled, DeliveryState::Ended(reason)) => on_somebodys_word(reason),
+        (StatusFilter::FailOrCanceled, DeliveryState::Ended(_)) => true,
         _ => false,
     }
 }
