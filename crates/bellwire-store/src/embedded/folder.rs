@@ -72,7 +72,14 @@ impl Reserve {
     /// Whether the space is there; tries to get it back if it is not.
     pub(super) fn take_again(&mut self) -> bool {
         if !self.held {
-            let taken = self.bytes == 0 || self.allocate().is_ok();
+            let allocated = if self.bytes == 0 { Ok(()) } else { self.allocate() };
+            if let Err(error) = &allocated
+                && matches!(error.kind(), io::ErrorKind::Unsupported)
+            {
+                tracing::warn!("this file system cannot set space aside; a full disk stops records and messages alike");
+                self.bytes = 0;
+            }
+            let taken = self.bytes == 0 || allocated.is_ok();
             if !taken {
                 self.give_up();
             }

@@ -138,6 +138,13 @@ impl Tail {
         while self.attempts.pop_front_if(|record| record.sequence <= indexed).is_some() {}
     }
 
+    /// The oldest record of either log.
+    pub(super) fn oldest(&self) -> Option<Sequence> {
+        let message = self.messages.front().map(|record| record.sequence);
+        let attempt = self.attempts.front().map(|record| record.sequence);
+        message.into_iter().chain(attempt).min()
+    }
+
     pub(super) fn find_key(&self, key: DedupeKey) -> Option<DedupeEntry> {
         self.keys.get(&key).copied()
     }

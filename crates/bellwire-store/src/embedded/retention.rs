@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// The floor rises in steps of a 64th of the retention, and at most of this.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// Records are indexed after this at the latest.
+const INDEXED_AFTER: Duration = Duration::from_secs(60);
 /// Of how many endpoints the waiting room is searched in one slice.
 const ENDPOINTS_MAX: usize = 2_000;
 /// The upper half of the sequences of a millisecond is upkeep's; the engine never gives out so many.
@@ -51,10 +53,24 @@ impl Writer {
     }
 
     fn upkeep_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
-        if self.tail.read().len() >= self.settings.slice {
+        let (unindexed, oldest) = {
+            let tail = self.tail.read();
+            (tail.len(), tail.oldest())
+        };
+        // What is not indexed is neither removed nor expired, so it must not stay so for long on a quiet server either.
+        let stale = oldest.is_some_and(|oldest| oldest.time().plus(INDEXED_AFTER) <= now);
+        let crowded = unindexed >= self.settings.slice;
+        // Under load there is always something to index: the rest has every other turn, unless indexing falls behind.
+        self.indexed_last = (crowded || stale) && (unindexed >= self.settings.slice * 2 || !self.indexed_last);
+        if self.indexed_last {
             self.index_slice()?;
             return Ok(true);
         }
+        Ok(self.clean_up_slice(now)? || crowded)
+    }
+
+    /// Everything but indexing.
+    fn clean_up_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
         if let Some(endpoint) = self.doomed.first().copied() {
             self.end_for_deleted(endpoint, now)?;
             return Ok(true);

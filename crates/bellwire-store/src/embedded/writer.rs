@@ -38,6 +38,8 @@ pub(super) struct Writer {
     /// Upkeep's own sequences start no lower.
     pub(super) upkeep_from: Sequence,
     pub(super) removal: Removal,
+    /// The last slice of upkeep filled indexes.
+    pub(super) indexed_last: bool,
     leases: Vec<Option<Held>>,
     failure: Failure,
     reserve: Reserve,
@@ -81,6 +83,7 @@ impl Writer {
             doomed,
             upkeep_from,
             removal: Removal::Waiting(EndpointKey(0)),
+            indexed_last: false,
             leases,
             failure,
             reserve,
