@@ -161,6 +161,8 @@ pub struct Intake {
     /// The latest engine time seen; attempts get their sequences from it.
     now: Timestamp,
     closed: bool,
+    /// Doors are asked to try again later, so that what engines decided has the store to itself.
+    held: bool,
     /// What the doors handed in, by batch; never empty. The first has number `next`.
     open: VecDeque<Open>,
     next: BatchNumber,
@@ -243,6 +245,7 @@ impl Intake {
             rng: ChaCha12Rng::from_seed(seed),
             now: newest.time(),
             closed: false,
+            held: false,
             open: VecDeque::from([Open::default()]),
             next: 1,
             records: VecDeque::new(),
@@ -284,6 +287,11 @@ impl Intake {
         self.durable
     }
 
+    /// Answers doors with `Busy`, or takes from them again: while the disk is full, only what engines decided is written.
+    pub fn hold_doors(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// Messages and changes of doors that wait for their commit, and how many bytes of payload they hold.
     pub fn queued(&self) -> (usize, usize) {
         (self.queued, self.queued_bytes)
@@ -303,7 +311,7 @@ impl Intake {
         }
         let bytes = draft.payload.len();
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
-        if self.queued >= self.settings.queue_messages_max || crowded {
+        if self.held || self.queued >= self.settings.queue_messages_max || crowded {
             return Err(OfferError::Busy);
         }
         self.now = self.now.max(now);
@@ -353,7 +361,7 @@ impl Intake {
         if self.closed {
             return Err(OfferError::Closed);
         }
-        if self.queued >= self.settings.queue_messages_max {
+        if self.held || self.queued >= self.settings.queue_messages_max {
             return Err(OfferError::Busy);
         }
         self.queued += changes.len();
@@ -386,15 +394,11 @@ impl Intake {
                 Record::Health(shard, endpoint, failing_since, disable)
             }
         });
-        let before = self.records.len();
         self.records.extend(records);
-        let decided = self.records.len() > before;
         match self.records.back_mut() {
             Some(Record::Watermark(last, newest)) if *last == shard => *newest = watermark.max(*newest),
             None => self.raise(shard, watermark),
-            Some(_) if decided => self.records.push_back(Record::Watermark(shard, watermark)),
-            // Nothing was decided, and others' records come first: the next call will tell.
-            Some(_) => {}
+            Some(_) => self.records.push_back(Record::Watermark(shard, watermark)),
         }
     }
 

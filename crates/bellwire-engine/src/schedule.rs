@@ -345,6 +345,10 @@ impl Engine {
         if lane.ask.is_some() || lane.paused() || blocked {
             return Question::None;
         }
+        // What is leased and has expired is a record at once: no more of them than can be stored one day.
+        if self.failing && self.unrecorded >= self.settings.attempts_max {
+            return Question::At(now.plus(READ_FAILED_WAIT));
+        }
         if lane.next_unknown {
             return if lane.ask_after > now { Question::At(lane.ask_after) } else { Question::Next };
         }

@@ -18,6 +18,10 @@ const RETRY_WAIT: Duration = Duration::from_millis(250);
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// When no upkeep was left to do, it looks again after this at the earliest: even looking takes a few queries.
 const UPKEEP_WAIT: Duration = Duration::from_millis(500);
+/// Between two slices of upkeep while there are commits to make as well.
+const UPKEEP_PAUSE: Duration = Duration::from_millis(20);
+/// After a refused commit doors may try again after this.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// What engines decided waits so long for a message to share its commit with; nobody waits for it.
 const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
@@ -81,37 +85,37 @@ pub(crate) fn start(core: Arc<Core>) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(core: &Core) {
-    let mut failing = false;
+    let mut refused: Option<Refused> = None;
     let mut upkeep_after = Instant::now();
     loop {
+        // Read before sealing: what a shard handed in before it was done is then seen.
+        let last = core.stopping() && core.shards_done();
+        if core.store.upkeep_owed() || upkeep_after <= Instant::now() {
+            let more = upkeep(core);
+            upkeep_after = Instant::now() + if more { UPKEEP_PAUSE } else { UPKEEP_WAIT };
+        }
+        if refused.is_some_and(|refused| refused.probe_at <= Instant::now()) {
+            refused = None;
+            accept_again(core);
+        }
         let sealed = core.intake.lock().seal();
         let Some(sealed) = sealed else {
-            if core.stopping() && core.shards_done() {
+            if last || (core.stopping() && core.deadline_passed()) {
                 return;
             }
-            if upkeep_after <= Instant::now() {
-                let more = upkeep(core);
-                upkeep_after = Instant::now() + if more { Duration::ZERO } else { UPKEEP_WAIT };
-                continue;
-            }
             let limit = if core.stopping() { COMPANY_WAIT } else { IDLE_WAIT };
+            let limit = limit.min(upkeep_after.saturating_duration_since(Instant::now()));
             core.bell.wait(FOR_ANYTHING, limit, || !core.intake.lock().is_empty());
             continue;
         };
-        if core.store.upkeep_owed() {
-            upkeep(core);
-        }
         let started = Instant::now();
         match core.store.commit(&sealed.batch) {
             Ok(()) => {
                 core.metrics.committed(started.elapsed(), &sealed.batch);
-                if failing {
-                    failing = false;
-                    tracing::info!("the store accepts commits again");
-                    core.set_failing(None);
-                    core.tell_all(|| Input::StoreFailing(false));
+                let from_doors = !sealed.batch.accepted.is_empty() || !sealed.batch.changes.is_empty();
+                if from_doors && refused.take().is_some() {
+                    accept_again(core);
                 }
-                let messages = !sealed.batch.accepted.is_empty() || !sealed.batch.changes.is_empty();
                 let number = sealed.number;
                 // Given back first, so that its room is used again.
                 drop(sealed);
@@ -120,7 +124,7 @@ fn run(core: &Core) {
                     mailbox.put(Mail::Committed(number, committed));
                 }
                 core.durable.store(number, Ordering::Release);
-                if !messages && !core.stopping() {
+                if !from_doors && !core.stopping() {
                     // Only outcomes: let the next ones gather, unless a message comes.
                     core.bell.wait(FOR_REQUESTS, COMPANY_WAIT, || core.intake.lock().queued().0 > 0);
                 }
@@ -140,23 +144,47 @@ fn run(core: &Core) {
                     CommitError::LeaseLost { .. } => AcceptError::Closed,
                     _ => AcceptError::Busy,
                 };
-                if !failing {
-                    failing = true;
+                if core.failing().is_none() {
                     tracing::error!(%error, "the store refuses commits; trying again until it does not");
                     core.set_failing(Some(error.to_string()));
                     core.tell_all(|| Input::StoreFailing(true));
                 }
                 core.metrics.commit_failed();
-                core.intake.lock().failed();
+                refused = Some(Refused { probe_at: Instant::now() + PROBE_WAIT });
+                {
+                    // What engines decided has the store to itself until the probe.
+                    let mut intake = core.intake.lock();
+                    intake.failed();
+                    intake.hold_doors(true);
+                }
                 for mailbox in &core.mailboxes {
                     mailbox.put(Mail::Refused(sealed.number, refusal.clone()));
                 }
+                // Removing what is past its time is what makes room.
+                upkeep(core);
                 if core.stopping() && core.deadline_passed() {
                     return;
                 }
                 std::thread::sleep(RETRY_WAIT);
             }
         }
+    }
+}
+
+/// The store refused a commit.
+#[derive(Clone, Copy)]
+struct Refused {
+    /// When doors may try again. Without that, nobody would ever find out that there is room.
+    probe_at: Instant,
+}
+
+/// Takes from doors again; if there is still no room, the next commit says so.
+fn accept_again(core: &Core) {
+    core.intake.lock().hold_doors(false);
+    if core.failing().is_some() {
+        tracing::info!("trying the store again with messages");
+        core.set_failing(None);
+        core.tell_all(|| Input::StoreFailing(false));
     }
 }
 

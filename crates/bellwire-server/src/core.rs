@@ -125,9 +125,9 @@ pub(crate) enum Mail {
 }
 
 /// A shard's mailbox.
-#[derive(Default)]
 pub(crate) struct Mailbox {
-    mail: Mutex<Vec<Mail>>,
+    /// `None` once its pump has ended: whoever waits for an answer is told by the loss of its sender.
+    mail: Mutex<Option<Vec<Mail>>>,
     /// Also rung by the shard's own tasks.
     pub(crate) notify: Notify,
     /// Requests of this shard's connections that wait for a batch, in order.
@@ -139,15 +139,29 @@ struct Waiter {
     answer: oneshot::Sender<Result<(), AcceptError>>,
 }
 
+impl Default for Mailbox {
+    fn default() -> Self {
+        Mailbox { mail: Mutex::new(Some(Vec::new())), notify: Notify::new(), waiters: Mutex::default() }
+    }
+}
+
 impl Mailbox {
     pub(crate) fn put(&self, mail: Mail) {
-        self.mail.lock().push(mail);
+        if let Some(all) = &mut *self.mail.lock() {
+            all.push(mail);
+        }
         self.notify.notify_one();
     }
 
     /// Takes all mail, in exchange for an empty vector.
     pub(crate) fn take(&self, empty: Vec<Mail>) -> Vec<Mail> {
-        std::mem::replace(&mut self.mail.lock(), empty)
+        self.mail.lock().as_mut().map(|all| std::mem::replace(all, empty)).unwrap_or_default()
+    }
+
+    /// Its pump has ended: nothing more is read, and nobody is left waiting.
+    pub(crate) fn close(&self) {
+        *self.mail.lock() = None;
+        self.waiters.lock().clear();
     }
 
     /// Is told when `batch` is durable, or why it was not kept. Called on the shard's own thread, so that the mail about the batch

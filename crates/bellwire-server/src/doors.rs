@@ -25,10 +25,8 @@ enum Known {
 }
 
 impl Doors {
+    /// Waits for a batch that something was put into in this very poll, so that no mail about it has been read yet.
     async fn durable(&self, batch: u64) -> Result<(), AcceptError> {
-        if batch <= self.core.durable.load(Ordering::Acquire) {
-            return Ok(());
-        }
         let receiver = self.core.mailboxes[self.shard].wait_for(batch);
         self.core.bell.ring();
         receiver.await.unwrap_or(Err(AcceptError::Closed))
@@ -61,7 +59,9 @@ impl Doors {
                 Ok(Accepted::New(message))
             }
             Ok(Offer::Same { message, batch }) => {
-                self.durable(batch).await?;
+                if batch > self.core.durable.load(Ordering::Acquire) {
+                    self.durable(batch).await?;
+                }
                 self.same(message).await
             }
             Err(error) => Err(refused(error)),
@@ -98,6 +98,10 @@ impl Doors {
     async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
         let batch = self.core.intake.lock().change(changes.clone()).map_err(refused)?;
         self.durable(batch).await?;
+        // It is counted as durable when every shard has its mail about it: what they are told now must not overtake that.
+        while self.core.durable.load(Ordering::Acquire) < batch {
+            tokio::task::yield_now().await;
+        }
         let answers: Vec<_> = changes.into_iter().flat_map(|change| self.apply(change)).collect();
         for answer in answers {
             // An engine that has ended starts nothing any more.
@@ -119,8 +123,11 @@ impl Doors {
                 vec![self.tell(key, Input::ApplicationGone(key))]
             }
             Change::PutEndpoint(endpoint) => {
-                catalogue.write().put_endpoint(Arc::clone(&endpoint));
-                vec![self.tell(endpoint.application, Input::Endpoint(endpoint))]
+                // Told under the lock: no door may address it before its engine's mailbox knows it.
+                let mut catalogue = catalogue.write();
+                let told = self.tell(endpoint.application, Input::Endpoint(Arc::clone(&endpoint)));
+                catalogue.put_endpoint(endpoint);
+                vec![told]
             }
             Change::DeleteEndpoint(key) => {
                 let mut catalogue = catalogue.write();

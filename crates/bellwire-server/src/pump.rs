@@ -3,8 +3,8 @@
 
 use crate::core::{Core, Mail};
 use bellwire_delivery::Push;
-use bellwire_engine::{Effect, Ended, Engine, Input, Start, Undurable};
-use bellwire_model::{EndpointKey, Timestamp};
+use bellwire_engine::{Effect, Ended, Engine, Input, Start, Token, Undurable};
+use bellwire_model::{EndpointKey, FailureClass, Outcome, Sequence, Timestamp};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,10 @@ pub(crate) struct Pump {
     effects: Vec<Effect>,
     writes: Vec<Undurable>,
     mail: Vec<Mail>,
+    /// What engines found out about endpoints, to show in the catalogue once it is on its way to the store.
+    found_out: Vec<Undurable>,
+    /// The watermark that the intake was told last.
+    told: Option<Sequence>,
     stopping: bool,
 }
 
@@ -43,6 +47,8 @@ impl Pump {
             effects: Vec::new(),
             writes: Vec::new(),
             mail: Vec::new(),
+            found_out: Vec::new(),
+            told: None,
             stopping: false,
         }
     }
@@ -59,6 +65,7 @@ impl Pump {
         loop {
             self.turn();
             if self.stopping && self.engine.in_flight() == 0 {
+                mailbox.close();
                 return;
             }
             let wait = self.engine.wake_at().map_or(Duration::from_secs(3_600), |at| self.core.clock.until(at));
@@ -122,7 +129,9 @@ impl Pump {
             match effect {
                 Effect::Start(start) => self.start(start),
                 Effect::Write(write) => {
-                    self.reflect(&write);
+                    if matches!(write, Undurable::Health { .. }) {
+                        self.found_out.push(write.clone());
+                    }
                     self.writes.push(write);
                 }
                 Effect::Lease { endpoint, fifo, until, limit } => self.lease(endpoint, fifo, until, limit),
@@ -131,29 +140,44 @@ impl Pump {
             }
         }
         self.effects = effects;
+        // Also when nothing was decided: a shard that does not say where it stands holds the watermark of all back.
         let watermark = self.engine.watermark();
-        if !self.writes.is_empty() {
-            self.core.intake.lock().record(self.shard, self.core.clock.engine(), self.writes.drain(..), watermark);
+        if self.writes.is_empty() && Some(watermark) == self.told {
+            return;
+        }
+        self.told = Some(watermark);
+        let wrote = !self.writes.is_empty();
+        self.core.intake.lock().record(self.shard, self.core.clock.engine(), self.writes.drain(..), watermark);
+        if wrote {
             self.core.bell.ring_softly();
+        }
+        for found_out in self.found_out.drain(..) {
+            reflect(&self.core, &found_out);
         }
     }
 
     fn start(&self, start: Start) {
-        let (push, outcomes, core, shard) =
-            (Rc::clone(&self.push), Rc::clone(&self.outcomes), Arc::clone(&self.core), self.shard);
+        let push = Rc::clone(&self.push);
+        let handing = Handing {
+            core: Arc::clone(&self.core),
+            shard: self.shard,
+            outcomes: Rc::clone(&self.outcomes),
+            token: start.token,
+            outcome: None,
+        };
         if start.number == 1 {
+            let core = &self.core;
             core.metrics.started(core.clock.engine().since(start.message.sequence().time()));
         }
         spawn_local(async move {
             let outcome = push.attempt(&start.endpoint, &start.message, crate::clock::wall()).await;
             crate::observe::attempt(&start, &outcome);
-            outcomes.borrow_mut().ended.push(Ended { token: start.token, outcome });
-            core.mailboxes[shard].notify.notify_one();
+            handing.done(outcome);
         });
     }
 
     fn lease(&self, endpoint: EndpointKey, fifo: bool, until: Timestamp, limit: usize) {
-        self.ask(move |core| {
+        self.ask(Input::Leased { endpoint, rows: None }, move |core| {
             let rows = match core.store.lease_due(endpoint, fifo, until, limit) {
                 Ok(rows) => Some(rows.into_iter().map(|(waiting, message)| (waiting, Arc::new(message))).collect()),
                 Err(error) => {
@@ -166,7 +190,7 @@ impl Pump {
     }
 
     fn next_due(&self, endpoint: EndpointKey, fifo: bool) {
-        self.ask(move |core| {
+        self.ask(Input::NextDue { endpoint, due: None }, move |core| {
             let due = core.store.next_due(endpoint, fifo).map(|head| head.map(|h| h.due));
             if let Err(error) = &due {
                 tracing::error!(%error, endpoint.key = endpoint.0, "the waiting room could not be read");
@@ -175,29 +199,60 @@ impl Pump {
         });
     }
 
-    /// Asks the store on a thread that may block; the answer comes with a later turn.
-    fn ask(&self, question: impl FnOnce(&Core) -> Input + Send + 'static) {
+    /// Asks the store on a thread that may block; the answer comes with a later turn, `unanswered` if that thread fails.
+    fn ask(&self, unanswered: Input, question: impl FnOnce(&Core) -> Input + Send + 'static) {
         let (outcomes, core, shard) = (Rc::clone(&self.outcomes), Arc::clone(&self.core), self.shard);
         spawn_local(async move {
             let asked = Arc::clone(&core);
-            match tokio::task::spawn_blocking(move || question(&asked)).await {
-                Ok(answer) => outcomes.borrow_mut().answers.push(answer),
-                Err(error) => tracing::error!(%error, "a reading thread failed"),
-            }
+            let answer = tokio::task::spawn_blocking(move || question(&asked)).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a reading thread failed");
+                unanswered
+            });
+            outcomes.borrow_mut().answers.push(answer);
             core.mailboxes[shard].notify.notify_one();
         });
     }
+}
 
-    /// What an engine found out about an endpoint shows in the catalogue at once; it is durable with the next commit.
-    fn reflect(&self, write: &Undurable) {
-        let Undurable::Health { endpoint, failing_since, disable } = write else { return };
-        let mut catalogue = self.core.catalogue.write();
-        if let Some(found) = catalogue.endpoint(*endpoint) {
-            let mut changed = bellwire_model::Endpoint::clone(found);
-            changed.health.failing_since = *failing_since;
-            changed.health.written = failing_since.is_some();
-            changed.disabled = disable.or(changed.disabled);
-            catalogue.put_endpoint(Arc::new(changed));
-        }
+/// What an engine found out about an endpoint shows in the catalogue as soon as it is on its way to the store.
+fn reflect(core: &Core, write: &Undurable) {
+    let Undurable::Health { endpoint, failing_since, disable } = write else { return };
+    let mut catalogue = core.catalogue.write();
+    if let Some(found) = catalogue.endpoint(*endpoint) {
+        let mut changed = bellwire_model::Endpoint::clone(found);
+        changed.health.failing_since = *failing_since;
+        changed.health.written = failing_since.is_some();
+        changed.disabled = disable.or(changed.disabled);
+        catalogue.put_endpoint(Arc::new(changed));
+    }
+}
+
+/// Hands an attempt's outcome in, whatever becomes of its task: an engine waits for every one that it started.
+struct Handing {
+    core: Arc<Core>,
+    shard: usize,
+    outcomes: Rc<RefCell<Outcomes>>,
+    token: Token,
+    outcome: Option<Outcome>,
+}
+
+impl Handing {
+    fn done(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Handing {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| Outcome {
+            started_at: crate::clock::wall(),
+            duration: Duration::ZERO,
+            result: Err(FailureClass::Unsendable),
+            body: "the attempt failed on our side".into(),
+            retry_after: None,
+            directive: None,
+        });
+        self.outcomes.borrow_mut().ended.push(Ended { token: self.token, outcome });
+        self.core.mailboxes[self.shard].notify.notify_one();
     }
 }

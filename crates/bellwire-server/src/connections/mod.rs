@@ -8,6 +8,7 @@ mod scanner;
 
 use self::scanner::{Phase, Scanner};
 use axum::Router;
+use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -53,6 +54,8 @@ struct Watched {
     since: Cell<Instant>,
     /// Whether any request has been read whole.
     used: Cell<bool>,
+    /// Requests that wait for our answer: their connection is not idle.
+    answering: Cell<u32>,
     task: RefCell<Option<AbortHandle>>,
 }
 
@@ -75,14 +78,18 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                if all.borrow().len() >= limits.connections_max && !close_an_idle_one(&all) {
-                    continue;
+                if all.borrow().len() >= limits.connections_max {
+                    all.borrow_mut().retain(|w| !finished(w));
+                    if all.borrow().len() >= limits.connections_max && !close_an_idle_one(&all) {
+                        continue;
+                    }
                 }
                 let _ = stream.set_nodelay(true);
                 let watched = Rc::new(Watched {
                     phase: Cell::new(Phase::Idle),
                     since: Cell::new(Instant::now()),
                     used: Cell::new(false),
+                    answering: Cell::new(0),
                     task: RefCell::new(None),
                 });
                 let task = spawn_local(connection(stream, router.clone(), Rc::clone(&watched), closed.clone()));
@@ -104,13 +111,20 @@ pub(crate) async fn serve(
     sweeper.abort();
 }
 
+impl Watched {
+    /// Neither sends nor waits for an answer.
+    fn is_idle(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.answering.get() == 0
+    }
+}
+
 fn finished(watched: &Watched) -> bool {
     watched.task.borrow().as_ref().is_none_or(AbortHandle::is_finished)
 }
 
 fn close_an_idle_one(all: &RefCell<Vec<Rc<Watched>>>) -> bool {
     let all = all.borrow();
-    let idle = all.iter().filter(|w| w.phase.get() == Phase::Idle && !finished(w)).min_by_key(|w| w.since.get());
+    let idle = all.iter().filter(|w| w.is_idle() && !finished(w)).min_by_key(|w| w.since.get());
     idle.and_then(|w| w.task.borrow().as_ref().map(AbortHandle::abort)).is_some()
 }
 
@@ -123,6 +137,7 @@ async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
                 return false;
             }
             let limit = match w.phase.get() {
+                Phase::Idle if w.answering.get() > 0 => return true,
                 Phase::Idle if w.used.get() => limits.idle_timeout,
                 Phase::Idle | Phase::Head => limits.head_timeout,
                 Phase::Body => limits.body_timeout,
@@ -142,8 +157,19 @@ async fn connection(
     watched: Rc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
+    let counted = Rc::clone(&watched);
     let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });
-    let service = hyper_util::service::TowerToHyperService::new(router);
+    let router = hyper_util::service::TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request| {
+        let (watched, answer) = (Rc::clone(&counted), router.call(request));
+        watched.answering.set(watched.answering.get() + 1);
+        async move {
+            let answer = answer.await;
+            watched.answering.set(watched.answering.get() - 1);
+            watched.since.set(Instant::now());
+            answer
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(100)

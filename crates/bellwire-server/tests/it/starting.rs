@@ -1,6 +1,7 @@
 //! Starting, refusing to start, and stopping.
 
-use crate::program::{Program, bellwire, run};
+use crate::program::{Program, bellwire, eventually, run};
+use crate::receiver::Receiver;
 use serde_json::json;
 
 #[test]
@@ -72,4 +73,30 @@ fn metrics_say_what_happened() {
     {
         assert!(text.contains(line), "{line} in {text}");
     }
+}
+
+/// A shard without applications once held the watermark of all back: recovery, retention and deletion then read the whole log.
+#[test]
+fn the_watermark_moves_although_a_shard_has_nothing_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_SERVER_SHARDS", "4")]);
+    let receiver = Receiver::answering(&[200]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "A", "uid": "a"})).0, 201);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Nobody listens", "uid": "b"})).0, 201);
+    assert_eq!(server.call("POST", "/app/a/endpoint", json!({"url": receiver.url()})).0, 201);
+    let send = |app: &str| {
+        let (status, message) = server.call("POST", &format!("/app/{app}/msg"), json!({"eventType": "a", "payload": {}}));
+        assert_eq!(status, 202);
+        message["id"].as_str().unwrap().parse::<bellwire_model::MessageId>().unwrap().sequence()
+    };
+    send("a");
+    let last = send("b");
+    receiver.next();
+    let store = rusqlite::Connection::open(folder.path().join("bellwire.db")).unwrap();
+    eventually("the watermark is above every message", || {
+        // A watermark goes with a commit, and a commit needs something to write.
+        let _ = server.call("PUT", "/app/c", json!({"name": "C"}));
+        let watermark: i64 = store.query_row("SELECT watermark FROM meta", [], |row| row.get(0)).unwrap();
+        (watermark > last.as_u64() as i64).then_some(())
+    });
 }
