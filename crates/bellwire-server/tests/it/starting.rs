@@ -85,7 +85,8 @@ fn the_watermark_moves_although_a_shard_has_nothing_to_do() {
     assert_eq!(server.call("POST", "/app", json!({"name": "Nobody listens", "uid": "b"})).0, 201);
     assert_eq!(server.call("POST", "/app/a/endpoint", json!({"url": receiver.url()})).0, 201);
     let send = |app: &str| {
-        let (status, message) = server.call("POST", &format!("/app/{app}/msg"), json!({"eventType": "a", "payload": {}}));
+        let (status, message) =
+            server.call("POST", &format!("/app/{app}/msg"), json!({"eventType": "a", "payload": {}}));
         assert_eq!(status, 202);
         message["id"].as_str().unwrap().parse::<bellwire_model::MessageId>().unwrap().sequence()
     };

@@ -75,7 +75,7 @@ impl Default for Settings {
             messages: Duration::from_secs(90 * 24 * 3600),
             bytes_max: None,
             reserve_bytes: 32 << 20,
-            slice: 3_000,
+            slice: 2_000,
             sealer: None,
         }
     }

@@ -9,7 +9,7 @@ use super::waiting_room;
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};
 use rusqlite::Connection;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// See [`crate::Store::recover`]; in the transaction that `connection` has open.
@@ -50,16 +50,16 @@ pub(super) struct Left {
     pub(super) fan_out: FanOut,
 }
 
-/// The unfinished messages from `watermark` on, of all endpoints or of `only`, in order of acceptance.
+/// The unfinished messages from `watermark` on, of all endpoints or of those in `only`, in order of acceptance.
 ///
 /// An attempt, whatever followed it, is a sign that its delivery has ended or waits, and is always younger than its message; so
 /// both logs are read from the watermark on, and neither's payloads.
 pub(super) fn unfinished(
     connection: &Connection,
     watermark: Sequence,
-    only: Option<EndpointKey>,
+    only: Option<&BTreeSet<EndpointKey>>,
 ) -> Result<Vec<Left>, Fault> {
-    let wanted = |endpoint: EndpointKey| only.is_none_or(|only| only == endpoint);
+    let wanted = |endpoint: EndpointKey| only.is_none_or(|only| only.contains(&endpoint));
     let mut tried: HashSet<Delivery> = HashSet::new();
     let mut attempts =
         connection.prepare_cached("SELECT message, endpoint FROM attempt WHERE sequence >= ?1 AND message >= ?1")?;

@@ -431,10 +431,8 @@ impl Step<'_> {
                 configuration::put_application(connection, application)
             }
             Change::DeleteApplication(key) => {
-                for endpoint in configuration::delete_application(connection, *key)? {
-                    self.delete_endpoint(endpoint)?;
-                }
-                Ok(())
+                let endpoints = configuration::delete_application(connection, *key)?;
+                self.delete_endpoints(endpoints)
             }
             Change::PutEndpoint(endpoint) => {
                 self.meta.last_key = self.meta.last_key.max(endpoint.key.0);
@@ -442,7 +440,7 @@ impl Step<'_> {
                 // Its key is never used again; a late change finds nothing to change.
                 if gone { Ok(()) } else { configuration::put_endpoint(connection, sealer, endpoint) }
             }
-            Change::DeleteEndpoint(key) => self.delete_endpoint(*key),
+            Change::DeleteEndpoint(key) => self.delete_endpoints([*key]),
             Change::PutHealth { endpoint, failing_since, disable } => {
                 configuration::put_health(connection, *endpoint, *failing_since, *disable)
             }
@@ -458,17 +456,24 @@ impl Step<'_> {
         }
     }
 
-    /// What is fresh and to this endpoint goes into the waiting room, so that upkeep finds all of it in one place.
-    fn delete_endpoint(&mut self, endpoint: EndpointKey) -> Result<(), Fault> {
-        if self.before.contains(&endpoint) || self.deleted.contains(&endpoint) {
+    /// What is fresh and to these endpoints goes into the waiting room, so that upkeep finds all of it in one place. The logs are read
+    /// once, however many endpoints there are.
+    fn delete_endpoints(&mut self, endpoints: impl IntoIterator<Item = EndpointKey>) -> Result<(), Fault> {
+        let there = |endpoint: &EndpointKey| !self.before.contains(endpoint) && !self.deleted.contains(endpoint);
+        let endpoints: BTreeSet<EndpointKey> = endpoints.into_iter().filter(there).collect();
+        if endpoints.is_empty() {
             return Ok(());
         }
-        configuration::delete_endpoint(self.connection, endpoint)?;
-        for left in recovery::unfinished(self.connection, self.meta.watermark, Some(endpoint))? {
-            let delivery = Delivery { endpoint, message: left.message };
-            self.put(delivery, left.message.time(), 1, Trigger::Scheduled)?;
+        for endpoint in &endpoints {
+            configuration::delete_endpoint(self.connection, *endpoint)?;
         }
-        self.deleted.push(endpoint);
+        for left in recovery::unfinished(self.connection, self.meta.watermark, Some(&endpoints))? {
+            for endpoint in left.fan_out {
+                let delivery = Delivery { endpoint, message: left.message };
+                self.put(delivery, left.message.time(), 1, Trigger::Scheduled)?;
+            }
+        }
+        self.deleted.extend(endpoints);
         Ok(())
     }
 
