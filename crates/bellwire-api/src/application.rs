@@ -171,6 +171,7 @@ impl NewApplication {
             uid: self.uid,
             name: self.name,
             throttle_rate: self.throttle_rate,
+            settings: Default::default(),
             metadata: self.metadata,
             created_at: now,
             updated_at: now,

@@ -337,6 +337,8 @@ impl NewEndpoint {
             secrets: vec![ActiveSecret { secret, expires_at: None }],
             headers: self.headers.unwrap_or_default(),
             retry_schedule: self.retry_schedule,
+            shape: Default::default(),
+            access: Default::default(),
             metadata: self.metadata,
             health: Health::default(),
             created_at: now,

@@ -89,6 +89,8 @@ fn endpoint(url: String) -> Endpoint {
         secrets: vec![ActiveSecret { secret: secret(1), expires_at: None }],
         headers: vec![("X-Own".into(), "yes".into())],
         retry_schedule: None,
+        shape: Default::default(),
+        access: Default::default(),
         metadata: Default::default(),
         health: Health::default(),
         created_at: WALL,

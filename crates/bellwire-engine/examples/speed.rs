@@ -28,6 +28,8 @@ fn endpoint(key: u32) -> Endpoint {
         secrets: Vec::new(),
         headers: Vec::new(),
         retry_schedule: None,
+        shape: Default::default(),
+        access: Default::default(),
         metadata: Default::default(),
         health: Health::default(),
         created_at: Timestamp::EPOCH,

@@ -37,6 +37,8 @@ fn endpoint(key: EndpointKey) -> Endpoint {
         secrets: Vec::new(),
         headers: Vec::new(),
         retry_schedule: None,
+        shape: Default::default(),
+        access: Default::default(),
         metadata: Default::default(),
         health: Health::default(),
         created_at: Timestamp::EPOCH,

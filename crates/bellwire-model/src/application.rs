@@ -69,6 +69,10 @@ impl fmt::Debug for OrganisationId {
 /// Names and values that belong to the user; at most 4,096 bytes as JSON.
 pub type Metadata = BTreeMap<String, String>;
 
+/// What an application asks of its messages. The default asks nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApplicationSettings {}
+
 /// An application as it is kept.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Application {
@@ -84,6 +88,8 @@ pub struct Application {
     pub name: String,
     /// Attempts per second to all its endpoints together; unlimited if absent.
     pub throttle_rate: Option<NonZeroU16>,
+    /// What it asks of its messages.
+    pub settings: ApplicationSettings,
     /// The user's own notes.
     pub metadata: Metadata,
     /// When it was created.

@@ -1,10 +1,12 @@
 //! An endpoint: a URL of an application, with its filters, secrets and limits.
 
+use crate::access::Access;
 use crate::application::{ApplicationKey, Metadata};
 use crate::clock::Timestamp;
 use crate::health::Health;
 use crate::id::EndpointId;
 use crate::retry::RetrySchedule;
+use crate::shape::Shape;
 use bellwire_signature::Secret;
 use std::num::NonZeroU16;
 
@@ -70,6 +72,10 @@ pub struct Endpoint {
     pub headers: Vec<(String, String)>,
     /// Instead of the global schedule.
     pub retry_schedule: Option<RetrySchedule>,
+    /// What becomes of a message before it is sent.
+    pub shape: Shape,
+    /// How it is reached, and how we prove who we are.
+    pub access: Access,
     /// The user's own notes.
     pub metadata: Metadata,
     /// Since when all attempts fail.

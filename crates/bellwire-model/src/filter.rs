@@ -35,6 +35,8 @@ mod tests {
             secrets: Vec::new(),
             headers: Vec::new(),
             retry_schedule: None,
+            shape: Default::default(),
+            access: Default::default(),
             metadata: Default::default(),
             health: Health::default(),
             created_at: Timestamp::EPOCH,

@@ -10,6 +10,8 @@ mod id;
 mod application;
 mod event_type;
 mod endpoint;
+mod shape;
+mod access;
 mod message;
 mod delivery;
 mod attempt;
@@ -18,7 +20,10 @@ mod retry;
 mod health;
 mod ledger;
 
-pub use application::{Application, ApplicationKey, Metadata, OrganisationId, PARTITIONS, Partition};
+pub use access::Access;
+pub use application::{
+    Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,
+};
 pub use attempt::{Attempt, AttemptNumber, Directive, FailureClass, Outcome, RESPONSE_BODY_MAX, RetryAfter, Trigger};
 pub use clock::{Now, Timestamp};
 pub use delivery::{AfterAttempt, Delivery, DeliveryState, EndReason, Waiting};
@@ -30,3 +35,4 @@ pub use id::{ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, Se
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
+pub use shape::Shape;

@@ -280,6 +280,8 @@ fn secrets_are_sealed_before_they_are_written() {
             secrets: vec![ActiveSecret { secret: Secret::parse(SECRET).expect("a secret"), expires_at: None }],
             headers: Vec::new(),
             retry_schedule: None,
+            shape: Default::default(),
+            access: Default::default(),
             metadata: Default::default(),
             health: Default::default(),
             created_at: Timestamp::EPOCH,

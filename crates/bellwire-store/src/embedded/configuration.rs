@@ -38,7 +38,10 @@ struct StoredSecret {
 
 pub(super) fn put_application(connection: &Connection, application: &Application) -> Result<(), Fault> {
     connection
-        .prepare_cached("INSERT OR REPLACE INTO application VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO application (key, id, organisation, uid, name, throttle_rate, metadata, created_at, \
+             updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
         .execute(params![
             application.key.0,
             application.id.0.as_bytes().as_slice(),
@@ -76,6 +79,7 @@ pub(super) fn applications(connection: &Connection) -> Result<Vec<Arc<Applicatio
             uid: row.get(3)?,
             name: row.get(4)?,
             throttle_rate: row.get::<_, Option<u16>>(5)?.and_then(NonZeroU16::new),
+            settings: Default::default(),
             metadata: json(row, 6, "an application")?,
             created_at: time(row, 7)?,
             updated_at: time(row, 8)?,
@@ -179,6 +183,8 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
         secrets: open_secrets(sealer, application, id, &row.get::<_, Vec<u8>>(11)?)?,
         headers: json(row, 12, WHAT)?,
         retry_schedule: schedule.transpose().map_err(|error| Fault::damaged(WHAT, error.to_string()))?,
+        shape: Default::default(),
+        access: Default::default(),
         metadata: json(row, 14, WHAT)?,
         health: Health { failing_since, written: failing_since.is_some() },
         created_at: time(row, 16)?,
@@ -188,7 +194,10 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
 
 pub(super) fn put_event_type(connection: &Connection, event_type: &EventType) -> Result<(), Fault> {
     connection
-        .prepare_cached("INSERT OR REPLACE INTO event_type VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO event_type (organisation, name, description, archived, deprecated, schemas, feature_flags, \
+             group_name, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
         .execute(params![
             event_type.organisation.as_str(),
             event_type.name,

@@ -51,8 +51,10 @@ use writer::Writer;
 const SQLITE_MIN: i32 = 3_051_003;
 
 /// The schema's steps. Each only adds or only removes what no supported version uses, so that two versions can run side by side.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql")),
+    ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
+];
 
 /// What the operator can choose.
 #[derive(Clone)]
