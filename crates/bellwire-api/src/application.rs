@@ -279,20 +279,8 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
         check_name(&mut faults, &name);
         application.name = name;
     }
-    match (patch.throttle_rate, patch.rate_limit) {
-        (Patch::Set(rate), _) => application.throttle_rate = faults.throttle_rate(Some(rate), None),
-        (Patch::Clear, _) | (Patch::Keep, Patch::Clear) => application.throttle_rate = None,
-        (Patch::Keep, Patch::Set(rate)) => application.throttle_rate = faults.throttle_rate(None, Some(rate)),
-        (Patch::Keep, Patch::Keep) => {}
-    }
-    match patch.uid {
-        Patch::Set(uid) => {
-            faults.uid("uid", Some(&uid), ApplicationId::PREFIX);
-            application.uid = Some(uid);
-        }
-        Patch::Clear => application.uid = None,
-        Patch::Keep => {}
-    }
+    faults.patch_throttle_rate(&mut application.throttle_rate, patch.throttle_rate, patch.rate_limit);
+    faults.patch_uid(&mut application.uid, patch.uid, ApplicationId::PREFIX);
     if let Keep(Some(metadata)) = patch.metadata {
         faults.metadata(&metadata);
         application.metadata = metadata;

@@ -49,7 +49,7 @@ pub(crate) fn operations() -> Vec<Operation> {
             .answers::<EndpointOut<'static>>(200),
         Operation::editing(Method::PUT, one, Access::Application, put)
             .described("v1.endpoint.update", TAG, "Update an endpoint, or create it.")
-            .body::<EndpointUpdate>()
+            .body::<EndpointIn>()
             .answers::<EndpointOut<'static>>(200)
             .answers::<EndpointOut<'static>>(201),
         Operation::editing(Method::PATCH, one, Access::Application, patch)
@@ -62,7 +62,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     ]
 }
 
-/// An endpoint, to be created.
+/// An endpoint, to be created or replaced. Replaced, its secret stays, and its headers stay unless there are new ones.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EndpointIn {
@@ -100,41 +100,6 @@ struct EndpointIn {
     #[expect(dead_code, reason = "accepted so that its type is checked")]
     #[schemars(skip)]
     version: Option<i64>,
-    /// One attempt at a time, in the order of acceptance; a later message waits until the earlier one has ended.
-    #[serde(default)]
-    fifo: bool,
-    /// Waits between attempts, in seconds, instead of the server's.
-    retry_schedule: Option<Vec<u64>>,
-}
-
-/// An endpoint, to be replaced; its secret and headers stay.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct EndpointUpdate {
-    #[schemars(required, url, length(min = 1, max = 65_536))]
-    url: Option<String>,
-    #[serde(default)]
-    description: String,
-    /// Maximum messages per second to send to this endpoint.
-    #[schemars(range(min = 1))]
-    throttle_rate: Option<u16>,
-    #[schemars(skip)]
-    rate_limit: Option<u16>,
-    /// Optional unique identifier for the endpoint
-    #[schemars(length(min = 1, max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
-    uid: Option<String>,
-    #[serde(default)]
-    disabled: bool,
-    /// Event types that it takes; omit for all.
-    #[schemars(length(min = 1))]
-    event_types: Option<Vec<String>>,
-    #[schemars(skip)]
-    filter_types: Option<Vec<String>>,
-    /// List of message channels this endpoint listens to (omit for all)
-    #[schemars(length(min = 1, max = 10))]
-    channels: Option<Vec<String>>,
-    /// Names and values of your own; at most 4096 bytes as JSON.
-    metadata: Option<Metadata>,
     /// One attempt at a time, in the order of acceptance; a later message waits until the earlier one has ended.
     #[serde(default)]
     fifo: bool,
@@ -239,7 +204,7 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
     }
 }
 
-/// What a valid [`EndpointIn`] or [`EndpointUpdate`] says.
+/// What a valid [`EndpointIn`] says.
 struct NewEndpoint {
     url: String,
     description: String,
@@ -254,8 +219,9 @@ struct NewEndpoint {
     retry_schedule: Option<RetrySchedule>,
 }
 
-impl EndpointUpdate {
-    fn check(self, api: &Api, organisation: &OrganisationId, mut faults: Faults) -> Result<NewEndpoint, Error> {
+impl EndpointIn {
+    fn check(self, api: &Api, organisation: &OrganisationId) -> Result<NewEndpoint, Error> {
+        let mut faults = Faults::new();
         let url = faults.required("url", self.url);
         if let Some(url) = &url {
             check_url(&mut faults, api, url);
@@ -269,6 +235,12 @@ impl EndpointUpdate {
         };
         check_event_types(&mut faults, api, organisation, field, event_types.as_deref());
         faults.channels(self.channels.as_deref());
+        let secret = self.secret.as_deref().and_then(|text| check_secret(&mut faults, "secret", text));
+        let headers = self.headers.map(|headers| headers.0);
+        if let Some(headers) = &headers {
+            faults.headers(headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
+            faults.header_count(headers.len());
+        }
         let metadata = self.metadata.unwrap_or_default();
         faults.metadata(&metadata);
         let retry_schedule = faults.retry_schedule(self.retry_schedule.as_deref());
@@ -281,38 +253,11 @@ impl EndpointUpdate {
             event_types,
             channels: self.channels,
             limits: Limits { throttle_rate, fifo: self.fifo },
-            secret: None,
-            headers: None,
+            secret,
+            headers,
             metadata,
             retry_schedule,
         })
-    }
-}
-
-impl EndpointIn {
-    fn check(self, api: &Api, organisation: &OrganisationId) -> Result<NewEndpoint, Error> {
-        let mut faults = Faults::new();
-        let secret = self.secret.as_deref().and_then(|text| check_secret(&mut faults, "secret", text));
-        let headers = self.headers.map(|headers| headers.0);
-        if let Some(headers) = &headers {
-            faults.headers(headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
-            faults.header_count(headers.len());
-        }
-        let rest = EndpointUpdate {
-            url: self.url,
-            description: self.description,
-            throttle_rate: self.throttle_rate,
-            rate_limit: self.rate_limit,
-            uid: self.uid,
-            disabled: self.disabled,
-            event_types: self.event_types,
-            filter_types: self.filter_types,
-            channels: self.channels,
-            metadata: self.metadata,
-            fifo: self.fifo,
-            retry_schedule: self.retry_schedule,
-        };
-        Ok(NewEndpoint { secret, headers, ..rest.check(api, organisation, faults)? })
     }
 }
 
@@ -344,6 +289,17 @@ impl NewEndpoint {
             created_at: now,
             updated_at: now,
         })
+    }
+
+    /// A secret that is given must be the one that the endpoint has: receivers need time to learn of another.
+    fn keeps_secret(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let same =
+            |secret: &Secret| endpoint.secrets.iter().any(|own| *own.secret.reveal_text() == *secret.reveal_text());
+        if self.secret.as_ref().is_none_or(same) {
+            return Ok(());
+        }
+        let msg = "the secret of an endpoint is changed by `secret/rotate`; leave `secret` out";
+        Err(Error::invalid(&["body", "secret"], msg))
     }
 
     /// Over an existing one: secrets stay, and headers unless new ones are given.
@@ -522,7 +478,10 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     }
     let (status, endpoint) = match existing {
         None => (StatusCode::CREATED, new.create(&call.api, &application)),
-        Some(existing) => (StatusCode::OK, new.replace(&call.api, existing)),
+        Some(existing) => {
+            new.keeps_secret(existing)?;
+            (StatusCode::OK, new.replace(&call.api, existing))
+        }
     };
     edit.put(Change::PutEndpoint(endpoint.clone()));
     edit.answer(status, &EndpointOut::from(&*endpoint)).await
@@ -557,20 +516,8 @@ impl EndpointPatch {
             faults.printable("description", &description);
             endpoint.description = description;
         }
-        match (self.throttle_rate, self.rate_limit) {
-            (Patch::Set(rate), _) => endpoint.limits.throttle_rate = faults.throttle_rate(Some(rate), None),
-            (Patch::Clear, _) | (Patch::Keep, Patch::Clear) => endpoint.limits.throttle_rate = None,
-            (Patch::Keep, Patch::Set(rate)) => endpoint.limits.throttle_rate = faults.throttle_rate(None, Some(rate)),
-            (Patch::Keep, Patch::Keep) => {}
-        }
-        match self.uid {
-            Patch::Set(uid) => {
-                faults.uid("uid", Some(&uid), EndpointId::PREFIX);
-                endpoint.uid = Some(uid);
-            }
-            Patch::Clear => endpoint.uid = None,
-            Patch::Keep => {}
-        }
+        faults.patch_throttle_rate(&mut endpoint.limits.throttle_rate, self.throttle_rate, self.rate_limit);
+        faults.patch_uid(&mut endpoint.uid, self.uid, EndpointId::PREFIX);
         if let Keep(Some(disabled)) = self.disabled {
             set_disabled(endpoint, disabled);
         }
@@ -578,22 +525,14 @@ impl EndpointPatch {
             Patch::Keep => ("filterTypes", self.filter_types),
             given => ("eventTypes", given),
         };
-        match event_types {
-            Patch::Set(types) => {
-                check_event_types(faults, api, organisation, field, Some(&types));
-                endpoint.event_types = Some(types);
-            }
-            Patch::Clear => endpoint.event_types = None,
-            Patch::Keep => {}
-        }
-        match self.channels {
-            Patch::Set(channels) => {
-                faults.channels(Some(&channels));
-                endpoint.channels = Some(channels);
-            }
-            Patch::Clear => endpoint.channels = None,
-            Patch::Keep => {}
-        }
+        event_types.apply(&mut endpoint.event_types, |types| {
+            check_event_types(faults, api, organisation, field, Some(&types));
+            Some(types)
+        });
+        self.channels.apply(&mut endpoint.channels, |channels| {
+            faults.channels(Some(&channels));
+            Some(channels)
+        });
         if let Keep(Some(metadata)) = self.metadata {
             faults.metadata(&metadata);
             endpoint.metadata = metadata;
@@ -601,11 +540,7 @@ impl EndpointPatch {
         if let Keep(Some(fifo)) = self.fifo {
             endpoint.limits.fifo = fifo;
         }
-        match self.retry_schedule {
-            Patch::Set(seconds) => endpoint.retry_schedule = faults.retry_schedule(Some(&seconds)),
-            Patch::Clear => endpoint.retry_schedule = None,
-            Patch::Keep => {}
-        }
+        self.retry_schedule.apply(&mut endpoint.retry_schedule, |seconds| faults.retry_schedule(Some(&seconds)));
     }
 }
 

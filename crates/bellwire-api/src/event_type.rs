@@ -80,7 +80,7 @@ impl JsonSchema for Schemas {
     }
 }
 
-/// An event type, to be created.
+/// An event type, to be created or replaced.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EventTypeIn {
@@ -103,24 +103,25 @@ struct EventTypeIn {
     group_name: Option<String>,
 }
 
-/// An event type, to be replaced.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct EventTypeUpdate {
-    #[schemars(required)]
-    description: Option<String>,
-    #[serde(default)]
-    archived: bool,
-    #[serde(default)]
-    deprecated: bool,
-    schemas: Option<Schemas>,
-    /// One flag, for older clients; see `featureFlags`.
-    feature_flag: Option<String>,
-    /// Application tokens see the event type only if they carry one of these.
-    feature_flags: Option<Vec<String>>,
-    /// The group that it is shown in.
-    #[schemars(length(max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
-    group_name: Option<String>,
+/// For the document: an [`EventTypeIn`] whose name is in the path.
+struct EventTypeUpdate;
+
+impl JsonSchema for EventTypeUpdate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EventTypeUpdate".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = EventTypeIn::json_schema(generator);
+        let members = schema.ensure_object();
+        if let Some(properties) = members.get_mut("properties").and_then(|p| p.as_object_mut()) {
+            properties.remove("name");
+        }
+        if let Some(required) = members.get_mut("required").and_then(|r| r.as_array_mut()) {
+            required.retain(|name| name != "name");
+        }
+        schema
+    }
 }
 
 /// Changes to an event type: absent keeps, null clears.
@@ -194,7 +195,7 @@ struct DeleteQuery {
     expunge: bool,
 }
 
-/// What a valid [`EventTypeIn`] or [`EventTypeUpdate`] says, beside the name.
+/// What a valid [`EventTypeIn`] says, beside the name.
 struct NewEventType {
     description: String,
     archived: bool,
@@ -204,7 +205,8 @@ struct NewEventType {
     group_name: Option<String>,
 }
 
-impl EventTypeUpdate {
+impl EventTypeIn {
+    /// Beside the name.
     fn check(self, mut faults: Faults) -> Result<NewEventType, Error> {
         let description = faults.required("description", self.description).unwrap_or_default();
         faults.printable("description", &description);
@@ -321,22 +323,13 @@ async fn list(call: Call) -> Result<Response, Error> {
 
 async fn create(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
-    let input: EventTypeIn = body.parse()?;
+    let mut input: EventTypeIn = body.parse()?;
     let mut faults = Faults::new();
-    let name = faults.required("name", input.name);
+    let name = faults.required("name", input.name.take());
     if let Some(name) = &name {
         faults.event_type_name("name", name);
     }
-    let rest = EventTypeUpdate {
-        description: input.description,
-        archived: input.archived,
-        deprecated: input.deprecated,
-        schemas: input.schemas,
-        feature_flag: input.feature_flag,
-        feature_flags: input.feature_flags,
-        group_name: input.group_name,
-    };
-    let new = rest.check(faults)?;
+    let new = input.check(faults)?;
     let name = name.unwrap_or_default();
     let mut edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
@@ -359,7 +352,7 @@ async fn get(call: Call) -> Result<Response, Error> {
 
 async fn put(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
-    let new = body.parse::<EventTypeUpdate>()?.check(Faults::new())?;
+    let new = body.parse::<EventTypeIn>()?.check(Faults::new())?;
     let name = call.param("event_type_name");
     if let Some(msg) = event_type_name(name) {
         return Err(Error::invalid(&["path", "event_type_name"], format!("the event type's name {msg}")));
@@ -385,11 +378,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     }
     event_type.archived = patch.archived.0.unwrap_or(event_type.archived);
     event_type.deprecated = patch.deprecated.0.unwrap_or(event_type.deprecated);
-    match patch.schemas {
-        Patch::Set(schemas) => event_type.schemas = check_schemas(&mut faults, &schemas),
-        Patch::Clear => event_type.schemas = None,
-        Patch::Keep => {}
-    }
+    patch.schemas.apply(&mut event_type.schemas, |schemas| check_schemas(&mut faults, &schemas));
     match (patch.feature_flags, patch.feature_flag) {
         (Patch::Set(flags), _) => event_type.feature_flags = check_flags(&mut faults, "featureFlags", flags),
         (Patch::Keep, Patch::Set(flag)) => {
@@ -398,14 +387,10 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
         (Patch::Clear, _) | (Patch::Keep, Patch::Clear) => event_type.feature_flags.clear(),
         (Patch::Keep, Patch::Keep) => {}
     }
-    match patch.group_name {
-        Patch::Set(group) => {
-            check_group(&mut faults, Some(&group));
-            event_type.group_name = Some(group);
-        }
-        Patch::Clear => event_type.group_name = None,
-        Patch::Keep => {}
-    }
+    patch.group_name.apply(&mut event_type.group_name, |group| {
+        check_group(&mut faults, Some(&group));
+        Some(group)
+    });
     faults.end()?;
     event_type.updated_at = call.api.backend().now();
     let event_type = Arc::new(event_type);

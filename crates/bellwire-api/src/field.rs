@@ -1,6 +1,7 @@
 //! What the fields of a body must be like. Faults are collected, so that a client hears of all of them at once.
 
 use crate::error::{Error, Fault};
+use crate::wire::Patch;
 use bellwire_model::{Metadata, RetrySchedule};
 use http::HeaderName;
 use std::collections::BTreeMap;
@@ -135,6 +136,22 @@ impl Faults {
             self.add(field, format!("`{field}` must be at least 1 (per second); leave it out for no limit"));
         }
         valid
+    }
+
+    /// Changes a rate, from the field's own name or its old one.
+    pub(crate) fn patch_throttle_rate(&mut self, slot: &mut Option<NonZeroU16>, rate: Patch<u16>, old: Patch<u16>) {
+        match (rate, old) {
+            (Patch::Keep, old) => old.apply(slot, |rate| self.throttle_rate(None, Some(rate))),
+            (rate, _) => rate.apply(slot, |rate| self.throttle_rate(Some(rate), None)),
+        }
+    }
+
+    /// Changes a uid.
+    pub(crate) fn patch_uid(&mut self, slot: &mut Option<String>, uid: Patch<String>, own_prefix: &str) {
+        uid.apply(slot, |uid| {
+            self.uid("uid", Some(&uid), own_prefix);
+            Some(uid)
+        });
     }
 
     pub(crate) fn event_type_name(&mut self, field: &str, name: &str) {

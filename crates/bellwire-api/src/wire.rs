@@ -85,6 +85,17 @@ pub(crate) enum Patch<T> {
     Set(T),
 }
 
+impl<T> Patch<T> {
+    /// Does to `slot` what it says; `read` makes of the value what the slot holds.
+    pub(crate) fn apply<U>(self, slot: &mut Option<U>, read: impl FnOnce(T) -> Option<U>) {
+        match self {
+            Patch::Set(value) => *slot = read(value),
+            Patch::Clear => *slot = None,
+            Patch::Keep => {}
+        }
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::deserialize(deserializer)?.map_or(Patch::Clear, Patch::Set))

@@ -292,3 +292,16 @@ async fn a_rotation_answers_as_each_generation_of_libraries_expects() {
         assert_eq!(world.send(request).await.status.as_u16(), status, "{agent}");
     }
 }
+
+#[tokio::test]
+async fn a_put_does_not_change_a_secret_without_saying_so() {
+    let world = World::new();
+    world.application("acme").await;
+    let (path, secret) = ("/api/v1/app/acme/endpoint/main", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let with = |secret: &str| json!({ "url": "https://example.com/hook", "secret": secret });
+    world.put(path, with(secret)).await.expect(201);
+    world.put(path, with(secret)).await.expect(200);
+    let refused = world.put(path, with("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")).await.expect(422);
+    assert_eq!(refused["detail"][0]["loc"], json!(["body", "secret"]));
+    assert_eq!(world.get(&format!("{path}/secret")).await.expect(200)["key"], secret);
+}
