@@ -33,6 +33,7 @@ mod attempt;
 mod delivery;
 mod stats;
 mod health;
+mod elsewhere;
 mod openapi;
 
 pub use auth::{MintError, Principal, mint_token};
@@ -152,13 +153,15 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
 }
 
 /// The API as a router: its operations, its OpenAPI document, CORS for any origin, and trailing slashes as if they
-/// were not there. Paths that it does not know get 404 without a body.
+/// were not there. Svix's operations that are not here get 501; paths that nobody knows get 404 without a body.
 pub fn router(state: Api) -> Router {
+    let operations = operations();
+    let here = elsewhere::here(&operations);
     let mut routes = Router::new();
-    for operation in operations() {
+    for operation in operations {
         routes = routes.route(operation.path, operation.route);
     }
-    let routes = routes
+    let routes = elsewhere::routes(routes, &here)
         .route("/api/v1/openapi.json", axum::routing::get(openapi::serve))
         .route("/openapi.json", axum::routing::get(openapi::serve))
         .with_state(state);

@@ -146,6 +146,6 @@ impl Operation {
 }
 
 /// GET serves HEAD as well.
-fn filter(method: &Method) -> MethodFilter {
+pub(crate) fn filter(method: &Method) -> MethodFilter {
     MethodFilter::try_from(method.clone()).expect("operations have one of the methods of RFC 9110 or PATCH")
 }

@@ -10,15 +10,21 @@ const KNOWN: &[(&str, &str)] = &[];
 
 #[test]
 fn the_committed_document_is_up_to_date() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
     let now = format!("{}\n", serde_json::to_string_pretty(&bellwire_api::openapi_document()).unwrap());
+    blessed("openapi.json", &now);
+}
+
+/// A page under `docs/` is what the code says; with `BELLWIRE_BLESS`, it is made so.
+#[track_caller]
+pub(crate) fn blessed(page: &str, now: &str) {
+    let path = format!("{}/../../docs/{page}", env!("CARGO_MANIFEST_DIR"));
     #[expect(clippy::disallowed_methods, reason = "a switch for whoever runs the test")]
     let bless = std::env::var_os("BELLWIRE_BLESS").is_some();
     if bless {
-        std::fs::write(path, &now).unwrap();
+        std::fs::write(&path, now).unwrap();
     }
-    let committed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(committed == now, "docs/openapi.json is not what the code says: run this test with BELLWIRE_BLESS=1");
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == now, "docs/{page} is not what the code says: run this test with BELLWIRE_BLESS=1");
 }
 
 #[test]

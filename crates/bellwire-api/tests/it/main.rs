@@ -14,4 +14,5 @@ mod retry;
 mod hostile;
 mod http_edges;
 mod document;
+mod svix_operations;
 mod codes;
