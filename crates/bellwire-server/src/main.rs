@@ -36,12 +36,27 @@ enum Command {
     Verify(command::verify::Arguments),
     Ledger(command::ledger::Arguments),
     Bench(command::bench::Arguments),
+    Config(command::config::Arguments),
+    Healthcheck(command::healthcheck::Arguments),
 }
 
 fn main() -> ExitCode {
     command::end_when_nobody_reads();
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
+    let result = match command::svix_server::is_meant() {
+        true => command::svix_server::run(),
+        false => run(Arguments::parse()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            command::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
         Command::Demo(arguments) => command::demo::run(arguments),
         Command::Serve(arguments) => command::serve::run(arguments),
         Command::Token(arguments) => command::token::run(arguments),
@@ -50,12 +65,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => command::verify::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
         Command::Bench(arguments) => command::bench::run(arguments),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            command::report(&error);
-            ExitCode::FAILURE
-        }
+        Command::Config(arguments) => command::config::run(arguments),
+        Command::Healthcheck(arguments) => command::healthcheck::run(arguments),
     }
 }

@@ -4,7 +4,9 @@
 
 use super::Hint;
 use anyhow::{Context as _, bail};
-use bellwire_egress::{Client, Egress, Guard, Request, Resolve, ResolveError, Settings, Target, resolve::Resolving};
+use bellwire_egress::{
+    Client, Egress, Guard, Request, Resolve, ResolveError, Settings, Target, TlsSettings, resolve::Resolving,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::de::DeserializeOwned;
@@ -35,11 +37,9 @@ impl Api {
     pub(crate) fn new(url: &str, token: &str) -> anyhow::Result<Api> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).context("the token is not a token")?;
         authorization.set_sensitive(true);
-        let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
-        let guard = Guard { allowed_networks: everywhere.to_vec(), denied_ports: Vec::new(), ..Guard::default() };
-        let egress = Egress::new(Settings { guard, ..Settings::default() })?;
+        let client = client(TlsSettings::default())?;
         let base = url.trim_end_matches('/').trim_end_matches("/api/v1").to_owned();
-        Ok(Api { client: egress.client_with_resolver(Arc::new(Machine)), base, authorization })
+        Ok(Api { client, base, authorization })
     }
 
     /// Asks for a resource. `path` begins behind `/api/v1`.
@@ -106,6 +106,17 @@ impl Api {
         }
         Ok(Answer { status: response.status, body: response.body })
     }
+}
+
+/// A client that goes wherever the user sends it, and trusts the authorities of the machine (`SSL_CERT_FILE` names others).
+///
+/// # Errors
+/// TLS that cannot be set up.
+pub(crate) fn client(tls: TlsSettings) -> anyhow::Result<Client> {
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
+    let guard = Guard { allowed_networks: everywhere.to_vec(), denied_ports: Vec::new(), ..Guard::default() };
+    let egress = Egress::new(Settings { guard, tls, ..Settings::default() })?;
+    Ok(egress.client_with_resolver(Arc::new(Machine)))
 }
 
 impl Answer {

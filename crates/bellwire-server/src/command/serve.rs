@@ -7,7 +7,7 @@ use anyhow::Context;
 use std::process::ExitCode;
 
 /// Run the server on a data folder.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 #[command(
     after_help = "Example:\n  bellwire serve --data ./bellwire-data --listen 127.0.0.1:8071\n\nIt is ready when GET /api/v1/health/ping answers. SIGTERM or Ctrl-C stops it: what is in flight may end first."
 )]

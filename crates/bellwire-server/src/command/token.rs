@@ -60,7 +60,8 @@ pub(crate) fn organisation_default() -> OrganisationId {
     OrganisationId::parse(ORGANISATION_DEFAULT).expect("it begins with org_")
 }
 
-fn organisation(text: &str) -> Result<OrganisationId, &'static str> {
+/// For a command line.
+pub(crate) fn organisation(text: &str) -> Result<OrganisationId, &'static str> {
     OrganisationId::parse(text).ok_or("expected org_ and at most 60 characters more")
 }
 

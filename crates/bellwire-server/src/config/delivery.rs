@@ -54,7 +54,7 @@ fn schedule(value: &Value) -> Read<RetrySchedule> {
                 Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
                 Err(_) => parse_duration(text),
             },
-            Value::Switch(_) | Value::List(_) | Value::Table => None,
+            Value::Switch(_) | Value::List(_) | Value::Path(_) | Value::Table => None,
         };
         seconds.ok_or_else(|| Expected("a duration such as \"5m\", or seconds".into()))
     };

@@ -2,7 +2,7 @@
 
 use super::{
     layers::Layers,
-    value::{count, duration, memory},
+    value::{count, duration, memory, optional},
 };
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ pub(crate) struct Lanes {
     pub(crate) queue_max: usize,
     pub(crate) concurrency_max: usize,
     pub(crate) attempts_max: usize,
+    /// Of all shards together; `None`: only each shard's own bound.
+    pub(crate) attempts_total_max: Option<usize>,
     pub(crate) queued_max: usize,
     pub(crate) queued_bytes_max: usize,
     pub(crate) settle_after: Duration,
@@ -29,6 +31,7 @@ impl Lanes {
             queue_max: layers.take("lanes.queue_max", count(1..=1_000_000)),
             concurrency_max: layers.take("lanes.concurrency_max", count(1..=10_000)),
             attempts_max: layers.take("lanes.attempts_max", count(1..=1_000_000)),
+            attempts_total_max: layers.take("lanes.attempts_total_max", optional("none", count(1..=10_000_000))),
             queued_max: layers.take("lanes.queued_max", count(1..=10_000_000)),
             queued_bytes_max: layers.take("lanes.queued_bytes_max", memory(1 << 20..=64 << 30)),
             settle_after: layers.take("lanes.settle_after", duration(SHORT..=Duration::from_secs(60))),
@@ -40,5 +43,10 @@ impl Lanes {
             layers.refuse("lanes.breaker_wait_max", "it must not be shorter than lanes.breaker_wait".into());
         }
         lanes
+    }
+    /// The attempts in flight of one of `shards`: its share of all, at least one, and never above its own bound.
+    pub(crate) fn attempts_per_shard(&self, shards: usize) -> usize {
+        let share = self.attempts_total_max.map_or(usize::MAX, |total| (total / shards.max(1)).max(1));
+        share.min(self.attempts_max)
     }
 }

@@ -40,6 +40,20 @@ struct Given {
     origin: Origin,
 }
 
+/// One setting as it stands in force.
+pub(crate) struct Effective {
+    /// `section.name`.
+    pub(crate) name: String,
+    /// In our notation, wherever it came from.
+    pub(crate) value: Value,
+    /// Where it came from.
+    pub(crate) origin: Origin,
+    /// Who else gave one, in vain; the defaults left out.
+    pub(crate) overridden: Vec<Origin>,
+    /// Whether it may hold a secret, and must not be shown.
+    pub(crate) secret: bool,
+}
+
 /// Everything that was given for every setting, the weakest first.
 pub(crate) struct Layers {
     settings: BTreeMap<String, Vec<Given>>,
@@ -83,6 +97,10 @@ impl Layers {
     /// The variables of Svix, then our own.
     pub(crate) fn add_environment(&mut self, environment: impl Iterator<Item = (OsString, OsString)>) {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        let environment: Vec<_> = environment.collect();
+        if environment.iter().any(|(name, _)| name.as_encoded_bytes().starts_with(b"SVIX_")) {
+            self.note_neighbours(&environment);
+        }
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
             let of = match name {
@@ -106,10 +124,34 @@ impl Layers {
         }
     }
 
+    /// What only a Svix server would read, where the environment is one's: told, since somebody may rely on it.
+    fn note_neighbours(&mut self, environment: &[(OsString, OsString)]) {
+        let given = |wanted: &str| environment.iter().any(|(name, value)| name == wanted && !value.is_empty());
+        for (name, why) in svix::NEIGHBOURS {
+            if given(name) {
+                self.note(format!("{name} is not used: {why}"));
+            }
+        }
+    }
+
+    /// What stands in force for every setting, by name.
+    pub(crate) fn effective(&self) -> Vec<Effective> {
+        let in_force = self.settings.iter().filter_map(|(name, given)| {
+            let (last, before) = given.split_last()?;
+            let secret = HIDDEN.contains(&name.as_str());
+            let value =
+                if LISTS.contains(&name.as_str()) { last.value.clone().into_list() } else { last.value.clone() };
+            let overridden =
+                before.iter().map(|given| given.origin.clone()).filter(|o| *o != Origin::Default).collect();
+            Some(Effective { name: name.clone(), value, origin: last.origin.clone(), overridden, secret })
+        });
+        in_force.collect()
+    }
+
     /// A flag, if it was given.
-    pub(crate) fn add_flag(&mut self, flag: &'static str, setting: &str, value: Option<String>) {
+    pub(crate) fn add_flag(&mut self, flag: &'static str, setting: &str, value: Option<Value>) {
         if let Some(value) = value {
-            self.add(setting, Value::Text(value), Origin::Flag(flag));
+            self.add(setting, value, Origin::Flag(flag));
         }
     }
 

@@ -27,19 +27,20 @@ pub(crate) mod limits;
 
 pub(crate) use auth::SecretText;
 pub(crate) use bellwire_delivery::HeaderNames;
-pub(crate) use mistake::Mistakes;
+pub(crate) use layers::Effective;
+pub(crate) use mistake::{Mistakes, Origin};
 pub(crate) use secret::secret;
 pub(crate) use value::parse_duration;
 
 use bellwire_egress::Guard;
 use bellwire_engine::{EngineSettings, IntakeSettings};
 use layers::Layers;
-use mistake::Origin;
 use std::{
     ffi::OsString,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
+use value::Value;
 
 /// Read if it is there and no other file is named.
 const FILE: &str = "bellwire.toml";
@@ -97,7 +98,7 @@ impl Config {
 
     /// The defaults alone, whatever the environment says: for the demo, which must run anywhere.
     pub(crate) fn defaults() -> Config {
-        Config::from_layers(Layers::defaults(), None).expect("the defaults are right; a test sees to it")
+        Config::from_layers(Layers::defaults()).expect("the defaults are right; a test sees to it")
     }
 
     /// Reads the settings from all layers.
@@ -108,6 +109,20 @@ impl Config {
         flags: &Sources,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, Mistakes> {
+        Config::from_layers(Config::layers(flags, environment))
+    }
+
+    /// As [`Config::load`], with what stands in force for each setting and where it came from.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn explain(sources: impl Into<Sources>) -> Result<(Config, Vec<Effective>), Mistakes> {
+        let layers = Config::layers(&sources.into(), std::env::vars_os());
+        let effective = layers.effective();
+        Config::from_layers(layers).map(|config| (config, effective))
+    }
+
+    fn layers(flags: &Sources, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Layers {
         let environment: Vec<_> = environment.into_iter().collect();
         let mut layers = Layers::defaults();
         let named = environment.iter().find(|(name, value)| name == "BELLWIRE_CONFIG" && !value.is_empty());
@@ -120,16 +135,14 @@ impl Config {
             (None, None) => add_file(&mut layers, Path::new(FILE), None),
         }
         layers.add_environment(environment.into_iter());
-        layers.add_flag("--listen", "server.listen", flags.listen.clone());
-        Config::from_layers(layers, flags.place.data.as_deref())
+        layers.add_flag("--listen", "server.listen", flags.listen.clone().map(Value::Text));
+        layers.add_flag("--data", "server.data", flags.place.data.clone().map(Value::Path));
+        note_left_behind(&mut layers, Path::new("."));
+        layers
     }
 
-    /// `data` does not go through the layers, since a path need not be text.
-    fn from_layers(mut layers: Layers, data: Option<&Path>) -> Result<Config, Mistakes> {
-        let mut server = server::Server::read(&layers);
-        if let Some(data) = data {
-            server.data = data.to_owned();
-        }
+    fn from_layers(mut layers: Layers) -> Result<Config, Mistakes> {
+        let server = server::Server::read(&layers);
         let auth = auth::Auth::read(&layers);
         let store = store::Store::read(&layers);
         let delivery = delivery::Delivery::read(&layers);
@@ -162,7 +175,7 @@ impl Config {
             disable_after: self.delivery.disable_after,
             lane_queue_max: self.lanes.queue_max,
             lane_concurrency_max: self.lanes.concurrency_max,
-            attempts_max: self.lanes.attempts_max,
+            attempts_max: self.lanes.attempts_per_shard(self.server.shards()),
             queued_max: self.lanes.queued_max,
             queued_bytes_max: self.lanes.queued_bytes_max,
             settle_after: self.lanes.settle_after,
@@ -223,6 +236,22 @@ fn add_file(layers: &mut Layers, path: &Path, named_by: Option<Origin>) {
             let origin = named_by.unwrap_or(Origin::File { path: path.into(), line: 1 });
             layers.mistake(None, origin, format!("cannot read {}: {error}", path.display()));
         }
+    }
+}
+
+/// What a Svix server would have read from the current folder, and we do not: told, and never what stands in it.
+fn note_left_behind(layers: &mut Layers, folder: &Path) {
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    if text(".env").lines().any(|line| svix::is_variable(line.trim_start().trim_start_matches("export "))) {
+        layers
+            .note(".env is not read; export its SVIX_* variables, or hand the file to what starts this program".into());
+    }
+    // A file of that name may be anybody's; one with these in it is theirs.
+    let theirs =
+        |line: &str| ["jwt_secret", "db_dsn", "redis_dsn"].iter().any(|name| line.trim_start().starts_with(name));
+    if text("config.toml").lines().any(theirs) {
+        layers
+            .note("config.toml looks like a Svix server's and is not read; give its values as SVIX_* variables".into());
     }
 }
 

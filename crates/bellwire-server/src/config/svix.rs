@@ -28,7 +28,7 @@ const QUEUE: &str = "the data folder is the queue";
 const CACHE: &str = "there is no cache outside the process";
 
 /// Read and reported as not used.
-pub(crate) const UNUSED: [(&str, &str); 30] = [
+pub(crate) const UNUSED: [(&str, &str); 29] = [
     ("SVIX_DB_DSN", STORE),
     ("SVIX_DB_POOL_MAX_SIZE", STORE),
     ("SVIX_DB_TRACING", STORE),
@@ -50,7 +50,6 @@ pub(crate) const UNUSED: [(&str, &str); 30] = [
     ("SVIX_RABBIT_CONSUMER_PREFETCH_SIZE", QUEUE),
     ("SVIX_CACHE_TYPE", CACHE),
     ("SVIX_CACHE_DSN", CACHE),
-    ("SVIX_WORKER_MAX_TASKS", "see lanes.attempts_max and lanes.concurrency_max"),
     ("SVIX_OPERATIONAL_WEBHOOK_ADDRESS", "there are no operational webhooks yet"),
     ("SVIX_OPENTELEMETRY_ADDRESS", "there is no OpenTelemetry export"),
     ("SVIX_OPENTELEMETRY_SAMPLE_RATIO", "there is no OpenTelemetry export"),
@@ -60,6 +59,15 @@ pub(crate) const UNUSED: [(&str, &str); 30] = [
     ("SVIX_REGION", "there is one region"),
     ("SVIX_APP_PORTAL_URL", "there is no portal yet"),
 ];
+
+/// Variables without its prefix that a Svix server or its image reads.
+pub(crate) const NEIGHBOURS: [(&str, &str); 2] =
+    [("DATABASE_URL", STORE), ("WAIT_FOR", "there is no database to wait for")];
+
+/// Whether a line sets a variable that a Svix server would understand.
+pub(crate) fn is_variable(line: &str) -> bool {
+    line.split_once('=').is_some_and(|(name, value)| !matches!(read(name.trim(), value.trim()), Reading::Unknown))
+}
 
 /// Reads one variable.
 pub(crate) fn read(name: &str, text: &str) -> Reading {
@@ -82,6 +90,7 @@ pub(crate) fn read(name: &str, text: &str) -> Reading {
         "SVIX_WORKER_REQUEST_TIMEOUT" => {
             Reading::Setting { setting: "delivery.timeout", value: with_unit(text, "s", "seconds such as 30") }
         }
+        "SVIX_WORKER_MAX_TASKS" => as_is("lanes.attempts_total_max"),
         "SVIX_ENDPOINT_FAILURE_DISABLE_AFTER" => Reading::Setting {
             setting: "delivery.disable_after",
             value: match text.trim() {

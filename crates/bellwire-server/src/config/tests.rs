@@ -94,6 +94,7 @@ fn variables_of_svix_are_understood() {
         ("SVIX_WHITELIST_SUBNETS", "[127.0.0.0/8]"),
         ("SVIX_RETRY_SCHEDULE", "1,1,2"),
         ("SVIX_WORKER_REQUEST_TIMEOUT", "3"),
+        ("SVIX_WORKER_MAX_TASKS", "10"),
         ("SVIX_ENDPOINT_FAILURE_DISABLE_AFTER", "2"),
         ("SVIX_ENDPOINT_HTTPS_ONLY", "true"),
         ("SVIX_WHITELABEL_HEADERS", "true"),
@@ -115,6 +116,8 @@ fn variables_of_svix_are_understood() {
     assert_eq!(config.delivery.headers, HeaderNames::Webhook);
     assert_eq!(config.delivery.default_secret_kind, bellwire_signature::SecretKind::Ed25519);
     assert!(config.delivery.https_only && !config.egress.tls.verify && config.egress.proxy.is_some());
+    assert_eq!(config.lanes.attempts_per_shard(4), 2, "ten at a time, shared out among four");
+    assert_eq!(config.lanes.attempts_per_shard(20), 1, "none is without any");
     assert_eq!(config.log.level, tracing::level_filters::LevelFilter::DEBUG);
     assert_eq!(config.notes, [""; 0]);
     let never = read(&[("SVIX_ENDPOINT_FAILURE_DISABLE_AFTER", "0")]).expect("understood");
@@ -139,6 +142,72 @@ fn what_svix_has_and_we_do_not_is_noted_without_its_value() {
     }
     assert!(notes.contains("the data folder is the store"), "{notes}");
     assert!(!notes.contains("hunter2"), "{notes}");
+}
+
+/// All that a Svix server reads: each has its effect, or is noted, or is refused by its value, and none is unknown.
+#[test]
+fn every_variable_of_svix_is_known() {
+    let names = "listen_address jwt_secret jwt_algorithm main_secret db_dsn db_pool_max_size redis_dsn redis_pool_max_size \
+        queue_type queue_dsn queue_prefix cache_type cache_dsn sentinel_service_name redis_db redis_username redis_password \
+        redis_tls_mode_secure redis_use_resp3 redis_pending_duration_secs rabbit_dsn rabbit_consumer_prefetch_size \
+        retry_schedule worker_request_timeout worker_max_tasks queue_max_poll_secs endpoint_failure_disable_after \
+        endpoint_https_only whitelabel_headers default_signature_type whitelist_subnets dangerous_disable_tls_verification \
+        proxy_addr noproxy operational_webhook_address api_enabled worker_enabled background_migrations_enabled log_level \
+        log_format opentelemetry_address opentelemetry_sample_ratio opentelemetry_service_name sentry_dsn environment \
+        db_tracing region app_portal_url";
+    for name in names.split_whitespace() {
+        let variable = format!("SVIX_{}", name.to_uppercase());
+        assert!(svix::is_variable(&format!("{variable}=x")), "{variable}");
+    }
+    assert!(!svix::is_variable("SVIX_FROM_THE_FUTURE=x") && !svix::is_variable("SVIX_DB_DSN"));
+}
+
+#[test]
+fn what_stands_beside_the_variables_of_svix_is_noted_only_there() {
+    let elsewhere = read(&[("DATABASE_URL", "postgres://hunter2"), ("WAIT_FOR", "true")]).expect("not ours");
+    assert_eq!(elsewhere.notes, [""; 0]);
+    let there = [("DATABASE_URL", "postgres://hunter2"), ("WAIT_FOR", "true"), ("SVIX_LOG_LEVEL", "info")];
+    let notes = read(&there).expect("noted").notes.join("\n");
+    assert!(notes.contains("DATABASE_URL is not used") && notes.contains("WAIT_FOR is not used"), "{notes}");
+    assert!(!notes.contains("hunter2"), "{notes}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let notes = |file: &str, text: &str| {
+        std::fs::write(folder.path().join(file), text).expect("written");
+        let mut layers = Layers::defaults();
+        note_left_behind(&mut layers, folder.path());
+        layers.finish(|notes| notes.join("\n")).expect("no mistake")
+    };
+    assert_eq!(notes(".env", "HOME=x\nDATABASE=y\n"), "");
+    assert_eq!(notes("config.toml", "[package]\nname = \"x\"\n"), "");
+    assert!(notes(".env", "A=b\nexport SVIX_JWT_SECRET=hunter2\n").contains(".env is not read"));
+    let both = notes("config.toml", "jwt_secret = \"hunter2\"\n");
+    assert!(both.contains("config.toml looks like") && !both.contains("hunter2"), "{both}");
+}
+
+#[test]
+fn what_is_in_force_is_told_with_where_it_came_from() {
+    let (_folder, mut flags) = file("[server]\nlisten = \"127.0.0.1:1\"\n[delivery]\nretry_schedule = [1, \"5m\"]\n");
+    flags.place.data = Some("flag".into());
+    let environment = [("SVIX_LISTEN_ADDRESS", "127.0.0.1:2"), ("BELLWIRE_MAIN_SECRET", "hunter2-hunter2-hunter2")];
+    let layers = Config::layers(&flags, environment.map(|(name, value)| (name.into(), value.into())));
+    let all = layers.effective();
+    let one = |name: &str| all.iter().find(|one| one.name == name).expect("every setting is there");
+    assert_eq!(all.len(), Layers::defaults().names().count());
+    let listen = one("server.listen");
+    assert_eq!(
+        (listen.value.to_string(), listen.origin.to_string()),
+        ("\"127.0.0.1:2\"".into(), "SVIX_LISTEN_ADDRESS".into())
+    );
+    assert!(matches!(listen.overridden.as_slice(), [Origin::File { line: 2, .. }]));
+    assert_eq!(one("server.data").origin, Origin::Flag("--data"));
+    assert_eq!(one("delivery.retry_schedule").value.to_json(), serde_json::json!([1, "5m"]));
+    assert_eq!(one("log.level").origin, Origin::Default);
+    for secret in ["auth.jwt_secret", "auth.main_secret", "auth.old_main_secrets", "egress.proxy"] {
+        assert!(one(secret).secret, "{secret}");
+    }
+    let config = Config::from_layers(layers).expect("right");
+    assert_eq!((config.server.listen.port(), config.server.data), (2, "flag".into()));
 }
 
 #[test]

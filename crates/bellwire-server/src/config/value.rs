@@ -19,6 +19,8 @@ pub(crate) enum Value {
     Float(f64),
     Switch(bool),
     List(Vec<Value>),
+    /// From a flag that takes a path, which need not be text.
+    Path(PathBuf),
     /// Has no meaning anywhere: no setting is deeper than its section.
     Table,
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Value::Path(path) => write!(f, "{:?}", path.display().to_string()),
             Value::Table => f.write_str("a table"),
         }
     }
@@ -50,7 +53,25 @@ impl Value {
             Value::Integer(number) => Some(number.to_string()),
             Value::Float(number) => Some(number.to_string()),
             Value::Switch(switch) => Some(switch.to_string()),
-            Value::List(_) | Value::Table => None,
+            Value::List(_) | Value::Path(_) | Value::Table => None,
+        }
+    }
+
+    /// As a list, however it was written.
+    pub(crate) fn into_list(self) -> Value {
+        Value::List(self.items())
+    }
+
+    /// As JSON.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Text(text) => text.as_str().into(),
+            Value::Integer(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::Switch(switch) => (*switch).into(),
+            Value::List(values) => values.iter().map(Value::to_json).collect(),
+            Value::Path(path) => path.display().to_string().into(),
+            Value::Table => serde_json::Value::Null,
         }
     }
 
@@ -175,6 +196,7 @@ pub(crate) fn words(value: &Value) -> Read<String> {
 pub(crate) fn path(value: &Value) -> Read<PathBuf> {
     match value {
         Value::Text(text) if !text.is_empty() => Ok(PathBuf::from(text)),
+        Value::Path(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
         _ => expected("a path"),
     }
 }

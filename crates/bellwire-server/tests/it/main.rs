@@ -6,3 +6,5 @@ mod receiver;
 mod walkthrough;
 mod starting;
 mod commands;
+mod settings;
+mod swap;

@@ -32,26 +32,33 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it with short retries and loopback allowed, and waits until it is ready.
     pub(crate) fn start(data: &Path, environment: &[(&str, &str)]) -> Program {
-        let mut child = bellwire(data)
+        let mut command = bellwire(data);
+        command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .env("BELLWIRE_EGRESS_ALLOW", "127.0.0.0/8")
             .env("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "50ms,50ms,50ms")
             .env("BELLWIRE_LOG_FORMAT", "json")
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .envs(environment.iter().copied());
+        let token = run(data, &["token"]);
+        assert!(token.status.success(), "{token:?}");
+        Program::launch(command, String::from_utf8(token.stdout).unwrap().trim().to_owned()).0
+    }
+
+    /// Starts what `command` says, which must log JSON, and waits until it is ready. Answers it with what it logged until then.
+    pub(crate) fn launch(mut command: Command, token: String) -> (Program, Vec<Value>) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut told: Vec<Value> = Vec::new();
         let ready = lines.by_ref().find_map(|line| {
             let line: Value = serde_json::from_str(&line).ok()?;
-            (line["message"] == "ready").then(|| line["address"].as_str().unwrap().parse().unwrap())
+            let ready = (line["message"] == "ready").then(|| line["address"].as_str().unwrap().parse().unwrap());
+            told.push(line);
+            ready
         });
         // What else it says is read away, or it would block.
         std::thread::spawn(move || lines.for_each(drop));
         let address = ready.expect("the server says that it is ready");
-        let token = run(data, &["token"]);
-        assert!(token.status.success(), "{token:?}");
-        Program { child, address, token: String::from_utf8(token.stdout).unwrap().trim().to_owned() }
+        (Program { child, address, token }, told)
     }
 
     /// One request to the API; answers status and JSON (null for an empty body).
