@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, wall};
 use crate::config::Config;
-use crate::connections;
+use crate::connections::{self, tls::Tls};
 use crate::core::Core;
 use crate::doors::Doors;
 use crate::observe::{self, Metrics};
@@ -30,6 +30,7 @@ pub(crate) struct Server {
     shards: Vec<JoinHandle<()>>,
     commit: JoinHandle<()>,
     deadline: Duration,
+    tls: Option<Tls>,
 }
 
 /// How a stop went.
@@ -51,6 +52,7 @@ impl Server {
         let started = Instant::now();
         let shards = config.server.shards();
         raise_file_limit();
+        let tls = config.server.tls.clone().map(Tls::load).transpose().context("TLS cannot be offered")?;
         let listeners = bind(config.server.listen, shards)?;
         let address = listeners[0].local_addr().context("cannot read the listener's address")?;
         let egress = Arc::new(Egress::new(wiring::egress(config, address)).context("cannot set up outgoing requests")?);
@@ -102,6 +104,7 @@ impl Server {
                 engine,
                 inputs,
                 listener,
+                tls: tls.as_ref().map(Tls::acceptor),
                 router: router(&core, bellwire_api::Api::new(doors, api.clone())),
                 limits: wiring::connections(config, shards),
                 egress: Arc::clone(&egress),
@@ -110,12 +113,37 @@ impl Server {
             };
             threads.push(shard.start()?);
         }
-        Ok(Server { core, address, stop, shards: threads, commit, deadline: config.server.shutdown_deadline })
+        Ok(Server { core, address, stop, shards: threads, commit, deadline: config.server.shutdown_deadline, tls })
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether clients must speak TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads again what can be read again while running: the certificate and its key. With `changed_only`, if they have changed.
+    pub(crate) fn reload(&mut self, changed_only: bool) {
+        let Some(tls) = &mut self.tls else {
+            if !changed_only {
+                tracing::info!("there is nothing to read again; a change of settings needs a restart");
+            }
+            return;
+        };
+        if changed_only && !tls.has_changed() {
+            return;
+        }
+        match tls.reload() {
+            Ok(()) => tracing::info!("a new certificate is in force; open connections keep theirs"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "the new certificate cannot be used; the one of before stays in force");
+            }
+        }
     }
 
     /// Takes no more requests, lets what is in flight end, records it, and ends. Blocks until then, or until the deadline.

@@ -24,6 +24,8 @@ pub(crate) struct Shard {
     /// What recovery found for it, in the order in which the engine is told.
     pub(crate) inputs: Vec<Input>,
     pub(crate) listener: TcpListener,
+    /// Present if clients must speak TLS.
+    pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     pub(crate) router: Router,
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
@@ -58,13 +60,13 @@ impl Shard {
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Shard { core, index, engine, inputs, listener, router, limits, egress, push, mut stop } = self;
+        let Shard { core, index, engine, inputs, listener, tls, router, limits, egress, push, mut stop } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
         let mut pump = Pump::new(Arc::clone(&core), index, engine, Push::new(client, push));
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());
-        let serving = connections::serve(listener, router, limits, async move {
+        let serving = connections::serve(listener, tls, router, limits, async move {
             // The sender lives as long as the server.
             let _ = stop.wait_for(|s| *s).await;
         });

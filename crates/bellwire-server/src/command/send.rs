@@ -234,7 +234,7 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     let (Some(application), Some(event_type)) = (&arguments.application, &arguments.event_type) else {
         bail!("--application and --event-type are needed");
     };
-    let url = arguments.url.clone().unwrap_or_else(|| format!("http://{}", reachable(config.server.listen)));
+    let url = arguments.url.clone().unwrap_or_else(|| own_url(&config.server));
     let token = match &arguments.token {
         Some(token) => token.clone(),
         None => token::make(config, token::organisation_default(), None)?,
@@ -331,6 +331,12 @@ impl Watch<'_> {
         }
         Ok(())
     }
+}
+
+/// The server that these settings make, seen from this machine.
+pub(crate) fn own_url(server: &crate::config::server::Server) -> String {
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{}", reachable(server.listen))
 }
 
 /// Where a listener of this machine can be reached from it.

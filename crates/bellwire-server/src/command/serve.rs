@@ -4,12 +4,18 @@ use crate::config::{Config, Sources};
 use crate::observe;
 use crate::serve::{Server, Stopped};
 use anyhow::Context;
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often to look whether a file that may change has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Run the server on a data folder.
 #[derive(Default, clap::Args)]
 #[command(
-    after_help = "Example:\n  bellwire serve --data ./bellwire-data --listen 127.0.0.1:8071\n\nIt is ready when GET /api/v1/health/ping answers. SIGTERM or Ctrl-C stops it: what is in flight may end first."
+    after_help = "Example:\n  bellwire serve --data ./bellwire-data --listen 127.0.0.1:8071\n\nIt is ready when GET /api/v1/health/ping answers. SIGTERM or Ctrl-C stops it: what is in flight may end first. SIGHUP reads the TLS files again."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -25,9 +31,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let signals = signals().context("cannot wait for signals")?;
     let data = config.server.data.clone();
-    let server = Server::start(config)?;
-    tracing::info!(address = %server.address(), data = %data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
-    let signal = signals.recv().unwrap_or("a signal");
+    let mut server = Server::start(config)?;
+    tracing::info!(address = %server.address(), tls = server.is_secure(), data = %data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let signal = loop {
+        match signals.recv_timeout(LOOK_EVERY) {
+            Ok(Signal::Stop(name)) => break name,
+            Ok(Signal::Reload) => server.reload(false),
+            Err(RecvTimeoutError::Timeout) => server.reload(true),
+            Err(RecvTimeoutError::Disconnected) => break "a signal",
+        }
+    };
     tracing::info!(signal, "stopping");
     match server.stop() {
         Stopped::Cleanly => tracing::info!("stopped"),
@@ -36,23 +49,36 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Hears SIGTERM and SIGINT from now on, on a thread of its own.
-pub(crate) fn signals() -> anyhow::Result<std::sync::mpsc::Receiver<&'static str>> {
+/// What a signal asks for.
+pub(crate) enum Signal {
+    /// To end; by which signal.
+    Stop(&'static str),
+    /// To read again what can be read again.
+    Reload,
+}
+
+/// Hears SIGTERM, SIGINT and SIGHUP from now on, on a thread of its own. SIGHUP means a lost terminal where there is one.
+pub(crate) fn signals() -> anyhow::Result<Receiver<Signal>> {
+    let in_terminal = std::io::stdin().is_terminal();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sender, receiver) = std::sync::mpsc::channel();
-    let (terminate, interrupt) = {
+    let (mut terminate, mut interrupt, mut hang_up) = {
         let _inside = runtime.enter();
         use tokio::signal::unix::{SignalKind, signal};
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let (mut terminate, mut interrupt) = (terminate, interrupt);
         runtime.block_on(async {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            let _ = sender.send(name);
+            loop {
+                let signal = tokio::select! {
+                    _ = terminate.recv() => Signal::Stop("SIGTERM"),
+                    _ = interrupt.recv() => Signal::Stop("SIGINT"),
+                    _ = hang_up.recv() => if in_terminal { Signal::Stop("SIGHUP") } else { Signal::Reload },
+                };
+                if sender.send(signal).is_err() {
+                    return;
+                }
+            }
         });
     })?;
     Ok(receiver)

@@ -2,8 +2,9 @@
 
 use super::{
     layers::Layers,
-    value::{address, count, duration, memory, path},
+    value::{address, count, duration, memory, optional, path},
 };
+use crate::connections::tls::TlsFiles;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// See `config.default.toml`.
@@ -11,6 +12,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) data: PathBuf,
+    /// `None`: plain HTTP.
+    pub(crate) tls: Option<TlsFiles>,
     /// 0 means one for each core; see [`Server::shards`].
     pub(crate) shards_wanted: usize,
     pub(crate) shutdown_deadline: Duration,
@@ -26,7 +29,15 @@ impl Server {
         const SHORT: Duration = Duration::from_millis(100);
         const HOUR: Duration = Duration::from_secs(3_600);
         const MINUTES: Duration = Duration::from_secs(600);
+        let certificate = layers.take("server.tls_certificate", optional("none", path));
+        let key = layers.take("server.tls_key", optional("none", path));
+        match (&certificate, &key) {
+            (Some(_), None) => layers.refuse("server.tls_certificate", "it needs server.tls_key".into()),
+            (None, Some(_)) => layers.refuse("server.tls_key", "it needs server.tls_certificate".into()),
+            _ => {}
+        }
         let server = Server {
+            tls: certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key }),
             listen: layers.take("server.listen", address),
             data: layers.take("server.data", path),
             shards_wanted: layers.take("server.shards", count(0..=256)),

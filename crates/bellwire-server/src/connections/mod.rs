@@ -5,6 +5,7 @@
 //! closes those that are too slow; that costs a request nothing.
 
 mod scanner;
+pub(crate) mod tls;
 
 use self::scanner::{Phase, Scanner};
 use axum::Router;
@@ -22,13 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 /// Bounds for clients.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
     /// Open at a time on this listener; beyond that the oldest idle one is closed, or the new one if none is idle.
     pub(crate) connections_max: usize,
-    /// From the first byte of a head to its end; also for the first byte of a new connection.
+    /// From the first byte of a head to its end; also from a new connection, its handshake included, to the first byte.
     pub(crate) head_timeout: Duration,
     /// From the end of a head to the end of the body.
     pub(crate) body_timeout: Duration,
@@ -59,9 +61,10 @@ struct Watched {
     task: RefCell<Option<AbortHandle>>,
 }
 
-/// Accepts until `stop` ends, then lets requests in progress finish. Runs on a `LocalSet`.
+/// Accepts until `stop` ends, with TLS if there is an acceptor for it, then lets requests in progress finish. Runs on a `LocalSet`.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     limits: ConnectionLimits,
     stop: impl Future<Output = ()>,
@@ -92,7 +95,11 @@ pub(crate) async fn serve(
                     answering: Cell::new(0),
                     task: RefCell::new(None),
                 });
-                let task = spawn_local(connection(stream, router.clone(), Rc::clone(&watched), closed.clone()));
+                let (router, closed) = (router.clone(), closed.clone());
+                let task = match tls.clone() {
+                    None => spawn_local(connection(stream, router, Rc::clone(&watched), closed)),
+                    Some(tls) => spawn_local(secured(stream, tls, router, Rc::clone(&watched), closed)),
+                };
                 *watched.task.borrow_mut() = Some(task.abort_handle());
                 all.borrow_mut().push(watched);
             }
@@ -151,8 +158,27 @@ async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
     }
 }
 
-async fn connection(
+/// A handshake, and then as [`connection`]. The sweeper sees to it that it does not take for ever.
+async fn secured(
     stream: TcpStream,
+    tls: TlsAcceptor,
+    router: Router,
+    watched: Rc<Watched>,
+    mut closing: tokio::sync::watch::Receiver<bool>,
+) {
+    let shaken = tokio::select! {
+        biased;
+        shaken = tls.accept(stream) => shaken,
+        _ = closing.wait_for(|c| *c) => return,
+    };
+    match shaken {
+        Ok(stream) => connection(stream, router, watched, closing).await,
+        Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
     router: Router,
     watched: Rc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
@@ -201,13 +227,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// A stream whose reader is scanned.
-struct Scanned {
-    stream: TcpStream,
+struct Scanned<S> {
+    stream: S,
     scanner: Scanner,
     watched: Rc<Watched>,
 }
 
-impl AsyncRead for Scanned {
+impl<S: AsyncRead + Unpin> AsyncRead for Scanned<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -226,7 +252,7 @@ impl AsyncRead for Scanned {
     }
 }
 
-impl AsyncWrite for Scanned {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
@@ -240,7 +266,7 @@ impl AsyncWrite for Scanned {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,3 +8,4 @@ mod starting;
 mod commands;
 mod settings;
 mod swap;
+mod tls;

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Nothing here takes longer, however busy the machine is.
@@ -27,6 +28,7 @@ pub(crate) struct Program {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) token: String,
+    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Program {
@@ -46,19 +48,34 @@ impl Program {
 
     /// Starts what `command` says, which must log JSON, and waits until it is ready. Answers it with what it logged until then.
     pub(crate) fn launch(mut command: Command, token: String) -> (Program, Vec<Value>) {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut told: Vec<Value> = Vec::new();
+        let mut told = Vec::new();
         let ready = lines.by_ref().find_map(|line| {
             let line: Value = serde_json::from_str(&line).ok()?;
             let ready = (line["message"] == "ready").then(|| line["address"].as_str().unwrap().parse().unwrap());
             told.push(line);
             ready
         });
-        // What else it says is read away, or it would block.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::new(Mutex::new(told.clone()));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let lines = lines.filter_map(|line| serde_json::from_str(&line).ok());
+            lines.for_each(|line| kept.lock().unwrap().push(line));
+        });
         let address = ready.expect("the server says that it is ready");
-        (Program { child, address, token }, told)
+        (Program { child, address, token, log }, told)
+    }
+
+    /// Whether it has logged a line with this message.
+    pub(crate) fn has_said(&self, message: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains(message)))
+    }
+
+    /// Sends it a signal such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     /// One request to the API; answers status and JSON (null for an empty body).
@@ -94,8 +111,7 @@ impl Program {
 
     /// SIGTERM; answers how it ended.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("TERM");
         self.child.wait().unwrap()
     }
 }
