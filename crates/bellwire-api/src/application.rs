@@ -10,7 +10,7 @@ use crate::page::{ListOut, Ordered, Ordering, Paging};
 use crate::wire::{Keep, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_engine::ApplicationEntry;
-use bellwire_model::{Application, ApplicationId, ApplicationKey, Metadata, OrganisationId};
+use bellwire_model::{Application, ApplicationId, ApplicationKey, Endpoint, Metadata, OrganisationId};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
@@ -29,6 +29,7 @@ pub(crate) fn operations() -> Vec<Operation> {
             .described("v1.application.list", TAG, "List of all the organization's applications.")
             .query::<Paging>()
             .query::<Ordered>()
+            .query::<Without>()
             .answers::<ListOut<ApplicationOut<'static>>>(200),
         Operation::editing(Method::POST, all, Access::Organisation, create)
             .described("v1.application.create", TAG, "Create a new application.")
@@ -130,6 +131,37 @@ struct CreateQuery {
     get_if_exists: bool,
 }
 
+/// Which applications to leave out.
+#[derive(Deserialize, JsonSchema)]
+struct Without {
+    /// Exclude applications that have no endpoints
+    #[serde(default)]
+    exclude_apps_with_no_endpoints: bool,
+    /// Exclude applications that have only disabled endpoints
+    #[serde(default)]
+    exclude_apps_with_disabled_endpoints: bool,
+    /// Exclude applications that only have endpoints at play.svix.com
+    #[serde(default)]
+    exclude_apps_with_svix_play_endpoints: bool,
+}
+
+impl Without {
+    fn keeps(&self, entry: &ApplicationEntry) -> bool {
+        let endpoints = &entry.endpoints;
+        let only = |like: fn(&Endpoint) -> bool| !endpoints.is_empty() && endpoints.iter().all(|e| like(e));
+        !(self.exclude_apps_with_no_endpoints && endpoints.is_empty()
+            || self.exclude_apps_with_disabled_endpoints && only(|e| e.disabled.is_some())
+            || self.exclude_apps_with_svix_play_endpoints && only(is_svix_play))
+    }
+}
+
+/// Whether it is a page of Svix's where one looks at requests.
+pub(crate) fn is_svix_play(endpoint: &Endpoint) -> bool {
+    const HOST: &str = "play.svix.com";
+    // Most need no parsing.
+    endpoint.url.contains(HOST) && url::Url::parse(&endpoint.url).is_ok_and(|url| url.host_str() == Some(HOST))
+}
+
 /// What a valid [`ApplicationIn`] says.
 pub(crate) struct NewApplication {
     name: String,
@@ -196,9 +228,10 @@ fn uid_taken(api: &Api, organisation: &OrganisationId, uid: Option<&str>, this: 
 async fn list(call: Call) -> Result<Response, Error> {
     let wanted = call.query::<Paging>()?.wanted_by_id::<ApplicationId>("an application id (app_…)")?;
     let order = call.query::<Ordered>()?.or(Ordering::Ascending);
+    let without: Without = call.query()?;
     let page = {
         let catalogue = call.api.backend().catalogue().read();
-        let all = catalogue.applications_of(call.principal.organisation());
+        let all = catalogue.applications_of(call.principal.organisation()).filter(|entry| without.keeps(entry));
         let page = wanted.cut(all, |entry| entry.application.id, order);
         bellwire_store::Page { items: page.items.into_iter().cloned().collect::<Vec<_>>(), done: page.done }
     };

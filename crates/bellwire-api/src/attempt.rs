@@ -23,35 +23,62 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 const TAG: &str = "Message Attempt";
+/// So many attempts are counted one by one.
+const COUNT_MAX: usize = 10_000;
 
 pub(crate) fn operations() -> Vec<Operation> {
     let one = "/api/v1/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}";
     vec![
-        Operation::new(
+        list(Operation::new(
             Method::GET,
             "/api/v1/app/{app_id}/attempt/endpoint/{endpoint_id}",
             Access::Application,
             list_by_endpoint,
-        )
+        ))
         .described("v1.message-attempt.list-by-endpoint", TAG, "List attempts by endpoint id, newest first.")
-        .query::<Paging>()
+        .query::<WithMessage>(),
+        list(Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/attempt/msg/{msg_id}",
+            Access::Application,
+            list_by_message,
+        ))
+        .described("v1.message-attempt.list-by-msg", TAG, "List attempts by message ID, newest first.")
+        .query::<OfEndpoint>(),
+        Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/attempt/endpoint/{endpoint_id}/count",
+            Access::Application,
+            count_by_endpoint,
+        )
+        .described(
+            "v1.message-attempt.count-by-endpoint",
+            TAG,
+            "Count attempts by endpoint id; beyond 10,000, `approximated` says that there are more.",
+        )
         .query::<AttemptsQuery>()
         .query::<Window>()
-        .query::<WithAttemptContent>()
-        .query::<WithMessage>()
-        .query::<Expanded>()
         .filters_event_types()
-        .answers::<ListOut<AttemptOut<'static>>>(200),
-        Operation::new(Method::GET, "/api/v1/app/{app_id}/attempt/msg/{msg_id}", Access::Application, list_by_message)
-            .described("v1.message-attempt.list-by-msg", TAG, "List attempts by message ID, newest first.")
-            .query::<Paging>()
-            .query::<AttemptsQuery>()
-            .query::<OfEndpoint>()
-            .query::<Window>()
-            .query::<WithAttemptContent>()
-            .query::<Expanded>()
-            .filters_event_types()
-            .answers::<ListOut<AttemptOut<'static>>>(200),
+        .answers::<AttemptCountOut>(200),
+        list(Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/msg/{msg_id}/attempt",
+            Access::Application,
+            list_by_message,
+        ))
+        .described("v1.message-attempt.list-by-msg-deprecated", TAG, "The same as `v1.message-attempt.list-by-msg`.")
+        .query::<OfEndpoint>(),
+        list(Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/attempt",
+            Access::Application,
+            list_by_message,
+        ))
+        .described(
+            "v1.message-attempt.list-by-endpoint-deprecated",
+            TAG,
+            "The same as `v1.message-attempt.list-by-msg` with this endpoint's id.",
+        ),
         Operation::new(Method::GET, one, Access::Application, get)
             .described("v1.message-attempt.get", TAG, "Get a message attempt.")
             .query::<Expanded>()
@@ -67,11 +94,23 @@ pub(crate) fn operations() -> Vec<Operation> {
     ]
 }
 
+/// What every list of attempts takes and answers.
+fn list(operation: Operation) -> Operation {
+    operation
+        .query::<Paging>()
+        .query::<AttemptsQuery>()
+        .query::<Window>()
+        .query::<WithAttemptContent>()
+        .query::<Expanded>()
+        .filters_event_types()
+        .answers::<ListOut<AttemptOut<'static>>>(200)
+}
+
 /// An attempt.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "MessageAttemptOut")]
-struct AttemptOut<'a> {
+pub(crate) struct AttemptOut<'a> {
     id: Text<AttemptId>,
     msg_id: Text<MessageId>,
     endpoint_id: Text<EndpointId>,
@@ -238,6 +277,11 @@ impl Show {
     }
 }
 
+/// One attempt, with all that there is.
+pub(crate) fn one(attempt: &Attempt, message: MessageId, endpoint: EndpointId, now: Timestamp) -> AttemptOut<'_> {
+    Show { with_content: true, expanded: false, now }.out(attempt, message, endpoint, None)
+}
+
 fn response(attempt: &Attempt) -> Cow<'_, str> {
     match &attempt.outcome {
         Some(outcome) => match std::str::from_utf8(&outcome.body) {
@@ -330,13 +374,36 @@ async fn list_by_endpoint(call: Call) -> Result<Response, Error> {
     Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out: &AttemptOut<'_>| out.id.0.to_string())))
 }
 
+/// How many attempts there are.
+#[derive(Serialize, JsonSchema)]
+struct AttemptCountOut {
+    #[schemars(with = "u64")]
+    count: usize,
+    /// There are more than were counted.
+    approximated: bool,
+}
+
+async fn count_by_endpoint(call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let every = Paging { limit: None, iterator: None };
+    let slice = Slice::new::<AttemptId>("query", every, &call.query()?, call.api.backend().now())?;
+    let query = AttemptQuery { limit: COUNT_MAX, ..attempts_query(&call, &slice, false)? };
+    let page = if slice.empty {
+        slice.nothing()
+    } else {
+        call.api.read(move |store| store.attempts_of_endpoint(endpoint.key, &query)).await?
+    };
+    Ok(error::json(StatusCode::OK, &AttemptCountOut { count: page.items.len(), approximated: !page.done }))
+}
+
 async fn list_by_message(call: Call) -> Result<Response, Error> {
     let application = call.application()?;
     let slice = Slice::of::<AttemptId>(&call)?;
     let WithAttemptContent { with_content } = call.query()?;
     let Expanded { expanded_statuses } = call.query()?;
     let mut query = attempts_query(&call, &slice, with_content)?;
-    if let Some(endpoint) = call.query::<OfEndpoint>()?.endpoint_id {
+    let of_path = Some(call.param("endpoint_id").to_owned()).filter(|id| !id.is_empty());
+    if let Some(endpoint) = of_path.or(call.query::<OfEndpoint>()?.endpoint_id) {
         query.filter.endpoint = Some(application.find_endpoint(&endpoint).ok_or_else(Error::not_found)?.key);
     }
     let message = call.message(&application, false).await?;

@@ -81,9 +81,17 @@ impl Call {
         }
     }
 
-    /// The query's pairs, for what may be repeated.
-    pub(crate) fn query_pairs(&self) -> form_urlencoded::Parse<'_> {
+    /// A list in the query, in all the ways that one can be written there: repeated, with commas, as `name[]`, as `name[0]`.
+    pub(crate) fn query_list(&self, name: &str) -> Vec<String> {
+        let of_list = |key: &str| {
+            let index = key.strip_prefix(name);
+            index.is_some_and(|index| index.is_empty() || (index.starts_with('[') && index.ends_with(']')))
+        };
         form_urlencoded::parse(self.parts.uri.query().unwrap_or_default().as_bytes())
+            .filter(|(key, _)| of_list(key))
+            .flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
+            .filter(|item| !item.is_empty())
+            .collect()
     }
 
     /// Whether an official library of the first generation asks that throws at a body where its contract has 204.

@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 const TAG: &str = "Endpoint";
 const URL_MAX: usize = 65_536;
+/// So many endpoints in one request.
+const BULK_MAX: usize = 100;
 const UID_TAKEN: &str = "An endpoint with that id or uid already exists";
 
 pub(crate) fn operations() -> Vec<Operation> {
@@ -44,6 +46,14 @@ pub(crate) fn operations() -> Vec<Operation> {
             )
             .body::<EndpointIn>()
             .answers::<EndpointOut<'static>>(201),
+        Operation::editing(Method::POST, "/api/v1/app/{app_id}/endpoint/bulk/create", Access::Application, bulk_create)
+            .described(
+                "v1.endpoint.bulk-create",
+                TAG,
+                "Create up to 100 endpoints for the application: all of them, or, if anything is wrong with one, none. (Ours; not in Svix.)",
+            )
+            .body::<BulkCreateIn>()
+            .answers::<BulkCreateOut<'static>>(201),
         Operation::new(Method::GET, one, Access::Application, get)
             .described("v1.endpoint.get", TAG, "Get an endpoint.")
             .answers::<EndpointOut<'static>>(200),
@@ -81,14 +91,13 @@ struct EndpointIn {
     uid: Option<String>,
     #[serde(default)]
     disabled: bool,
-    /// Event types that it takes; omit for all.
-    #[schemars(length(min = 1))]
+    /// Event types that it takes; omit, or give none, for all.
     event_types: Option<Vec<String>>,
     /// What older clients call `eventTypes`.
     #[schemars(skip)]
     filter_types: Option<Vec<String>>,
-    /// List of message channels this endpoint listens to (omit for all)
-    #[schemars(length(min = 1, max = 10))]
+    /// List of message channels this endpoint listens to (omit, or give none, for all)
+    #[schemars(length(max = 10))]
     channels: Option<Vec<String>>,
     /// The endpoint's verification secret: `whsec_` and the base64 of 24 to 75 random bytes, or `whsk_` for ed25519. Recommended: omit.
     secret: Option<String>,
@@ -220,8 +229,7 @@ struct NewEndpoint {
 }
 
 impl EndpointIn {
-    fn check(self, api: &Api, organisation: &OrganisationId) -> Result<NewEndpoint, Error> {
-        let mut faults = Faults::new();
+    fn check(self, api: &Api, organisation: &OrganisationId, mut faults: Faults) -> Result<NewEndpoint, Error> {
         let url = faults.required("url", self.url);
         if let Some(url) = &url {
             check_url(&mut faults, api, url);
@@ -250,8 +258,8 @@ impl EndpointIn {
             description: self.description,
             uid: self.uid,
             disabled: self.disabled,
-            event_types,
-            channels: self.channels,
+            event_types: some(event_types),
+            channels: some(self.channels),
             limits: Limits { throttle_rate, fifo: self.fifo },
             secret,
             headers,
@@ -259,6 +267,11 @@ impl EndpointIn {
             retry_schedule,
         })
     }
+}
+
+/// None of a list means no filter, as Svix's own pages have it, which send an empty one.
+fn some(items: Option<Vec<String>>) -> Option<Vec<String>> {
+    items.filter(|items| !items.is_empty())
 }
 
 impl NewEndpoint {
@@ -443,13 +456,58 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         Begun::Kept(answer) => return Ok(answer),
     };
     let application = call.application()?;
-    let new = input.check(&call.api, call.principal.organisation())?;
+    let new = input.check(&call.api, call.principal.organisation(), Faults::new())?;
     if uid_taken(&application, new.uid.as_deref(), None) {
         return Err(Error::conflict(UID_TAKEN));
     }
     let endpoint = new.create(&call.api, &application);
     edit.put(Change::PutEndpoint(endpoint.clone()));
     edit.answer(StatusCode::CREATED, &EndpointOut::from(&*endpoint)).await
+}
+
+/// Endpoints, to be created together.
+#[derive(Deserialize, JsonSchema)]
+struct BulkCreateIn {
+    #[schemars(required, length(min = 1, max = 100))]
+    endpoints: Option<Vec<EndpointIn>>,
+}
+
+/// Endpoints, as they were given.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BulkCreateOut")]
+struct BulkCreateOut<'a> {
+    data: Vec<EndpointOut<'a>>,
+}
+
+async fn bulk_create(mut call: Call) -> Result<Response, Error> {
+    call.application()?;
+    let body = call.json().await?;
+    let input: BulkCreateIn = body.parse()?;
+    let mut faults = Faults::new();
+    let inputs = faults.required("endpoints", input.endpoints).unwrap_or_default();
+    if !(1..=BULK_MAX).contains(&inputs.len()) {
+        faults.add("endpoints", format!("`endpoints` must have 1 to {BULK_MAX} items"));
+    }
+    faults.end()?;
+    let mut edit = match call.edit_once(&body).await? {
+        Begun::New(edit) => edit,
+        Begun::Kept(answer) => return Ok(answer),
+    };
+    let application = call.application()?;
+    let mut endpoints = Vec::with_capacity(inputs.len());
+    let mut uids = std::collections::HashSet::new();
+    for (at, input) in inputs.into_iter().enumerate() {
+        let at = format!("[{at}]");
+        let new = input.check(&call.api, call.principal.organisation(), Faults::inside(&["endpoints", &at]))?;
+        let twice = new.uid.as_ref().is_some_and(|uid| !uids.insert(uid.clone()));
+        if twice || uid_taken(&application, new.uid.as_deref(), None) {
+            return Err(Error::conflict(UID_TAKEN));
+        }
+        endpoints.push(new.create(&call.api, &application));
+    }
+    endpoints.iter().for_each(|endpoint| edit.put(Change::PutEndpoint(endpoint.clone())));
+    let data = endpoints.iter().map(|endpoint| EndpointOut::from(&**endpoint)).collect();
+    edit.answer(StatusCode::CREATED, &BulkCreateOut { data }).await
 }
 
 async fn get(call: Call) -> Result<Response, Error> {
@@ -463,7 +521,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     let input: EndpointIn = body.parse()?;
     let mut edit = call.api.edit().await;
     let application = call.application()?;
-    let mut new = input.check(&call.api, call.principal.organisation())?;
+    let mut new = input.check(&call.api, call.principal.organisation(), Faults::new())?;
     let path = call.param("endpoint_id");
     let existing = application.find_endpoint(path);
     // As with applications: a uid that leads here stays.
@@ -527,11 +585,11 @@ impl EndpointPatch {
         };
         event_types.apply(&mut endpoint.event_types, |types| {
             check_event_types(faults, api, organisation, field, Some(&types));
-            Some(types)
+            some(Some(types))
         });
         self.channels.apply(&mut endpoint.channels, |channels| {
             faults.channels(Some(&channels));
-            Some(channels)
+            some(Some(channels))
         });
         if let Keep(Some(metadata)) = self.metadata {
             faults.metadata(&metadata);

@@ -286,7 +286,7 @@ fn check_group(faults: &mut Faults, group: Option<&str>) {
 }
 
 /// The organisation sees all; an application what carries no flag, or one of its own.
-fn visible(principal: &Principal, event_type: &EventType) -> bool {
+pub(crate) fn visible(principal: &Principal, event_type: &EventType) -> bool {
     match principal {
         Principal::Organisation(_) => true,
         Principal::Application { feature_flags, .. } => {

@@ -53,7 +53,7 @@ const HEADER_PREFIXES_REFUSED: [&str; 10] = [
 /// Faults found so far, and where in the body we are.
 #[derive(Default)]
 pub(crate) struct Faults {
-    inside: Vec<&'static str>,
+    inside: Vec<String>,
     found: Vec<Fault>,
 }
 
@@ -63,9 +63,9 @@ impl Faults {
         Self::default()
     }
 
-    /// Of an object at `name` in the body.
-    pub(crate) fn inside(name: &'static str) -> Self {
-        Faults { inside: vec![name], found: Vec::new() }
+    /// Of an object at `path` in the body.
+    pub(crate) fn inside(path: &[&str]) -> Self {
+        Faults { inside: path.iter().map(|&part| part.to_owned()).collect(), found: Vec::new() }
     }
 
     /// Notes a fault of a field.
@@ -75,7 +75,8 @@ impl Faults {
 
     /// Notes a fault further down.
     pub(crate) fn add_at(&mut self, path: &[&str], msg: impl Into<String>) {
-        let loc: Vec<&str> = ["body"].iter().chain(&self.inside).chain(path).copied().collect();
+        let inside = self.inside.iter().map(String::as_str);
+        let loc: Vec<&str> = std::iter::once("body").chain(inside).chain(path.iter().copied()).collect();
         self.found.push(Fault::new(&loc, msg));
     }
 
@@ -163,9 +164,6 @@ impl Faults {
     /// A set of event types; that they exist is not checked here.
     pub(crate) fn event_types(&mut self, field: &str, types: Option<&[String]>) {
         let Some(types) = types else { return };
-        if types.is_empty() {
-            self.add(field, format!("`{field}` must have at least one item; leave it out for all event types"));
-        }
         self.set(field, types);
         for (at, name) in types.iter().enumerate() {
             if let Some(msg) = event_type_name(name) {
@@ -176,14 +174,12 @@ impl Faults {
 
     pub(crate) fn channels(&mut self, channels: Option<&[String]>) {
         let Some(channels) = channels else { return };
-        if channels.is_empty() || channels.len() > CHANNELS_MAX {
-            let msg = format!("`channels` must have 1 to {CHANNELS_MAX} items, or be left out");
-            self.add("channels", msg);
+        if channels.len() > CHANNELS_MAX {
+            self.add("channels", format!("`channels` must have at most {CHANNELS_MAX} items"));
         }
         self.set("channels", channels);
         for (at, channel) in channels.iter().enumerate() {
-            if !is_channel(channel) {
-                let msg = format!("a channel has 1 to {CHANNEL_MAX} letters, digits, `-`, `_`, `.`, `:` and `+`");
+            if let Some(msg) = channel_fault(channel) {
                 self.add_item("channels", at, msg);
             }
         }
@@ -196,8 +192,7 @@ impl Faults {
         }
         self.set("tags", tags);
         for (at, tag) in tags.iter().enumerate() {
-            if !is_tag(tag) {
-                let msg = format!(r"a tag has 1 to {TAG_MAX} letters, digits, `-`, `_`, `.`, `/`, `\` and `#`");
+            if let Some(msg) = tag_fault(tag) {
                 self.add_item("tags", at, msg);
             }
         }
@@ -254,12 +249,17 @@ pub(crate) fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-pub(crate) fn is_channel(text: &str) -> bool {
-    (1..=CHANNEL_MAX).contains(&text.len()) && text.bytes().all(|b| is_name(b) || matches!(b, b':' | b'+'))
+/// What is wrong with a channel.
+pub(crate) fn channel_fault(text: &str) -> Option<String> {
+    let good = (1..=CHANNEL_MAX).contains(&text.len()) && text.bytes().all(|b| is_name(b) || matches!(b, b':' | b'+'));
+    (!good).then(|| format!("a channel has 1 to {CHANNEL_MAX} letters, digits, `-`, `_`, `.`, `:` and `+`"))
 }
 
-pub(crate) fn is_tag(text: &str) -> bool {
-    (1..=TAG_MAX).contains(&text.len()) && text.bytes().all(|b| is_name(b) || matches!(b, b'/' | b'\\' | b'#'))
+/// What is wrong with a tag.
+pub(crate) fn tag_fault(text: &str) -> Option<String> {
+    let good =
+        (1..=TAG_MAX).contains(&text.len()) && text.bytes().all(|b| is_name(b) || matches!(b, b'/' | b'\\' | b'#'));
+    (!good).then(|| format!(r"a tag has 1 to {TAG_MAX} letters, digits, `-`, `_`, `.`, `/`, `\` and `#`"))
 }
 
 /// What is wrong with an event type's name.

@@ -29,6 +29,9 @@ mod endpoint_headers;
 mod endpoint_secret;
 mod event_type;
 mod message;
+mod message_look;
+mod example;
+mod try_out;
 mod attempt;
 mod delivery;
 mod stats;
@@ -145,6 +148,8 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(endpoint_secret::operations());
     all.extend(event_type::operations());
     all.extend(message::operations());
+    all.extend(message_look::operations());
+    all.extend(try_out::operations());
     all.extend(attempt::operations());
     all.extend(delivery::operations());
     all.extend(stats::operations());

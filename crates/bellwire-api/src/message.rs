@@ -76,7 +76,7 @@ pub(crate) fn operations() -> Vec<Operation> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "MessageIn")]
-struct MessageIn<'a> {
+pub(crate) struct MessageIn<'a> {
     /// The event type's name
     #[schemars(required, length(max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
     event_type: Option<String>,
@@ -92,7 +92,7 @@ struct MessageIn<'a> {
     #[schemars(skip)]
     data: Option<&'a RawValue>,
     /// List of free-form identifiers that endpoints can filter by
-    #[schemars(length(min = 1, max = 10))]
+    #[schemars(length(max = 10))]
     channels: Option<Vec<String>>,
     /// List of free-form tags that can be filtered by when listing messages
     #[schemars(length(max = 5))]
@@ -104,7 +104,7 @@ struct MessageIn<'a> {
     #[schemars(range(min = 1, max = 2160))]
     payload_retention_hours: Option<i64>,
     /// The date and time at which the message will be delivered: at least a minute, at most 24 hours from now.
-    deliver_at: Option<Time>,
+    pub(crate) deliver_at: Option<Time>,
     /// `rawPayload` (a string) is sent instead of the payload; `headers.content-type` is its media type.
     #[serde(borrow)]
     #[schemars(with = "Option<AnyObject>")]
@@ -239,31 +239,30 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// From the query: a channel, a tag, and event types in all the ways that a list can be written there: repeated, with
-    /// commas, as `event_types[]`, as `event_types[0]`.
+    /// From the query: a channel, a tag, and event types.
     pub(crate) fn of(call: &Call) -> Result<Self, Error> {
         let filter: MessageFilter = call.query()?;
-        if filter.channel.as_deref().is_some_and(|channel| !field::is_channel(channel)) {
-            let msg = "a channel has 1 to 128 letters, digits, `-`, `_`, `.`, `:` and `+`";
-            return Err(Error::invalid(&["query", "channel"], msg));
+        Self::new("query", filter.channel, filter.tag, call.query_list("event_types"))
+    }
+
+    /// The same, given in `place`.
+    pub(crate) fn new(
+        place: &str,
+        channel: Option<String>,
+        tag: Option<String>,
+        event_types: Vec<String>,
+    ) -> Result<Self, Error> {
+        let fault = |field: &str, msg: String| Err(Error::invalid(&[place, field], msg));
+        if let Some(msg) = channel.as_deref().and_then(field::channel_fault) {
+            return fault("channel", msg);
         }
-        if filter.tag.as_deref().is_some_and(|tag| !field::is_tag(tag)) {
-            let msg = r"a tag has 1 to 128 letters, digits, `-`, `_`, `.`, `/`, `\` and `#`";
-            return Err(Error::invalid(&["query", "tag"], msg));
+        if let Some(msg) = tag.as_deref().and_then(field::tag_fault) {
+            return fault("tag", msg);
         }
-        let mut event_types = Vec::new();
-        for (key, value) in call.query_pairs() {
-            if key != "event_types" && !(key.starts_with("event_types[") && key.ends_with(']')) {
-                continue;
-            }
-            for name in value.split(',').filter(|name| !name.is_empty()) {
-                if let Some(msg) = field::event_type_name(name) {
-                    return Err(Error::invalid(&["query", "event_types"], format!("an event type {msg}")));
-                }
-                event_types.push(name.to_owned());
-            }
+        if let Some(msg) = event_types.iter().find_map(|name| field::event_type_name(name)) {
+            return fault("event_types", format!("an event type {msg}"));
         }
-        Ok(Wanted { channel: filter.channel, tag: filter.tag, event_types })
+        Ok(Wanted { channel, tag, event_types })
     }
 
     pub(crate) fn query(self, slice: &Slice, with_payload: bool) -> MessageQuery {
@@ -311,7 +310,7 @@ async fn create_application(call: &Call, input: Option<ApplicationIn>) -> Result
     if let Some(fault) = fault {
         return Err(Error::Invalid(vec![fault]));
     }
-    let new = input.check(Faults::inside("application"))?;
+    let new = input.check(Faults::inside(&["application"]))?;
     let (api, principal) = (call.api.clone(), call.principal.clone());
     // On a task of its own, as every edit.
     tokio::spawn(async move { application::ensure(&api, principal.organisation(), new).await })
@@ -320,10 +319,10 @@ async fn create_application(call: &Call, input: Option<ApplicationIn>) -> Result
 }
 
 /// A draft that does not know its application yet.
-struct Unaddressed(Draft);
+pub(crate) struct Unaddressed(Draft);
 
 impl Unaddressed {
-    fn addressed(self, entry: &ApplicationEntry) -> Draft {
+    pub(crate) fn addressed(self, entry: &ApplicationEntry) -> Draft {
         let Unaddressed(mut draft) = self;
         draft.application = entry.application.key;
         draft.fan_out = fan_out(entry, &draft.event_type, &draft.channels);
@@ -333,7 +332,7 @@ impl Unaddressed {
 }
 
 impl MessageIn<'_> {
-    fn check(
+    pub(crate) fn check(
         self,
         api: &Api,
         body: &Json,

@@ -25,9 +25,9 @@ const AHEAD: Duration = Duration::from_secs(3600);
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Paging {
     /// Limit the number of returned items
-    limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// The iterator returned from a prior invocation
-    iterator: Option<String>,
+    pub(crate) iterator: Option<String>,
 }
 
 /// In which order.
@@ -48,9 +48,9 @@ pub(crate) enum Ordering {
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Window {
     /// Only include items created before a certain date
-    before: Option<Time>,
+    pub(crate) before: Option<Time>,
     /// Only include items created after a certain date
-    after: Option<Time>,
+    pub(crate) after: Option<Time>,
 }
 
 /// A page as it is answered.
@@ -101,20 +101,21 @@ pub(crate) enum From<K> {
 }
 
 impl Paging {
-    /// Checks the limit, and the iterator by `parse`.
-    pub(crate) fn wanted<K>(
+    /// Checks the limit, and the iterator by `parse`; `place` is where they were given, `query` or `body`.
+    pub(crate) fn wanted_in<K>(
         self,
+        place: &str,
         expected: &'static str,
         parse: impl Fn(&str) -> Option<K>,
     ) -> Result<Wanted<K>, Error> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if limit > LIMIT_MAX {
-            return Err(Error::invalid(&["query", "limit"], "Given limit must not exceed 250"));
+            return Err(Error::invalid(&[place, "limit"], "Given limit must not exceed 250"));
         }
         let parse = |text: &str| {
             parse(text).ok_or_else(|| {
                 let msg = format!("Invalid iterator: expected {expected}, as an earlier page gave it");
-                Error::invalid(&["query", "iterator"], msg)
+                Error::invalid(&[place, "iterator"], msg)
             })
         };
         let from = match self.iterator.as_deref() {
@@ -125,6 +126,15 @@ impl Paging {
             },
         };
         Ok(Wanted { limit: limit as usize, from })
+    }
+
+    /// As [`Paging::wanted_in`], of a query.
+    pub(crate) fn wanted<K>(
+        self,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<K>,
+    ) -> Result<Wanted<K>, Error> {
+        self.wanted_in("query", expected, parse)
     }
 
     /// As [`Paging::wanted`], for ids.
@@ -215,16 +225,24 @@ pub(crate) struct Slice {
     pub(crate) empty: bool,
 }
 
+/// The first sequence that is later than `time`.
+pub(crate) fn first_after(time: Timestamp) -> Sequence {
+    Sequence::first_at(time.plus(Duration::from_millis(1)))
+}
+
 impl Slice {
     /// From the query of `call`; the list's own order is newest first.
     pub(crate) fn of<I: Place>(call: &Call) -> Result<Self, Error> {
-        let wanted: Wanted<I> = call.query::<Paging>()?.wanted_by_id(I::EXPECTED)?;
-        let window: Window = call.query()?;
-        Ok(Self::between(&wanted, &window, call.api.backend().now()))
+        Self::new::<I>("query", call.query()?, &call.query()?, call.api.backend().now())
+    }
+
+    /// The same, given in `place`.
+    pub(crate) fn new<I: Place>(place: &str, paging: Paging, window: &Window, now: Timestamp) -> Result<Self, Error> {
+        let wanted: Wanted<I> = paging.wanted_in(place, I::EXPECTED, |text| text.parse().ok())?;
+        Ok(Self::between(&wanted, window, now))
     }
 
     fn between<I: Place>(wanted: &Wanted<I>, window: &Window, now: Timestamp) -> Self {
-        let first_after = |time: Timestamp| Sequence::first_at(time.plus(Duration::from_millis(1)));
         let mut first = Sequence::first_at(now.minus(WINDOW));
         let mut end = Sequence::first_at(now.plus(AHEAD)); // exclusive
         if let Some(after) = window.after {

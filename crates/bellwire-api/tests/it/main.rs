@@ -9,6 +9,8 @@ mod access;
 mod rules;
 mod change;
 mod lists;
+mod look;
+mod try_out;
 mod once;
 mod retry;
 mod hostile;

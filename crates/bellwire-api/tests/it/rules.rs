@@ -119,18 +119,18 @@ fn endpoint_cases() -> Vec<(&'static str, Value, Vec<&'static str>)> {
         ("url", json!(format!("https://example.com/{}", "a".repeat(65_536))), vec!["body", "url"]),
         ("description", json!("a\u{8}b"), vec!["body", "description"]),
         ("eventTypes", json!(["a.b"]), vec![]),
-        ("eventTypes", json!([]), vec!["body", "eventTypes"]),
+        ("eventTypes", json!([]), vec![]),
         ("eventTypes", json!(["nope"]), vec!["body", "eventTypes"]),
         ("eventTypes", json!(["old"]), vec!["body", "eventTypes"]),
         ("eventTypes", json!(["a.b", "a.b"]), vec!["body", "eventTypes", "[1]"]),
         ("eventTypes", json!(["a b"]), vec!["body", "eventTypes", "[0]"]),
         ("filterTypes", json!(["a.b"]), vec![]),
-        ("filterTypes", json!([]), vec!["body", "filterTypes"]),
+        ("filterTypes", json!([]), vec![]),
         ("filterTypes", json!(["nope"]), vec!["body", "filterTypes"]),
         ("channels", json!(["a", "b:c+d"]), vec![]),
         ("channels", many(10), vec![]),
         ("channels", many(11), vec!["body", "channels"]),
-        ("channels", json!([]), vec!["body", "channels"]),
+        ("channels", json!([]), vec![]),
         ("channels", json!([""]), vec!["body", "channels", "[0]"]),
         ("channels", json!(["a", "a"]), vec!["body", "channels", "[1]"]),
         ("channels", json!(["a".repeat(129)]), vec!["body", "channels", "[0]"]),
@@ -312,7 +312,7 @@ async fn messages() {
         ("payload", json!({}), vec![]),
         ("channels", many(10), vec![]),
         ("channels", many(11), vec!["body", "channels"]),
-        ("channels", json!([]), vec!["body", "channels"]),
+        ("channels", json!([]), vec![]),
         ("channels", json!(["a b"]), vec!["body", "channels", "[0]"]),
         ("tags", many(5), vec![]),
         ("tags", json!([]), vec![]),
@@ -355,7 +355,7 @@ async fn messages() {
 #[tokio::test]
 async fn all_faults_are_told_at_once() {
     let body =
-        json!({ "url": "ftp://x", "uid": "ep_x", "channels": [], "headers": { "Host": "a" }, "throttleRate": 0 });
+        json!({ "url": "ftp://x", "uid": "ep_x", "channels": ["a b"], "headers": { "Host": "a" }, "throttleRate": 0 });
     let answer = world().await.post("/api/v1/app/acme/endpoint", body).await.expect(422);
     assert_eq!(answer["detail"].as_array().unwrap().len(), 5, "{answer}");
     assert!(answer["detail"].as_array().unwrap().iter().all(|fault| fault["type"] == "value_error"));
