@@ -17,6 +17,9 @@ const DRAINED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// As long as it keeps coming.
 const DRAIN_WAIT: Duration = Duration::from_millis(250);
 
+/// What Svix calls a body that is not what it should be.
+const KIND: &str = "value_error.jsondecode";
+
 /// A body that has passed the door.
 #[derive(Debug)]
 pub(crate) struct Json(Bytes);
@@ -45,11 +48,15 @@ impl Json {
         Ok(Json(bytes))
     }
 
-    /// Parses it; what the value borrows, it borrows from the body.
+    /// Parses it, an object; what the value borrows, it borrows from the body.
     ///
     /// # Errors
     /// 422 with the way to the fault.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        // Derived types would take an array for their members in the order in which they happen to be declared.
+        if self.0.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Error::Invalid(vec![Fault::of_kind(KIND, &["body"], "An object is expected, not an array.")]));
+        }
         serde_json::from_slice(&self.0).map_err(|first| self.fault::<T>(&first))
     }
 
@@ -61,7 +68,6 @@ impl Json {
     /// Parses once more, slower, to find out where the fault is.
     #[cold]
     fn fault<'a, T: Deserialize<'a>>(&'a self, first: &serde_json::Error) -> Error {
-        const KIND: &str = "value_error.jsondecode";
         if self.0.is_empty() {
             return Error::Invalid(vec![Fault::of_kind(KIND, &["body"], "The body is empty; JSON is expected.")]);
         }

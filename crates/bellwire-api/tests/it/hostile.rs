@@ -1,5 +1,6 @@
 //! Bodies that were written to hurt (S24): each is answered, none is worse than refused, and what is valid stays as it is.
 
+use crate::document::operations;
 use crate::world::World;
 use axum::body::Body;
 use bellwire_api::Settings;
@@ -50,6 +51,25 @@ async fn too_large_is_413() {
     small.application("a").await;
     assert_eq!(send(&small, message(r#"{"a":"12"}"#)).await.0, 202);
     assert_eq!(send(&small, message(r#"{"a":"123"}"#)).await.0, 413);
+}
+
+#[tokio::test]
+async fn an_array_is_no_object_for_any_operation() {
+    let document = bellwire_api::openapi_document();
+    let world = World::new();
+    world.application("own").await;
+    let endpoint = world.endpoint("own").await;
+    for (name, operation) in operations(&document) {
+        if operation.get("requestBody").is_none() {
+            continue;
+        }
+        let (method, path) = name.split_once(' ').unwrap();
+        let path = path.replace("{app_id}", "own").replace("{endpoint_id}", &endpoint);
+        for body in ["[]", " [null, null, null]"] {
+            let answer = world.call(method.parse().unwrap(), &path, body).await;
+            assert!(matches!(answer.status.as_u16(), 400..=499), "{name} with {body}: {}", answer.text);
+        }
+    }
 }
 
 fn futures_body(bytes: usize) -> Body {

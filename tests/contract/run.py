@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Holds the running server against the OpenAPI document that it serves, with schemathesis: thousands of requests made from the document,
+right ones and wrong ones, for every operation.
+
+    run.py SCHEMATHESIS [--full]
+
+What it looks for: no 5xx but the 501 that says what is not there, every answer as the document has it (status, type, headers, body), wrong
+requests refused, nothing served without a token or after it was deleted. The one check that stays off is "valid data are accepted": a document cannot
+say that an iterator comes from an earlier page, or that an event type exists.
+
+The seed is fixed, so that a failure can be run again; --full takes a fresh one and prints it.
+"""
+
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from harness import Server, free_port  # noqa: E402
+
+schemathesis, full = sys.argv[1], "--full" in sys.argv[2:]
+seed = random.SystemRandom().randrange(1 << 32) if full else 1
+print(f"seed {seed}")
+
+
+def configuration(api):
+    """Real ids for the paths, and some of their own for what deletes, so that the others go on finding theirs."""
+    application = api.application("contract")
+    endpoint = api.endpoint(application, f"http://127.0.0.1:{free_port()}/nobody-listens")
+    api.event_types("contract.tested")
+    message = api.message(application, {"a": 1}, "contract.tested")
+    known = {"app_id": application, "endpoint_id": endpoint, "msg_id": message, "event_type_name": "contract.tested"}
+    lost = api.application("to be deleted")
+    rows = ["[parameters]"] + [f'"path.{name}" = "{id}"' for name, id in known.items()]
+    deletes = {
+        "/api/v1/app/{app_id}": {"app_id": lost},
+        "/api/v1/app/{app_id}/endpoint/{endpoint_id}": {"endpoint_id": "ep_000000000000000000000000000"},
+        "/api/v1/event-type/{event_type_name}": {"event_type_name": "to.be.deleted"},
+    }
+    for path, ids in deletes.items():
+        rows += ["", "[[operations]]", f'include-name = "DELETE {path}"', "[operations.parameters]"]
+        rows += [f'"path.{name}" = "{id}"' for name, id in {**known, **ids}.items()]
+    return "\n".join(rows) + "\n"
+
+
+with tempfile.TemporaryDirectory(prefix="bellwire-contract-") as folder:
+    server = Server(folder, env={"SVIX_RETRY_SCHEDULE": "1", "SVIX_WORKER_REQUEST_TIMEOUT": "2"})
+    server.start()
+    try:
+        url, token = f"http://127.0.0.1:{server.port}", server.token()
+        settings = pathlib.Path(folder, "schemathesis.toml")
+        settings.write_text(configuration(server.api()))
+        code = subprocess.run(
+            [
+                schemathesis, "--config-file", str(settings), "run", f"{url}/api/v1/openapi.json",
+                "--header", f"Authorization: Bearer {token}", "--checks", "all", "--exclude-checks", "positive_data_acceptance",
+                "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "200" if full else "12", "--seed", str(seed),
+                "--continue-on-failure", "--suppress-health-check", "all", "--request-timeout", "10", "--generation-database", "none",
+                "--warnings", "off", "--no-color",
+            ],
+            cwd=folder, env={**os.environ, "NO_COLOR": "1"}, timeout=1500 if full else 400,
+        ).returncode  # fmt: skip
+        if code or server.process.poll() is not None:
+            print(f"the end of the server's log:\n{server.tail()}")
+            code = code or 1
+    finally:
+        server.terminate()
+sys.exit(code)
