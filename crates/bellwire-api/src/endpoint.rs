@@ -321,7 +321,7 @@ impl NewEndpoint {
         endpoint.uid = self.uid;
         endpoint.url = self.url;
         endpoint.description = self.description;
-        set_disabled(&mut endpoint, self.disabled);
+        endpoint.switch(!self.disabled);
         endpoint.event_types = self.event_types;
         endpoint.channels = self.channels;
         endpoint.limits = self.limits;
@@ -332,17 +332,6 @@ impl NewEndpoint {
         }
         endpoint.updated_at = api.backend().now();
         Arc::new(endpoint)
-    }
-}
-
-/// Enabling forgets that it failed, or the next failure would disable it again. Disabling one that we disabled keeps our reason.
-fn set_disabled(endpoint: &mut Endpoint, disabled: bool) {
-    if !disabled {
-        if endpoint.disabled.take().is_some() {
-            endpoint.health = Health::default();
-        }
-    } else if endpoint.disabled.is_none() {
-        endpoint.disabled = Some(DisabledBy::User);
     }
 }
 
@@ -534,6 +523,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     if uid_taken(&application, new.uid.as_deref(), existing.map(|e| e.key)) {
         return Err(Error::conflict(UID_TAKEN));
     }
+    let enabled = !new.disabled;
     let (status, endpoint) = match existing {
         None => (StatusCode::CREATED, new.create(&call.api, &application)),
         Some(existing) => {
@@ -542,6 +532,9 @@ async fn put(mut call: Call) -> Result<Response, Error> {
         }
     };
     edit.put(Change::PutEndpoint(endpoint.clone()));
+    if existing.is_some() {
+        edit.put(Change::SwitchEndpoint { endpoint: endpoint.key, enabled });
+    }
     edit.answer(status, &EndpointOut::from(&*endpoint)).await
 }
 
@@ -553,6 +546,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     let (application, endpoint) = call.endpoint()?;
     let mut endpoint = Endpoint::clone(&endpoint);
     let mut faults = Faults::new();
+    let disabled = patch.disabled.0;
     patch.apply(&mut endpoint, &mut faults, &call.api, call.principal.organisation());
     faults.end()?;
     if uid_taken(&application, endpoint.uid.as_deref(), Some(endpoint.key)) {
@@ -561,6 +555,9 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     endpoint.updated_at = call.api.backend().now();
     let endpoint = Arc::new(endpoint);
     edit.put(Change::PutEndpoint(endpoint.clone()));
+    if let Some(disabled) = disabled {
+        edit.put(Change::SwitchEndpoint { endpoint: endpoint.key, enabled: !disabled });
+    }
     edit.answer(StatusCode::OK, &EndpointOut::from(&*endpoint)).await
 }
 
@@ -577,7 +574,7 @@ impl EndpointPatch {
         faults.patch_throttle_rate(&mut endpoint.limits.throttle_rate, self.throttle_rate, self.rate_limit);
         faults.patch_uid(&mut endpoint.uid, self.uid, EndpointId::PREFIX);
         if let Keep(Some(disabled)) = self.disabled {
-            set_disabled(endpoint, disabled);
+            endpoint.switch(!disabled);
         }
         let (field, event_types) = match self.event_types {
             Patch::Keep => ("filterTypes", self.filter_types),

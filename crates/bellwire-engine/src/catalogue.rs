@@ -3,9 +3,11 @@
 //! Held in memory whole, because a message must find its endpoints without a query, and its size is configuration, not
 //! backlog. The doors share one behind a read-write lock; entries are `Arc`s, so a reader keeps the lock for a clone.
 
+use crate::engine::Input;
 use bellwire_model::{
     Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, OrganisationId,
 };
+use bellwire_store::Change;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ impl Catalogue {
     ) -> Self {
         let mut catalogue = Catalogue::default();
         applications.into_iter().for_each(|a| catalogue.put_application(a));
-        endpoints.into_iter().for_each(|e| catalogue.put_endpoint(e));
+        endpoints.into_iter().for_each(|e| drop(catalogue.put_endpoint(e)));
         event_types.into_iter().for_each(|t| catalogue.put_event_type(t));
         catalogue
     }
@@ -99,6 +101,52 @@ impl Catalogue {
         self.applications.values()
     }
 
+    /// Follows a change that has become durable; the order is that of the commits, so that the store, the catalogue and the engines
+    /// end up with the same. Answers what the engine of which application has to be told.
+    pub fn apply(&mut self, change: &Change) -> Option<(ApplicationKey, Input)> {
+        match change {
+            Change::PutApplication(application) => {
+                self.put_application(Arc::clone(application));
+                Some((application.key, Input::Application(Arc::clone(application))))
+            }
+            Change::DeleteApplication(key) => {
+                self.remove_application(*key);
+                Some((*key, Input::ApplicationGone(*key)))
+            }
+            Change::PutEndpoint(endpoint) => {
+                let endpoint = self.put_endpoint(Arc::clone(endpoint))?;
+                Some((endpoint.application, Input::Endpoint(endpoint)))
+            }
+            Change::SwitchEndpoint { endpoint, enabled } => {
+                self.change_endpoint(*endpoint, |found| found.switch(*enabled));
+                let application = *self.endpoints.get(endpoint)?;
+                Some((application, Input::Switched { endpoint: *endpoint, enabled: *enabled }))
+            }
+            Change::DeleteEndpoint(key) => {
+                let application = self.remove_endpoint(*key)?;
+                Some((application, Input::EndpointGone(*key)))
+            }
+            // The engine that found it out is told with the commit.
+            Change::PutHealth { endpoint, failing_since, disable } => {
+                self.change_endpoint(*endpoint, |found| found.found_out(*failing_since, *disable));
+                None
+            }
+            Change::PutEventType(event_type) => {
+                self.put_event_type(Arc::clone(event_type));
+                None
+            }
+            Change::DeleteEventType(organisation, name) => {
+                self.remove_event_type(organisation, name);
+                None
+            }
+            Change::KeepAnswer(_)
+            | Change::Wait { .. }
+            | Change::Recover { .. }
+            | Change::ExpungePayload(_)
+            | Change::ExpungeResponse(_) => None,
+        }
+    }
+
     /// Adds or replaces; endpoints stay.
     pub fn put_application(&mut self, application: Arc<Application>) {
         let key = application.key;
@@ -135,23 +183,36 @@ impl Catalogue {
         keys
     }
 
-    /// Adds or replaces, if its application exists.
-    pub fn put_endpoint(&mut self, endpoint: Arc<Endpoint>) {
-        let Some(entry) = self.applications.get_mut(&endpoint.application) else { return };
+    /// Adds it, if its application exists, or replaces all but its state ([`Change::PutEndpoint`]). Answers how it stands now.
+    pub fn put_endpoint(&mut self, mut endpoint: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let entry = Arc::make_mut(self.applications.get_mut(&endpoint.application)?);
         self.endpoints.insert(endpoint.key, endpoint.application);
-        let entry = Arc::make_mut(entry);
         match entry.endpoints.binary_search_by_key(&endpoint.key, |e| e.key) {
-            Ok(at) => entry.endpoints[at] = endpoint,
-            Err(at) => entry.endpoints.insert(at, endpoint),
+            Ok(at) => {
+                Arc::make_mut(&mut endpoint).keep_state(&entry.endpoints[at]);
+                entry.endpoints[at] = Arc::clone(&endpoint);
+            }
+            Err(at) => entry.endpoints.insert(at, Arc::clone(&endpoint)),
+        }
+        Some(endpoint)
+    }
+
+    /// Changes the state of one that exists.
+    pub fn change_endpoint(&mut self, key: EndpointKey, change: impl FnOnce(&mut Endpoint)) {
+        let entry = self.endpoints.get(&key).and_then(|application| self.applications.get_mut(application));
+        let Some(endpoints) = entry.map(|entry| &mut Arc::make_mut(entry).endpoints) else { return };
+        if let Ok(at) = endpoints.binary_search_by_key(&key, |e| e.key) {
+            change(Arc::make_mut(&mut endpoints[at]));
         }
     }
 
-    /// Removes it.
-    pub fn remove_endpoint(&mut self, key: EndpointKey) {
-        let Some(application) = self.endpoints.remove(&key) else { return };
+    /// Removes it; answers whose it was.
+    pub fn remove_endpoint(&mut self, key: EndpointKey) -> Option<ApplicationKey> {
+        let application = self.endpoints.remove(&key)?;
         if let Some(entry) = self.applications.get_mut(&application) {
             Arc::make_mut(entry).endpoints.retain(|e| e.key != key);
         }
+        Some(application)
     }
 
     /// Adds or replaces.

@@ -1,6 +1,6 @@
 //! Endpoints and applications that come, change, rest and go. Effective in memory with the step; durable with the record or the change.
 
-use crate::engine::{Application as Entry, Effect, Engine};
+use crate::engine::{Application as Entry, Effect, Engine, Undurable};
 use crate::held::Phase;
 use crate::lane::{Lane, LaneIndex, Room, without_user_info};
 use crate::notify::Notice;
@@ -22,32 +22,44 @@ impl Engine {
     }
 
     /// An endpoint was created or changed.
-    pub(crate) fn put_endpoint(&mut self, endpoint: Arc<Endpoint>) {
+    pub(crate) fn put_endpoint(&mut self, mut endpoint: Arc<Endpoint>) {
         let rate = self.planted_rate(endpoint.limits.throttle_rate);
         let Some(index) = self.lane_of.get(&endpoint.key).copied() else {
             return self.open_lane(endpoint);
         };
         let concurrency_max = self.settings.lane_concurrency_max;
         let lane = &mut self.lanes[index];
+        if endpoint.disabled != lane.endpoint.disabled {
+            Arc::make_mut(&mut endpoint).keep_state(&lane.endpoint);
+        }
         let old = std::mem::replace(&mut lane.endpoint, endpoint);
-        let (was_disabled, was_fifo) = (old.disabled.is_some(), old.limits.fifo);
+        let was_fifo = old.limits.fifo;
         let new = &lane.endpoint;
-        let moved = new.url != old.url;
-        if moved {
+        if new.url != old.url {
             lane.url = without_user_info(&new.url);
-        }
-        let enabled = was_disabled && new.disabled.is_none();
-        if enabled {
-            // Its owner says that it works: the window of failures begins anew.
-            lane.health = Health { failing_since: None, written: new.health.failing_since.is_some() };
-        }
-        if moved || enabled {
             lane.pace = Pace::new(concurrency_max);
         }
         let fifo = new.limits.fifo;
         set_throttle(&mut lane.throttle, rate);
         if fifo != was_fifo {
             self.change_order(index);
+        }
+        self.mark(index);
+    }
+
+    /// An endpoint was enabled or disabled by its owner.
+    pub(crate) fn switch(&mut self, endpoint: EndpointKey, enabled: bool, effects: &mut Vec<Effect>) {
+        let Some(index) = self.lane_of.get(&endpoint).copied() else { return };
+        let lane = &mut self.lanes[index];
+        Arc::make_mut(&mut lane.endpoint).switch(enabled);
+        if enabled {
+            // Its owner says that it works: the window of failures begins anew. What is on its way to the store says otherwise.
+            if lane.health.written {
+                let cleared = Undurable::Health { endpoint, failing_since: None, disable: None };
+                effects.push(Effect::Write(cleared));
+            }
+            lane.health = Health::default();
+            lane.pace = Pace::new(self.settings.lane_concurrency_max);
         }
         self.mark(index);
     }
@@ -112,9 +124,8 @@ impl Engine {
         effects.push(Effect::Notice(Notice::EndpointDisabled { endpoint, by }));
         let Some(index) = self.lane_of.get(&endpoint).copied() else { return };
         let lane = &mut self.lanes[index];
-        if std::mem::replace(&mut lane.disabling, false) {
-            Arc::make_mut(&mut lane.endpoint).disabled = Some(by);
-        }
+        lane.disabling = false;
+        Arc::make_mut(&mut lane.endpoint).disabled = Some(by);
         self.mark(index);
     }
 

@@ -75,8 +75,15 @@ pub enum Input {
     Application(Arc<bellwire_model::Application>),
     /// An application was deleted, with its endpoints. After this step no attempt to them starts.
     ApplicationGone(ApplicationKey),
-    /// An endpoint was created or changed. After this step no attempt starts with what it was before.
+    /// An endpoint was created or changed, but for its state. After this step no attempt starts with what it was before.
     Endpoint(Arc<Endpoint>),
+    /// An endpoint was enabled or disabled by its owner. After this step no attempt to one that was disabled starts.
+    Switched {
+        /// Which.
+        endpoint: EndpointKey,
+        /// Enabled from now on, or disabled.
+        enabled: bool,
+    },
     /// An endpoint was deleted. After this step no attempt to it starts; its deliveries end.
     EndpointGone(EndpointKey),
     /// The clock moved to what [`Engine::wake_at`] asked for.
@@ -378,6 +385,7 @@ impl Engine {
             Input::Application(application) => self.put_application(&application),
             Input::ApplicationGone(application) => self.application_gone(application, effects),
             Input::Endpoint(endpoint) => self.put_endpoint(endpoint),
+            Input::Switched { endpoint, enabled } => self.switch(endpoint, enabled, effects),
             Input::EndpointGone(endpoint) => self.endpoint_gone(endpoint, effects),
             Input::Tick => {}
             Input::StoreFailing(failing) => self.failing = failing,
@@ -425,6 +433,13 @@ impl Engine {
     /// Deliveries that are in the engine's hands, and fresh messages that are not settled: what its memory grows with.
     pub fn in_hand(&self) -> (usize, usize) {
         (self.held.len(), self.fresh.len())
+    }
+
+    /// Whether an endpoint is disabled, and since when it only fails, as this engine has it and the store has been told. Beside it
+    /// are findings that are not durable yet.
+    pub fn state_of(&self, endpoint: EndpointKey) -> Option<(Option<DisabledBy>, Option<Timestamp>)> {
+        let lane = &self.lanes[*self.lane_of.get(&endpoint)?];
+        Some((lane.endpoint.disabled, lane.health.failing_since.filter(|_| lane.health.written)))
     }
 
     /// How each lane that is not idle stands.

@@ -33,6 +33,7 @@ impl Engine {
         let turn = lane.pace.ended(&outcome, flight.started, now, full, self.breaker);
         let health = lane.health.step(&outcome, now, self.settings.disable_after);
         lane.health = health.health;
+        let paused = lane.paused();
         let schedule = lane.endpoint.retry_schedule.as_ref().unwrap_or(&self.settings.retry_schedule);
         let mut decided_at = self.now;
         if self.planted.has(Bug::WallClockDue) {
@@ -70,11 +71,13 @@ impl Engine {
             }
             _ => self.turn(delivery, Phase::Ending),
         }
-        if health.write || health.disable.is_some() {
+        // What is disabled already, by whomever, is not disabled again: its owner may be about to enable it.
+        let disable = health.disable.filter(|_| !paused);
+        if health.write || disable.is_some() {
             let failing_since = health.health.failing_since;
-            effects.push(Effect::Write(Undurable::Health { endpoint, failing_since, disable: health.disable }));
+            effects.push(Effect::Write(Undurable::Health { endpoint, failing_since, disable }));
         }
-        if health.disable.is_some() {
+        if disable.is_some() {
             self.disable(flight.lane);
         }
         match turn {

@@ -399,13 +399,15 @@ fn a_full_lane_stays_on_disk_and_memory_stays_within_its_bound() {
 #[test]
 fn a_disabled_endpoint_gets_nothing_and_goes_on_when_it_is_enabled() {
     let mut bench = Bench::new([endpoint(E)]);
-    bench.step(Input::Endpoint(Arc::new(Endpoint { disabled: Some(DisabledBy::User), ..endpoint(E) })));
+    bench.step(Input::Switched { endpoint: E, enabled: false });
     let message = bench.accept(&[E]);
     assert!(bench.starts().is_empty());
     assert_eq!(waits_of(&bench.commit_all()), 1);
     bench.after(Duration::from_secs(3_600));
     assert!(bench.asked().is_empty() && bench.starts().is_empty());
     bench.step(Input::Endpoint(Arc::new(endpoint(E))));
+    assert!(bench.asked().is_empty(), "an edit that was made from an older reading enables nothing");
+    bench.step(Input::Switched { endpoint: E, enabled: true });
     assert_eq!(bench.asked(), [E]);
     let now = bench.now;
     bench.lease(E, &[(&message, now, 1)]);
@@ -425,6 +427,31 @@ fn a_410_disables_the_endpoint_at_once_and_says_so_when_it_is_durable() {
     let disable = |w: &Undurable| matches!(w, Undurable::Health { disable: Some(DisabledBy::Receiver), .. });
     assert!(writes.iter().any(disable));
     assert_eq!(bench.notices(), [Notice::EndpointDisabled { endpoint: E, by: DisabledBy::Receiver }]);
+}
+
+#[test]
+fn what_is_on_its_way_to_the_store_is_taken_back_when_the_owner_enables() {
+    let mut bench = Bench::new([endpoint(E)]);
+    let health = |writes: &[Undurable]| -> Vec<_> {
+        let found = |w: &Undurable| match w {
+            Undurable::Health { failing_since, disable, .. } => Some((failing_since.is_some(), *disable)),
+            _ => None,
+        };
+        writes.iter().filter_map(found).collect()
+    };
+    bench.accept_many(3, &[E]);
+    let starts = bench.starts();
+    bench.end(&starts[0], status(410));
+    bench.end(&starts[1], status(410));
+    let writes = bench.writes();
+    assert_eq!(health(&writes), [(true, Some(DisabledBy::Receiver))], "disabled once, however many ask for it");
+    // The owner's word was committed before that, and reaches the engine first.
+    bench.step(Input::Switched { endpoint: E, enabled: true });
+    assert_eq!(health(&bench.writes()), [(false, None)]);
+    bench.accept(&[E]);
+    assert!(bench.starts().is_empty(), "what was found out is still on its way");
+    bench.commit(&writes);
+    assert_eq!(bench.engine.state_of(E), Some((Some(DisabledBy::Receiver), None)));
 }
 
 #[test]

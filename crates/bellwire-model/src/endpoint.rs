@@ -87,6 +87,27 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Its owner enables or disables it. Enabling forgets that it failed, or the next failure would disable it again;
+    /// disabling one that we disabled keeps our reason.
+    pub fn switch(&mut self, enabled: bool) {
+        if enabled {
+            (self.disabled, self.health) = (None, Health::default());
+        } else {
+            self.disabled = self.disabled.or(Some(DisabledBy::User));
+        }
+    }
+
+    /// What an engine found out about it is durable: since when it only fails, and whether that disables it.
+    pub fn found_out(&mut self, failing_since: Option<Timestamp>, disable: Option<DisabledBy>) {
+        self.health = Health { failing_since, written: failing_since.is_some() };
+        self.disabled = disable.or(self.disabled);
+    }
+
+    /// Takes over what an edit does not decide by replacing it.
+    pub fn keep_state(&mut self, old: &Endpoint) {
+        (self.disabled, self.health) = (old.disabled, old.health);
+    }
+
     /// The secrets that sign at `now`, newest first.
     pub fn signing_secrets(&self, now: Timestamp) -> impl Iterator<Item = &Secret> {
         self.secrets.iter().filter(move |s| s.expires_at.is_none_or(|end| end > now)).map(|s| &s.secret)

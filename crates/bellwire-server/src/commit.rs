@@ -6,7 +6,7 @@
 use crate::core::{Core, Mail};
 use bellwire_api::backend::AcceptError;
 use bellwire_engine::Input;
-use bellwire_store::CommitError;
+use bellwire_store::{Change, CommitError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{JoinHandle, Thread};
@@ -117,11 +117,15 @@ fn run(core: &Core) {
                     accept_again(core);
                 }
                 let number = sealed.number;
+                let changes = configuration(&sealed.batch.changes);
                 // Given back first, so that its room is used again.
                 drop(sealed);
                 let shards = core.intake.lock().committed();
                 for (mailbox, committed) in core.mailboxes.iter().zip(shards) {
                     mailbox.put(Mail::Committed(number, committed));
+                }
+                if !changes.is_empty() {
+                    core.apply(&changes);
                 }
                 core.durable.store(number, Ordering::Release);
                 if !from_doors && !core.stopping() {
@@ -169,6 +173,12 @@ fn run(core: &Core) {
             }
         }
     }
+}
+
+/// What of a batch concerns the catalogue.
+fn configuration(changes: &[Change]) -> Vec<Change> {
+    let elsewhere = |change: &Change| matches!(change, Change::Wait { .. } | Change::KeepAnswer(_));
+    changes.iter().filter(|change| !elsewhere(change)).cloned().collect()
 }
 
 /// The store refused a commit.

@@ -8,7 +8,7 @@ use crate::commit::Bell;
 use crate::observe::Metrics;
 use bellwire_api::backend::AcceptError;
 use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
-use bellwire_store::Store;
+use bellwire_store::{Change, Store};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -70,7 +70,18 @@ impl Core {
 
     /// Puts an input into every shard's mailbox.
     pub(crate) fn tell_all(&self, input: impl Fn() -> Input) {
-        self.mailboxes.iter().for_each(|m| m.put(Mail::Tell(input(), None)));
+        self.mailboxes.iter().for_each(|m| m.put(Mail::Tell(input())));
+    }
+
+    /// What a commit has changed of the configuration: the catalogue follows, and the engines are told, in the order of the commits.
+    pub(crate) fn apply(&self, changes: &[Change]) {
+        // Told under the lock: no door may address an endpoint before its engine's mailbox knows it.
+        let mut catalogue = self.catalogue.write();
+        for change in changes {
+            if let Some((application, input)) = catalogue.apply(change) {
+                self.mailboxes[application.partition().shard(self.mailboxes.len())].put(Mail::Tell(input));
+            }
+        }
     }
 
     /// Why the store cannot commit, if it cannot.
@@ -118,8 +129,10 @@ pub(crate) enum Mail {
     Committed(BatchNumber, CommittedShard),
     /// A batch was not kept: whoever waits for it is refused.
     Refused(BatchNumber, AcceptError),
-    /// An input for the engine; answered after the step.
-    Tell(Input, Option<oneshot::Sender<()>>),
+    /// An input for the engine.
+    Tell(Input),
+    /// Answered when all mail before it has been taken.
+    Passed(oneshot::Sender<()>),
     /// How the lanes stand.
     Lanes(oneshot::Sender<Vec<LaneSnapshot>>),
 }
@@ -151,6 +164,13 @@ impl Mailbox {
             all.push(mail);
         }
         self.notify.notify_one();
+    }
+
+    /// Is told when everything that is in it now has been taken, or when its pump has ended.
+    pub(crate) fn passed(&self) -> oneshot::Receiver<()> {
+        let (answer, receiver) = oneshot::channel();
+        self.put(Mail::Passed(answer));
+        receiver
     }
 
     /// Takes all mail, in exchange for an empty vector.

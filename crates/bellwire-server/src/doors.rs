@@ -1,14 +1,13 @@
 //! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
 
-use crate::core::{Core, Mail};
+use crate::core::Core;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
-use bellwire_engine::{Catalogue, Draft, Input, Offer, OfferError};
-use bellwire_model::{ApplicationKey, Sequence, Timestamp};
+use bellwire_engine::{Catalogue, Draft, Offer, OfferError};
+use bellwire_model::{Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::oneshot;
 
 /// The doors of one shard: the same for all, but for where their waiters stand.
 pub(crate) struct Doors {
@@ -96,67 +95,18 @@ impl Doors {
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
-        let batch = self.core.intake.lock().change(changes.clone()).map_err(refused)?;
+        let batch = self.core.intake.lock().change(changes).map_err(refused)?;
         self.durable(batch).await?;
-        // It is counted as durable when every shard has its mail about it: what they are told now must not overtake that.
+        // It is counted as durable when the catalogue has followed and every shard has its mail about it.
         while self.core.durable.load(Ordering::Acquire) < batch {
             tokio::task::yield_now().await;
         }
-        let answers: Vec<_> = changes.into_iter().flat_map(|change| self.apply(change)).collect();
-        for answer in answers {
+        let taken: Vec<_> = self.core.mailboxes.iter().map(|mailbox| mailbox.passed()).collect();
+        for taken in taken {
             // An engine that has ended starts nothing any more.
-            let _ = answer.await;
+            let _ = taken.await;
         }
         Ok(())
-    }
-
-    /// Brings the catalogue and the engines up to a durable change; the answers come when the engines have taken it.
-    fn apply(&self, change: Change) -> Vec<oneshot::Receiver<()>> {
-        let catalogue = &self.core.catalogue;
-        match change {
-            Change::PutApplication(application) => {
-                catalogue.write().put_application(Arc::clone(&application));
-                vec![self.tell(application.key, Input::Application(application))]
-            }
-            Change::DeleteApplication(key) => {
-                catalogue.write().remove_application(key);
-                vec![self.tell(key, Input::ApplicationGone(key))]
-            }
-            Change::PutEndpoint(endpoint) => {
-                // Told under the lock: no door may address it before its engine's mailbox knows it.
-                let mut catalogue = catalogue.write();
-                let told = self.tell(endpoint.application, Input::Endpoint(Arc::clone(&endpoint)));
-                catalogue.put_endpoint(endpoint);
-                vec![told]
-            }
-            Change::DeleteEndpoint(key) => {
-                let mut catalogue = catalogue.write();
-                let application = catalogue.endpoint(key).map(|e| e.application);
-                catalogue.remove_endpoint(key);
-                application.map(|a| self.tell(a, Input::EndpointGone(key))).into_iter().collect()
-            }
-            Change::PutEventType(event_type) => {
-                catalogue.write().put_event_type(event_type);
-                Vec::new()
-            }
-            Change::DeleteEventType(organisation, name) => {
-                catalogue.write().remove_event_type(&organisation, &name);
-                Vec::new()
-            }
-            Change::PutHealth { .. }
-            | Change::KeepAnswer(_)
-            | Change::Wait { .. }
-            | Change::Recover { .. }
-            | Change::ExpungePayload(_)
-            | Change::ExpungeResponse(_) => Vec::new(),
-        }
-    }
-
-    fn tell(&self, application: ApplicationKey, input: Input) -> oneshot::Receiver<()> {
-        let (answer, receiver) = oneshot::channel();
-        let shard = application.partition().shard(self.core.mailboxes.len());
-        self.core.mailboxes[shard].put(Mail::Tell(input, Some(answer)));
-        receiver
     }
 }
 

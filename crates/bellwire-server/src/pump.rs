@@ -23,8 +23,6 @@ pub(crate) struct Pump {
     effects: Vec<Effect>,
     writes: Vec<Undurable>,
     mail: Vec<Mail>,
-    /// What engines found out about endpoints, to show in the catalogue once it is on its way to the store.
-    found_out: Vec<Undurable>,
     /// The watermark that the intake was told last.
     told: Option<Sequence>,
     stopping: bool,
@@ -47,7 +45,6 @@ impl Pump {
             effects: Vec::new(),
             writes: Vec::new(),
             mail: Vec::new(),
-            found_out: Vec::new(),
             told: None,
             stopping: false,
         }
@@ -89,13 +86,11 @@ impl Pump {
                     self.engine.step(self.core.clock.now(), Input::Committed(committed), &mut self.effects);
                 }
                 Mail::Refused(batch, why) => mailbox.settle(batch, &Err(why)),
-                Mail::Tell(input, answer) => {
+                Mail::Tell(input) => {
                     self.told(&input);
                     self.engine.step(self.core.clock.now(), input, &mut self.effects);
-                    if let Some(answer) = answer {
-                        let _ = answer.send(());
-                    }
                 }
+                Mail::Passed(answer) => drop(answer.send(())),
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
             }
         }
@@ -128,12 +123,7 @@ impl Pump {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Start(start) => self.start(start),
-                Effect::Write(write) => {
-                    if matches!(write, Undurable::Health { .. }) {
-                        self.found_out.push(write.clone());
-                    }
-                    self.writes.push(write);
-                }
+                Effect::Write(write) => self.writes.push(write),
                 Effect::Lease { endpoint, fifo, until, limit } => self.lease(endpoint, fifo, until, limit),
                 Effect::NextDue { endpoint, fifo } => self.next_due(endpoint, fifo),
                 Effect::Notice(notice) => crate::observe::notice(&self.core, notice),
@@ -150,9 +140,6 @@ impl Pump {
         self.core.intake.lock().record(self.shard, self.core.clock.engine(), self.writes.drain(..), watermark);
         if wrote {
             self.core.bell.ring_softly();
-        }
-        for found_out in self.found_out.drain(..) {
-            reflect(&self.core, &found_out);
         }
     }
 
@@ -211,19 +198,6 @@ impl Pump {
             outcomes.borrow_mut().answers.push(answer);
             core.mailboxes[shard].notify.notify_one();
         });
-    }
-}
-
-/// What an engine found out about an endpoint shows in the catalogue as soon as it is on its way to the store.
-fn reflect(core: &Core, write: &Undurable) {
-    let Undurable::Health { endpoint, failing_since, disable } = write else { return };
-    let mut catalogue = core.catalogue.write();
-    if let Some(found) = catalogue.endpoint(*endpoint) {
-        let mut changed = bellwire_model::Endpoint::clone(found);
-        changed.health.failing_since = *failing_since;
-        changed.health.written = failing_since.is_some();
-        changed.disabled = disable.or(changed.disabled);
-        catalogue.put_endpoint(Arc::new(changed));
     }
 }
 

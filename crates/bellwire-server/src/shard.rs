@@ -76,7 +76,7 @@ impl Shard {
             ended = &mut pump => return ended.context("the engine's task failed"),
         }
         // Requests have been answered; what is in flight may end now, and nothing new begins.
-        core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop, None));
+        core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop));
         pump.await.context("the engine's task failed")
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Message(Sequence, Request),
-    Change(#[expect(dead_code, reason = "for traces")] Change),
+    Change(#[expect(dead_code, reason = "for traces")] Vec<Change>),
 }
 
 pub(crate) struct Node {

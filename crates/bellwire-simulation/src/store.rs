@@ -3,8 +3,8 @@
 
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
-    EndReason, Endpoint, EndpointKey, EventType, FanOut, Health, Ledger, Message, OrganisationId, Partition,
-    RequestDigest, Sequence, Timestamp, Trigger, Waiting,
+    EndReason, Endpoint, EndpointKey, EventType, FanOut, Ledger, Message, OrganisationId, Partition, RequestDigest,
+    Sequence, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
     Accepted, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
@@ -29,12 +29,20 @@ pub enum StoreBug {
     FifoByDue,
     /// Keys of messages are not kept.
     KeysLost,
+    /// An edit writes what it read of an endpoint's state over what was found out since.
+    EditUndoesDisable,
 }
 
 impl StoreBug {
     /// All of them.
-    pub const ALL: [StoreBug; 5] =
-        [StoreBug::RowStays, StoreBug::RetryLosesRow, StoreBug::RecoverySkips, StoreBug::FifoByDue, StoreBug::KeysLost];
+    pub const ALL: [StoreBug; 6] = [
+        StoreBug::RowStays,
+        StoreBug::RetryLosesRow,
+        StoreBug::RecoverySkips,
+        StoreBug::FifoByDue,
+        StoreBug::KeysLost,
+        StoreBug::EditUndoesDisable,
+    ];
 }
 
 /// The upper half of a millisecond's sequences is upkeep's.
@@ -107,6 +115,11 @@ impl SimStore {
     /// All messages with their fan-out.
     pub fn all_messages(&self) -> Vec<(Arc<Message>, FanOut)> {
         self.state().messages.values().cloned().collect()
+    }
+
+    /// An endpoint.
+    pub fn endpoint(&self, key: EndpointKey) -> Option<Arc<Endpoint>> {
+        self.state().endpoints.get(&key).cloned()
     }
 
     /// The newest watermark and the newest sequence.
@@ -210,7 +223,7 @@ impl State {
         self.attempts.insert(sequence, attempt);
     }
 
-    fn change(&mut self, change: &Change) {
+    fn change(&mut self, change: &Change, bug: Option<StoreBug>) {
         match change {
             Change::PutApplication(application) => {
                 self.last_key = self.last_key.max(application.key.0);
@@ -226,19 +239,24 @@ impl State {
             Change::PutEndpoint(endpoint) => {
                 self.last_key = self.last_key.max(endpoint.key.0);
                 if !self.deleted.contains(&endpoint.key) {
-                    let mut endpoint = Arc::clone(endpoint);
-                    let written = endpoint.health.failing_since.is_some();
-                    if endpoint.health.written != written {
-                        Arc::make_mut(&mut endpoint).health.written = written;
+                    let mut new = Endpoint::clone(endpoint);
+                    new.health.written = new.health.failing_since.is_some();
+                    if let Some(old) = self.endpoints.get(&new.key).filter(|_| bug != Some(StoreBug::EditUndoesDisable))
+                    {
+                        new.keep_state(old);
                     }
-                    self.endpoints.insert(endpoint.key, endpoint);
+                    self.endpoints.insert(new.key, Arc::new(new));
+                }
+            }
+            Change::SwitchEndpoint { endpoint, enabled } => {
+                if let Some(endpoint) = self.endpoints.get_mut(endpoint).map(Arc::make_mut) {
+                    endpoint.switch(*enabled);
                 }
             }
             Change::DeleteEndpoint(key) => self.delete_endpoint(*key),
             Change::PutHealth { endpoint, failing_since, disable } => {
                 if let Some(endpoint) = self.endpoints.get_mut(endpoint).map(Arc::make_mut) {
-                    endpoint.health = Health { failing_since: *failing_since, written: failing_since.is_some() };
-                    endpoint.disabled = disable.or(endpoint.disabled);
+                    endpoint.found_out(*failing_since, *disable);
                 }
             }
             Change::PutEventType(event_type) => {
@@ -431,7 +449,7 @@ impl Store for SimStore {
         for attempt in &batch.attempts {
             state.record(attempt, self.bug);
         }
-        batch.changes.iter().for_each(|change| state.change(change));
+        batch.changes.iter().for_each(|change| state.change(change, self.bug));
         state.watermark = state.watermark.max(batch.watermark.unwrap_or_default());
         Ok(())
     }

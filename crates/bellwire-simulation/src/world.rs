@@ -11,9 +11,9 @@ use crate::store::SimStore;
 use crate::truth::{Checked, Configured, Promise, Truth, Violation, broken};
 use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Start, Token, Undurable};
 use bellwire_model::{
-    AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, DisabledBy, Endpoint,
-    EndpointId, EndpointKey, Health, Limits, Message, Now, OrganisationId, Outcome, RequestDigest, Sequence, Timestamp,
-    Trigger, Waiting,
+    AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, Endpoint, EndpointId,
+    EndpointKey, Health, Limits, Message, Now, OrganisationId, Outcome, RequestDigest, Sequence, Timestamp, Trigger,
+    Waiting,
 };
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
@@ -91,6 +91,7 @@ pub(crate) enum Event {
     Look(u64, Request),
     Offer(u64, Request, u64),
     Change(u32),
+    Edit(u64, Vec<Change>),
     Resend,
     Recover,
     Expunge,
@@ -427,6 +428,7 @@ impl World {
             Event::Look(generation, request) => return self.look(generation, request),
             Event::Offer(generation, request, looked) => self.offer(generation, request, looked),
             Event::Change(die) => self.change(die),
+            Event::Edit(generation, changes) => self.edit(generation, changes),
             Event::Resend => self.resend(),
             Event::Recover => self.recover(),
             Event::Expunge => self.expunge(),
@@ -584,22 +586,30 @@ impl World {
         let Some(endpoint) = node.catalogue.endpoint(key).cloned() else { return };
         let mut new = Endpoint::clone(&endpoint);
         new.description = version.to_string();
+        let switch = (die < 60).then(|| Change::SwitchEndpoint { endpoint: key, enabled: die >= 30 });
         match die {
-            0..30 => new.disabled = Some(DisabledBy::User),
-            30..60 => new.disabled = None,
-            60..70 => {}
+            0..70 => {}
             70..80 => new.limits.fifo = !new.limits.fifo,
             80..90 => new.limits.throttle_rate = NonZeroU16::new((version % 6) as u16),
             _ => {}
         }
         let delete = die >= 90;
         let change = if delete { Change::DeleteEndpoint(key) } else { Change::PutEndpoint(Arc::new(new)) };
-        if let Ok(batch) = node.intake.change(vec![change.clone()]) {
-            node.changing = true;
-            node.waiters.entry(batch).or_default().push(Waiter::Change(change));
-            self.note("change", [u64::from(key.0), u64::from(die), now.as_micros() as u64]);
-            self.schedule_seal();
+        // What is written was read a while ago.
+        node.changing = true;
+        let wait = self.doors.random_range(0..2 * SECOND);
+        let changes = std::iter::once(change).chain(switch).collect();
+        self.after(wait, Event::Edit(self.generation, changes));
+        self.note("change", [u64::from(key.0), u64::from(die), now.as_micros() as u64]);
+    }
+
+    fn edit(&mut self, generation: u64, changes: Vec<Change>) {
+        let Some(node) = self.node.as_mut().filter(|_| self.generation == generation) else { return };
+        match node.intake.change(changes.clone()) {
+            Ok(batch) => node.waiters.entry(batch).or_default().push(Waiter::Change(changes)),
+            Err(_) => node.changing = false,
         }
+        self.schedule_seal();
     }
 
     fn resend(&mut self) {
@@ -623,7 +633,7 @@ impl World {
         let change = Change::Wait { waiting, owed: true };
         if let Ok(batch) = node.intake.change(vec![change.clone()]) {
             node.changing = true;
-            node.waiters.entry(batch).or_default().push(Waiter::Change(change));
+            node.waiters.entry(batch).or_default().push(Waiter::Change(vec![change]));
             self.note("resend", [u64::from(delivery.endpoint.0), message.as_u64(), 0]);
             self.schedule_seal();
         }
@@ -640,7 +650,7 @@ impl World {
         let change = Change::Recover { endpoint, since: Sequence::ZERO, until: Sequence::first_at(due), due };
         if let Ok(batch) = node.intake.change(vec![change.clone()]) {
             node.changing = true;
-            node.waiters.entry(batch).or_default().push(Waiter::Change(change));
+            node.waiters.entry(batch).or_default().push(Waiter::Change(vec![change]));
             self.note("recover", [u64::from(endpoint.0), 0, 0]);
             self.schedule_seal();
         }
@@ -652,7 +662,7 @@ impl World {
         let message = all[self.doors.random_range(0..all.len())];
         if let Ok(batch) = node.intake.change(vec![Change::ExpungePayload(message)]) {
             node.changing = true;
-            node.waiters.entry(batch).or_default().push(Waiter::Change(Change::ExpungePayload(message)));
+            node.waiters.entry(batch).or_default().push(Waiter::Change(vec![Change::ExpungePayload(message)]));
             self.schedule_seal();
         }
     }
@@ -769,7 +779,7 @@ impl World {
                 for (shard, committed) in told.into_iter().enumerate() {
                     self.inbox(shard, Input::Committed(committed), None);
                 }
-                self.apply(&changes);
+                self.apply(&changes)?;
                 if !self.has(PumpBug::AckBeforeDurable) {
                     self.answer(number, true)?;
                 }
@@ -806,41 +816,51 @@ impl World {
     }
 
     /// Changes of configuration are durable: the catalogue follows, then the engines, then whoever asked.
-    fn apply(&mut self, changes: &[Change]) {
+    fn apply(&mut self, changes: &[Change]) -> Checked {
         let early = self.has(PumpBug::ChangeAnsweredEarly);
         for change in changes {
-            let Some(node) = &mut self.node else { return };
-            match change {
-                Change::PutEndpoint(endpoint) => {
-                    node.catalogue.put_endpoint(Arc::clone(endpoint));
-                    let told = Box::new(Told { endpoint: endpoint.key, configured: configured(endpoint, self.now) });
-                    let shard = node.shard_of(endpoint.application);
-                    if early {
-                        self.answer_change(&told);
-                    }
-                    self.inbox(shard, Input::Endpoint(Arc::clone(endpoint)), Some(told));
+            let Some(node) = &mut self.node else { return Ok(()) };
+            let Some((application, input)) = node.catalogue.apply(change) else { continue };
+            let shard = node.shard_of(application);
+            let told = match (change, &input) {
+                (Change::PutEndpoint(_), Input::Endpoint(endpoint)) => {
+                    Some(Box::new(Told { endpoint: endpoint.key, configured: configured(endpoint, self.now) }))
                 }
-                Change::DeleteEndpoint(key) => {
-                    let Some(endpoint) = node.catalogue.endpoint(*key).cloned() else { continue };
-                    node.catalogue.remove_endpoint(*key);
-                    let gone = Configured { deleted: true, ..configured(&endpoint, self.now) };
-                    let told = Box::new(Told { endpoint: *key, configured: gone });
-                    let shard = node.shard_of(endpoint.application);
-                    if early {
-                        self.answer_change(&told);
-                    }
-                    self.inbox(shard, Input::EndpointGone(*key), Some(told));
-                }
-                Change::PutHealth { endpoint, failing_since, disable } => {
-                    let Some(found) = node.catalogue.endpoint(*endpoint).cloned() else { continue };
-                    let mut found = Endpoint::clone(&found);
-                    found.health = Health { failing_since: *failing_since, written: failing_since.is_some() };
-                    found.disabled = disable.or(found.disabled);
-                    node.catalogue.put_endpoint(Arc::new(found));
-                }
-                _ => {}
+                (Change::SwitchEndpoint { endpoint, .. }, _) => node
+                    .catalogue
+                    .endpoint(*endpoint)
+                    .map(|found| Box::new(Told { endpoint: *endpoint, configured: configured(found, self.now) })),
+                (Change::DeleteEndpoint(key), _) => self.truth.configured.get(key).map(|old| {
+                    let gone = Configured { deleted: true, at: self.now, ..old.clone() };
+                    Box::new(Told { endpoint: *key, configured: gone })
+                }),
+                _ => None,
+            };
+            if let Some(told) = told.as_ref().filter(|_| early) {
+                self.answer_change(told);
+            }
+            self.inbox(shard, input, told);
+        }
+        self.check_catalogue(changes)
+    }
+
+    /// The catalogue has followed the store: what an engine found out and what an owner decided is the same in both.
+    fn check_catalogue(&self, changes: &[Change]) -> Checked {
+        let Some(node) = &self.node else { return Ok(()) };
+        for change in changes {
+            let (Change::PutHealth { endpoint: key, .. } | Change::SwitchEndpoint { endpoint: key, .. }) = change
+            else {
+                continue;
+            };
+            let stands = |endpoint: Option<&Arc<Endpoint>>| endpoint.map(|e| (e.disabled, e.health));
+            let (store, catalogue) =
+                (stands(self.store.endpoint(*key).as_ref()), stands(node.catalogue.endpoint(*key)));
+            if store != catalogue {
+                let detail = format!("{key:?} is {store:?} in the store and {catalogue:?} in the catalogue");
+                return broken(Promise::ChangesTakeEffect, detail);
             }
         }
+        Ok(())
     }
 
     fn answer_change(&mut self, told: &Told) {
@@ -1326,8 +1346,9 @@ impl World {
         let mut changes = Vec::new();
         for key in keys {
             let Some(endpoint) = node.catalogue.endpoint(key).filter(|e| e.disabled.is_some()) else { continue };
-            let new = Endpoint { disabled: None, description: version.clone(), ..Endpoint::clone(endpoint) };
+            let new = Endpoint { description: version.clone(), ..Endpoint::clone(endpoint) };
             changes.push(Change::PutEndpoint(Arc::new(new)));
+            changes.push(Change::SwitchEndpoint { endpoint: key, enabled: true });
         }
         if !changes.is_empty() && node.intake.change(changes).is_ok() {
             self.schedule_seal();
@@ -1342,6 +1363,14 @@ impl World {
         }
         self.truth.at_rest(&self.store)?;
         let Some(node) = &self.node else { return broken(Promise::BackAtOnce, "nobody is there at the end") };
+        for endpoint in node.catalogue.endpoints() {
+            let stored = Some((endpoint.disabled, endpoint.health.failing_since));
+            let known = node.engines[node.shard_of(endpoint.application)].state_of(endpoint.key);
+            if known != stored {
+                let detail = format!("{:?} is {stored:?} in the catalogue and {known:?} in its engine", endpoint.key);
+                return broken(Promise::ChangesTakeEffect, detail);
+            }
+        }
         for engine in &node.engines {
             if engine.in_hand() != (0, 0) || engine.in_flight() > 0 || engine.wake_at().is_some() {
                 let detail =

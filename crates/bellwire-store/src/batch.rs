@@ -69,8 +69,16 @@ pub enum Change {
     /// Marks as deleted: application, endpoints; its waiting deliveries end as `EndpointDeleted` by upkeep, which first
     /// writes an attempt row (number 0) for each.
     DeleteApplication(ApplicationKey),
-    /// Creates or replaces.
+    /// Creates, or replaces all but `disabled` and `health`: an edit was made from an older reading of the endpoint, and what an
+    /// engine has found out since must not be undone by it.
     PutEndpoint(Arc<Endpoint>),
+    /// Its owner enables or disables it, after all that was found out so far ([`Endpoint::switch`]).
+    SwitchEndpoint {
+        /// Which.
+        endpoint: EndpointKey,
+        /// Enabled from now on, or disabled.
+        enabled: bool,
+    },
     /// As for the application.
     DeleteEndpoint(EndpointKey),
     /// Notes what the engine found out about an endpoint, and nothing else of its row.

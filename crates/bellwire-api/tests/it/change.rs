@@ -8,7 +8,6 @@ use bellwire_signature::SecretKind;
 use bellwire_store::Change;
 use http::Method;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Duration;
 
 #[tokio::test]
@@ -115,27 +114,35 @@ async fn enabling_an_endpoint_forgets_its_failures() {
     world.endpoint("a").await;
     let list = world.get("/api/v1/app/a/endpoint").await.expect(200);
     let path = format!("/api/v1/app/a/endpoint/{}", list["data"][0]["id"].as_str().unwrap());
-    // As the engine would have left it.
-    let last = |world: &World| {
-        let kept = world.kept();
-        kept.changes
-            .iter()
-            .rev()
-            .find_map(|c| if let Change::PutEndpoint(e) = c { Some(e.clone()) } else { None })
-            .unwrap()
-    };
-    let mut failing = bellwire_model::Endpoint::clone(&last(&world));
-    failing.disabled = Some(DisabledBy::Failures);
-    failing.health = Health { failing_since: Some(crate::world::START), written: true };
     use bellwire_api::Backend;
-    world.backend.catalogue().write().put_endpoint(Arc::new(failing));
+    let stands = |world: &World| {
+        let catalogue = world.backend.catalogue().read();
+        let endpoint = catalogue.endpoints().next().unwrap();
+        (endpoint.disabled, endpoint.health)
+    };
+    let failing = Health { failing_since: Some(crate::world::START), written: true };
+    // As the engine would have left it.
+    let fail = |world: &World, disable| {
+        let endpoint = world.backend.catalogue().read().endpoints().next().unwrap().key;
+        world.backend.catalogue().write().change_endpoint(endpoint, |e| e.found_out(failing.failing_since, disable));
+    };
+    fail(&world, Some(DisabledBy::Failures));
     assert_eq!(world.get(&path).await.expect(200)["disabled"], true);
     world.patch(&path, json!({ "disabled": true })).await.expect(200);
-    assert_eq!(last(&world).disabled, Some(DisabledBy::Failures), "our reason stays");
+    world.patch(&path, json!({ "description": "d" })).await.expect(200);
+    assert_eq!(stands(&world), (Some(DisabledBy::Failures), failing), "our reason stays");
     assert_eq!(world.patch(&path, json!({ "disabled": false })).await.expect(200)["disabled"], false);
-    assert_eq!((last(&world).disabled, last(&world).health), (None, Health::default()));
+    assert_eq!(stands(&world), (None, Health::default()));
+    fail(&world, None);
+    world.patch(&path, json!({ "description": "e" })).await.expect(200);
+    assert_eq!(stands(&world), (None, failing));
+    world.patch(&path, json!({ "disabled": false })).await.expect(200);
+    assert_eq!(stands(&world), (None, Health::default()), "its owner says that it works");
+    fail(&world, Some(DisabledBy::Receiver));
+    world.put(&path, json!({ "url": "https://example.com/" })).await.expect(200);
+    assert_eq!(stands(&world), (None, Health::default()), "a whole endpoint says whether it is disabled");
     world.patch(&path, json!({ "disabled": true })).await.expect(200);
-    assert_eq!(last(&world).disabled, Some(DisabledBy::User));
+    assert_eq!(stands(&world), (Some(DisabledBy::User), Health::default()));
 }
 
 #[tokio::test]

@@ -371,15 +371,9 @@ impl Backend for TestBackend {
 impl TestBackend {
     fn apply(&self, change: Change) {
         let mut kept = self.memory.0.lock();
-        let mut catalogue = self.catalogue.write();
         kept.changes.push(change.clone());
+        self.catalogue.write().apply(&change);
         match change {
-            Change::PutApplication(application) => catalogue.put_application(application),
-            Change::DeleteApplication(key) => drop(catalogue.remove_application(key)),
-            Change::PutEndpoint(endpoint) => catalogue.put_endpoint(endpoint),
-            Change::DeleteEndpoint(key) => catalogue.remove_endpoint(key),
-            Change::PutEventType(event_type) => catalogue.put_event_type(event_type),
-            Change::DeleteEventType(organisation, name) => catalogue.remove_event_type(&organisation, &name),
             Change::KeepAnswer(answer) => drop(kept.answers.insert(answer.key, answer)),
             Change::Wait { waiting, .. } => {
                 let delivery = waiting.delivery;
@@ -400,7 +394,7 @@ impl TestBackend {
                     outcome.body = bytes::Bytes::from_static(b"EXPUNGED");
                 }
             }
-            Change::PutHealth { .. } | Change::Recover { .. } => {}
+            _ => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use bellwire_model::{
     Health, Ksuid, Limits, OrganisationId, RetrySchedule, Timestamp,
 };
 use bellwire_signature::{Secret, sealed};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -93,6 +93,10 @@ pub(super) fn put_endpoint(
     sealer: Option<&dyn Sealer>,
     endpoint: &Endpoint,
 ) -> Result<(), Fault> {
+    let (disabled, failing_since) = match stored_state(connection, endpoint.key)? {
+        Some(stored) => stored,
+        None => (endpoint.disabled.map(disabled_code), endpoint.health.failing_since.map(Timestamp::as_micros)),
+    };
     let schedule = endpoint.retry_schedule.as_ref();
     let waits = schedule.map(|s| s.waits().iter().map(|w| w.as_micros() as u64).collect::<Vec<_>>());
     connection
@@ -108,7 +112,7 @@ pub(super) fn put_endpoint(
             endpoint.uid,
             endpoint.url,
             endpoint.description,
-            endpoint.disabled.map(disabled_code),
+            disabled,
             endpoint.event_types.as_ref().map(codec::json),
             endpoint.channels.as_ref().map(codec::json),
             endpoint.limits.throttle_rate.map(NonZeroU16::get),
@@ -117,10 +121,30 @@ pub(super) fn put_endpoint(
             codec::json(&endpoint.headers),
             waits.as_ref().map(codec::json),
             codec::json(&endpoint.metadata),
-            endpoint.health.failing_since.map(Timestamp::as_micros),
+            failing_since,
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
         ])?;
+    Ok(())
+}
+
+/// `disabled` and `failing_since`, as they stand in the row.
+type StoredState = (Option<i64>, Option<i64>);
+
+/// Of an endpoint that is there.
+fn stored_state(connection: &Connection, key: EndpointKey) -> Result<Option<StoredState>, Fault> {
+    let mut state = connection.prepare_cached("SELECT disabled, failing_since FROM endpoint WHERE key = ?1")?;
+    Ok(state.query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// See [`crate::Change::SwitchEndpoint`].
+pub(super) fn switch_endpoint(connection: &Connection, key: EndpointKey, enabled: bool) -> Result<(), Fault> {
+    let sql = if enabled {
+        "UPDATE endpoint SET disabled = NULL, failing_since = NULL WHERE key = ?2"
+    } else {
+        "UPDATE endpoint SET disabled = coalesce(disabled, ?1) WHERE key = ?2"
+    };
+    connection.prepare_cached(sql)?.execute(params![disabled_code(DisabledBy::User), key.0])?;
     Ok(())
 }
 

@@ -440,6 +440,9 @@ impl Step<'_> {
                 // Its key is never used again; a late change finds nothing to change.
                 if gone { Ok(()) } else { configuration::put_endpoint(connection, sealer, endpoint) }
             }
+            Change::SwitchEndpoint { endpoint, enabled } => {
+                configuration::switch_endpoint(connection, *endpoint, *enabled)
+            }
             Change::DeleteEndpoint(key) => self.delete_endpoints([*key]),
             Change::PutHealth { endpoint, failing_since, disable } => {
                 configuration::put_health(connection, *endpoint, *failing_since, *disable)

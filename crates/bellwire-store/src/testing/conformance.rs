@@ -51,6 +51,7 @@ checks![
     an_attempt_comes_back_as_it_was,
     configuration_comes_back_as_it_was,
     health_changes_nothing_else,
+    an_edit_leaves_alone_what_was_found_out_and_the_owner_has_the_last_word,
     a_key_leads_to_its_message_at_once_and_for_ever,
     an_answer_is_kept_until_it_expires,
     a_lease_excludes_others_until_it_ends,
@@ -305,6 +306,31 @@ fn health_changes_nothing_else(world: &mut World) {
     world.change(health(since, Some(DisabledBy::Failures)));
     world.change(health(None, None));
     assert_eq!(found(world), Endpoint { disabled: Some(DisabledBy::Failures), ..before });
+}
+
+fn an_edit_leaves_alone_what_was_found_out_and_the_owner_has_the_last_word(world: &mut World) {
+    let before = endpoint(1, 1);
+    let since = Some(Timestamp::from_seconds(77));
+    let edited = Endpoint { description: "edited".to_owned(), ..before.clone() };
+    let edit = || Change::PutEndpoint(Arc::new(edited.clone()));
+    let switch = |enabled| Change::SwitchEndpoint { endpoint: EndpointKey(1), enabled };
+    let found_out =
+        || Change::PutHealth { endpoint: EndpointKey(1), failing_since: since, disable: Some(DisabledBy::Failures) };
+    let found = |world: &mut World| Endpoint::clone(&world.reopen().endpoints[0]);
+    let failing = Health { failing_since: since, written: true };
+    world.change(Change::PutEndpoint(Arc::new(before)));
+    // The edit was made from a reading before the endpoint was disabled; in one batch or in two.
+    world.changes(vec![found_out(), edit()]);
+    assert_eq!(found(world), Endpoint { health: failing, disabled: Some(DisabledBy::Failures), ..edited.clone() });
+    world.change(switch(false));
+    assert_eq!(found(world).disabled, Some(DisabledBy::Failures), "our reason stays");
+    world.changes(vec![found_out(), edit(), switch(true)]);
+    assert_eq!(found(world), edited);
+    world.changes(vec![switch(true), found_out()]);
+    assert_eq!(found(world).disabled, Some(DisabledBy::Failures), "found out afterwards");
+    world.change(switch(true));
+    world.change(switch(false));
+    assert_eq!(found(world), Endpoint { disabled: Some(DisabledBy::User), ..edited });
 }
 
 fn a_key_leads_to_its_message_at_once_and_for_ever(world: &mut World) {

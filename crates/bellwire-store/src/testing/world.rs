@@ -261,7 +261,11 @@ impl World {
     }
 
     pub(super) fn change(&mut self, change: Change) {
-        self.commit(Batch { changes: vec![change], ..Batch::default() });
+        self.changes(vec![change]);
+    }
+
+    pub(super) fn changes(&mut self, changes: Vec<Change>) {
+        self.commit(Batch { changes, ..Batch::default() });
     }
 
     pub(super) fn draft(&mut self, draft: &Draft) -> Accepted {
