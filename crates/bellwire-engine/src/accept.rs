@@ -108,12 +108,18 @@ pub enum Offer {
 /// Why a draft was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {
-    /// The idempotency key is in use with another body.
+    /// The idempotency key is in use with another body: a refusal, once `batch` is durable. If that fails, look again.
     #[error("the idempotency key was used before with another body")]
-    KeyReused,
-    /// The event id is taken.
+    KeyReused {
+        /// Of the message that has it.
+        batch: BatchNumber,
+    },
+    /// The event id is taken: likewise.
     #[error("a message with this event id exists")]
-    EventIdTaken,
+    EventIdTaken {
+        /// Of the message that has it.
+        batch: BatchNumber,
+    },
     /// Too much waits for the disk; try again.
     #[error("too many messages wait to be stored")]
     Busy,
@@ -132,6 +138,8 @@ pub struct Sealed {
     pub number: BatchNumber,
     /// What to commit.
     pub batch: Arc<Batch>,
+    /// Messages and changes of doors in it: somebody waits for each. Nobody waits for what engines decided.
+    pub awaited: usize,
 }
 
 /// What a commit means for one engine; becomes [`crate::Input::Committed`].
@@ -435,7 +443,7 @@ impl Intake {
         batch.watermark = (watermark > self.watermark).then_some(watermark);
         let batch = Arc::new(batch);
         self.out = Some(Out { number, batch: Arc::clone(&batch), count, bytes, change_shards });
-        Some(Sealed { number, batch })
+        Some(Sealed { number, batch, awaited: count })
     }
 
     /// The sealed batch is durable: what each engine is to be told, by shard. Tell the engines before the doors that wait for this batch,
@@ -521,10 +529,10 @@ impl Intake {
         {
             let same = seen.digest == Some(digest) || self.planted.has(Bug::DigestIgnored);
             let offer = Offer::Same { message: seen.message, batch: seen.batch };
-            return if same { Ok(Some(offer)) } else { Err(OfferError::KeyReused) };
+            return if same { Ok(Some(offer)) } else { Err(OfferError::KeyReused { batch: seen.batch }) };
         }
-        if draft.event.is_some_and(|key| self.keys.contains_key(&key)) {
-            return Err(OfferError::EventIdTaken);
+        if let Some(seen) = draft.event.and_then(|key| self.keys.get(&key)) {
+            return Err(OfferError::EventIdTaken { batch: seen.batch });
         }
         let has_keys = draft.idempotency.is_some() || draft.event.is_some();
         if has_keys && looked < self.forgotten_through { Err(OfferError::LookAgain) } else { Ok(None) }

@@ -153,7 +153,7 @@ fn the_same_key_and_body_is_the_same_message_on_its_way_and_afterwards() {
             }
             other => panic!("expected the same message, found {other:?}"),
         }
-        assert_eq!(intake.offer(now(), with_key(1, 2), 0).err(), Some(OfferError::KeyReused));
+        assert_eq!(intake.offer(now(), with_key(1, 2), 0).err(), Some(OfferError::KeyReused { batch: 1 }));
         intake.seal();
         intake.committed();
     }
@@ -164,7 +164,7 @@ fn an_event_id_is_taken_unless_the_idempotency_key_says_that_it_is_the_same_requ
     let mut intake = intake();
     let both = Draft { event: Some(DedupeKey([9; 16])), ..with_key(1, 1) };
     queued(intake.offer(now(), both.clone(), 0));
-    assert_eq!(intake.offer(now(), with_event(9), 0).err(), Some(OfferError::EventIdTaken));
+    assert_eq!(intake.offer(now(), with_event(9), 0).err(), Some(OfferError::EventIdTaken { batch: 1 }));
     assert!(matches!(intake.offer(now(), both, 0), Ok(Offer::Same { .. })));
 }
 
@@ -183,6 +183,21 @@ fn a_door_that_looked_before_keys_were_forgotten_looks_again() {
     assert_eq!(intake.offer(now(), with_key(3, 1), 0).err(), Some(OfferError::LookAgain));
     queued(intake.offer(now(), draft(), 0));
     queued(intake.offer(now(), with_key(3, 1), intake.looked()));
+}
+
+#[test]
+fn a_batch_says_how_many_requests_wait_for_it() {
+    let mut intake = intake();
+    let found_out = Undurable::Health { endpoint: EndpointKey(5), failing_since: None, disable: None };
+    intake.record(0, now(), [found_out, wait(Sequence::first_at(now()))], Sequence::ZERO);
+    let sealed = intake.seal().expect("a batch");
+    assert_eq!((sealed.batch.changes.len(), sealed.awaited), (2, 0), "nobody waits for what engines decided");
+    drop(sealed);
+    intake.failed();
+    queued(intake.offer(now(), draft(), 0));
+    intake.change(vec![Change::DeleteEndpoint(EndpointKey(5))]).expect("taken");
+    let sealed = intake.seal().expect("a batch");
+    assert_eq!((sealed.batch.changes.len(), sealed.awaited), (3, 2));
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn run(core: &Core) {
         match core.store.commit(&sealed.batch) {
             Ok(()) => {
                 core.metrics.committed(started.elapsed(), &sealed.batch);
-                let from_doors = !sealed.batch.accepted.is_empty() || !sealed.batch.changes.is_empty();
+                let from_doors = sealed.awaited > 0;
                 if from_doors && refused.take().is_some() {
                     accept_again(core);
                 }
@@ -121,13 +121,15 @@ fn run(core: &Core) {
                 // Given back first, so that its room is used again.
                 drop(sealed);
                 let shards = core.intake.lock().committed();
+                // Before the mail: who still finds it undurable has not missed the mail.
+                core.durable.store(number, Ordering::Release);
                 for (mailbox, committed) in core.mailboxes.iter().zip(shards) {
                     mailbox.put(Mail::Committed(number, committed));
                 }
                 if !changes.is_empty() {
                     core.apply(&changes);
                 }
-                core.durable.store(number, Ordering::Release);
+                core.applied.store(number, Ordering::Release);
                 if !from_doors && !core.stopping() {
                     // Only outcomes: let the next ones gather, unless a message comes.
                     core.bell.wait(FOR_REQUESTS, COMPANY_WAIT, || core.intake.lock().queued().0 > 0);

@@ -25,8 +25,10 @@ pub(crate) struct Core {
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     /// Held by whoever changes configuration.
     pub(crate) configuration: tokio::sync::Mutex<()>,
-    /// The newest batch that is durable.
+    /// The newest batch that is durable; the mail about it comes after.
     pub(crate) durable: AtomicU64,
+    /// The newest batch that the catalogue has followed and every shard has its mail about.
+    pub(crate) applied: AtomicU64,
     /// The last key given to an application or endpoint.
     pub(crate) last_key: AtomicU32,
     pub(crate) metrics: Metrics,
@@ -58,6 +60,7 @@ impl Core {
             mailboxes: (0..shards).map(|_| Arc::new(Mailbox::default())).collect(),
             configuration: tokio::sync::Mutex::new(()),
             durable: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
             last_key: AtomicU32::new(last_key),
             metrics,
             guard,

@@ -24,7 +24,13 @@ enum Known {
 }
 
 impl Doors {
-    /// Waits for a batch that something was put into in this very poll, so that no mail about it has been read yet.
+    /// Whether a batch is still on its way: then no mail about it has been read before the end of this poll.
+    fn undurable(&self, batch: u64) -> bool {
+        batch > self.core.durable.load(Ordering::Acquire)
+    }
+
+    /// Waits for a batch that something was put into in this very poll, or that [`Doors::undurable`] has just named: no mail about it
+    /// has been read yet.
     async fn durable(&self, batch: u64) -> Result<(), AcceptError> {
         let receiver = self.core.mailboxes[self.shard].wait_for(batch);
         self.core.bell.ring();
@@ -46,8 +52,15 @@ impl Doors {
             }
             // A draft that must be offered again is the rare case, and only then worth a copy.
             let offered = if keyed { draft.clone() } else { break self.core.intake.lock().offer(started, draft, 0) };
-            match self.core.intake.lock().offer(started, offered, looked) {
+            let offer = self.core.intake.lock().offer(started, offered, looked);
+            match offer {
                 Err(OfferError::LookAgain) => {}
+                // Who has the key is on its way. If it does not arrive, the key is free.
+                Err(OfferError::KeyReused { batch } | OfferError::EventIdTaken { batch }) if self.undurable(batch) => {
+                    if let Err(AcceptError::Closed) = self.durable(batch).await {
+                        return Err(AcceptError::Closed);
+                    }
+                }
                 other => break other,
             }
         };
@@ -58,7 +71,7 @@ impl Doors {
                 Ok(Accepted::New(message))
             }
             Ok(Offer::Same { message, batch }) => {
-                if batch > self.core.durable.load(Ordering::Acquire) {
+                if self.undurable(batch) {
                     self.durable(batch).await?;
                 }
                 self.same(message).await
@@ -97,8 +110,8 @@ impl Doors {
     async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
         let batch = self.core.intake.lock().change(changes).map_err(refused)?;
         self.durable(batch).await?;
-        // It is counted as durable when the catalogue has followed and every shard has its mail about it.
-        while self.core.durable.load(Ordering::Acquire) < batch {
+        // The catalogue follows after the mail.
+        while self.core.applied.load(Ordering::Acquire) < batch {
             tokio::task::yield_now().await;
         }
         let taken: Vec<_> = self.core.mailboxes.iter().map(|mailbox| mailbox.passed()).collect();
@@ -112,8 +125,8 @@ impl Doors {
 
 fn refused(error: OfferError) -> AcceptError {
     match error {
-        OfferError::KeyReused => AcceptError::KeyReused,
-        OfferError::EventIdTaken => AcceptError::EventIdTaken,
+        OfferError::KeyReused { .. } => AcceptError::KeyReused,
+        OfferError::EventIdTaken { .. } => AcceptError::EventIdTaken,
         OfferError::Busy | OfferError::LookAgain => AcceptError::Busy,
         OfferError::Closed => AcceptError::Closed,
     }

@@ -10,6 +10,8 @@ pub enum PumpBug {
     AckBeforeDurable,
     /// A change of configuration is answered before the engines know of it.
     ChangeAnsweredEarly,
+    /// A key is refused as taken by a message that is not durable yet.
+    RefusedEarly,
     /// The payload is taken from the store as text: what is not UTF-8 is replaced.
     PayloadAsText,
 }
@@ -28,7 +30,8 @@ pub enum Planted {
 impl Planted {
     /// All of them.
     pub fn all() -> Vec<Planted> {
-        let pump = [PumpBug::AckBeforeDurable, PumpBug::ChangeAnsweredEarly, PumpBug::PayloadAsText];
+        let pump =
+            [PumpBug::AckBeforeDurable, PumpBug::ChangeAnsweredEarly, PumpBug::RefusedEarly, PumpBug::PayloadAsText];
         let engine = Bug::ALL.into_iter().map(Planted::Engine);
         engine.chain(StoreBug::ALL.into_iter().map(Planted::Store)).chain(pump.into_iter().map(Planted::Pump)).collect()
     }

@@ -27,6 +27,8 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Message(Sequence, Request),
+    /// One of its keys is taken, if the batch is kept.
+    Refused(Request),
     Change(#[expect(dead_code, reason = "for traces")] Vec<Change>),
 }
 

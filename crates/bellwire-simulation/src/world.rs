@@ -426,7 +426,7 @@ impl World {
         match event {
             Event::Produce(request) => self.produce(request),
             Event::Look(generation, request) => return self.look(generation, request),
-            Event::Offer(generation, request, looked) => self.offer(generation, request, looked),
+            Event::Offer(generation, request, looked) => return self.offer(generation, request, looked),
             Event::Change(die) => self.change(die),
             Event::Edit(generation, changes) => self.edit(generation, changes),
             Event::Resend => self.resend(),
@@ -531,14 +531,14 @@ impl World {
         Ok(())
     }
 
-    fn offer(&mut self, generation: u64, request: Request, looked: u64) {
+    fn offer(&mut self, generation: u64, request: Request, looked: u64) -> Checked {
         if !self.alive(generation) {
             self.try_again(request);
-            return;
+            return Ok(());
         }
         let now = self.node_now().engine;
-        let Some(node) = &mut self.node else { return };
-        let Some(draft) = node.draft(&request, now) else { return };
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let Some(draft) = node.draft(&request, now) else { return Ok(()) };
         let answer = node.intake.offer(now, draft, looked);
         let (queued, bytes) = node.intake.queued();
         let code = match &answer {
@@ -565,10 +565,29 @@ impl World {
                 self.try_again(request);
                 3
             }
-            Err(OfferError::KeyReused | OfferError::EventIdTaken) => 4,
+            Err(OfferError::KeyReused { batch } | OfferError::EventIdTaken { batch }) => {
+                if self.bug == Some(Planted::Pump(PumpBug::RefusedEarly)) {
+                    self.check_refused(&request)?;
+                } else if *batch > node.intake.looked() {
+                    node.waiters.entry(*batch).or_default().push(Waiter::Refused(request));
+                } else {
+                    node.answer_now.push(Waiter::Refused(request));
+                }
+                4
+            }
         };
         self.note("offer", [code, queued as u64, bytes as u64]);
         self.schedule_seal();
+        Ok(())
+    }
+
+    /// Whoever is told that a key is taken finds the message that has it.
+    fn check_refused(&self, request: &Request) -> Checked {
+        let mut keys = request.idempotency.iter().map(|(key, _)| *key).chain(request.event);
+        if keys.any(|key| matches!(self.store.find_key(key), Ok(Some(_)))) {
+            return Ok(());
+        }
+        broken(Promise::AcceptedIsDurable, "a key was refused as taken, and nothing durable has it")
     }
 
     fn change(&mut self, die: u32) {
@@ -884,6 +903,8 @@ impl World {
                     self.truth.answered(&self.store, message, request.idempotency, &request.payload)?;
                 }
                 Waiter::Message(_, request) => self.try_again(request),
+                Waiter::Refused(request) if kept => self.check_refused(&request)?,
+                Waiter::Refused(request) => self.after(0, Event::Look(self.generation, request)),
                 Waiter::Change(_) => {
                     if let Some(node) = &mut self.node {
                         node.changing = false;
@@ -1147,7 +1168,7 @@ impl World {
             let _ = self.keep(&sealed.batch);
         }
         for waiter in node.waiters.into_values().flatten() {
-            if let Waiter::Message(_, request) = waiter {
+            if let Waiter::Message(_, request) | Waiter::Refused(request) = waiter {
                 self.try_again(request);
             }
         }
