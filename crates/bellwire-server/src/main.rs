@@ -36,6 +36,9 @@ enum Command {
     Verify(command::verify::Arguments),
     Ledger(command::ledger::Arguments),
     Bench(command::bench::Arguments),
+    Backup(command::backup::BackupArguments),
+    Restore(command::backup::RestoreArguments),
+    Check(command::check::Arguments),
     Config(command::config::Arguments),
     Healthcheck(command::healthcheck::Arguments),
 }
@@ -65,6 +68,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => command::verify::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
         Command::Bench(arguments) => command::bench::run(arguments),
+        Command::Backup(arguments) => command::backup::run_backup(arguments),
+        Command::Restore(arguments) => command::backup::run_restore(arguments),
+        Command::Check(arguments) => command::check::run(arguments),
         Command::Config(arguments) => command::config::run(arguments),
         Command::Healthcheck(arguments) => command::healthcheck::run(arguments),
     }

@@ -48,7 +48,8 @@ pub(crate) fn read(data: &Path) -> anyhow::Result<Ledger> {
     EmbeddedStore::open_reading(data).with_context(place)?.ledger().with_context(place)
 }
 
-fn json(ledger: &Ledger) -> serde_json::Value {
+/// For machines.
+pub(super) fn json(ledger: &Ledger) -> serde_json::Value {
     let ended: serde_json::Map<_, _> =
         reasons(ledger).map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
     serde_json::json!({
@@ -78,11 +79,17 @@ fn table(ledger: &Ledger) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "\n{}", sum(ledger));
+    text
+}
+
+/// The sum, as a line.
+pub(super) fn sum(ledger: &Ledger) -> String {
     let sign = if ledger.balances() { "=" } else { "≠" };
     let Ledger { matched, delivered, pending, .. } = ledger;
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "\n{matched} matched {sign} {delivered} delivered + {pending} pending + {ended} ended");
-    text
+    let ended: u64 = ledger.ended.iter().sum();
+    format!("{matched} matched {sign} {delivered} delivered + {pending} pending + {ended} ended")
 }
 
 fn reasons(ledger: &Ledger) -> impl Iterator<Item = (EndReason, u64)> {

@@ -10,6 +10,8 @@ pub(crate) mod sign;
 pub(crate) mod verify;
 pub(crate) mod ledger;
 pub(crate) mod bench;
+pub(crate) mod backup;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod healthcheck;
 pub(crate) mod svix_server;

@@ -29,7 +29,7 @@ pub(crate) use auth::SecretText;
 pub(crate) use bellwire_delivery::HeaderNames;
 pub(crate) use layers::Effective;
 pub(crate) use mistake::{Mistakes, Origin};
-pub(crate) use secret::secret;
+pub(crate) use secret::{copy as copy_secret, secret};
 pub(crate) use value::parse_duration;
 
 use bellwire_egress::Guard;

@@ -34,6 +34,19 @@ pub(crate) fn secret(data: &Path) -> anyhow::Result<SecretText> {
     read(&path)?.with_context(|| format!("{} vanished while it was made", path.display()))
 }
 
+/// Copies the secret of one data folder to another that has none. Answers whether there was one.
+///
+/// # Errors
+/// It cannot be read or written.
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<bool> {
+    let Some(SecretText(secret)) = read(&from.join(FILE))? else { return Ok(false) };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to.join(FILE))?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    File::open(to)?.sync_all()?;
+    Ok(true)
+}
+
 fn read(path: &Path) -> anyhow::Result<Option<SecretText>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,

@@ -7,7 +7,21 @@ use std::process::Stdio;
 #[test]
 fn every_command_has_help_with_an_example() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["demo", "serve", "token", "send", "sign", "verify", "ledger", "bench", "config", "healthcheck"] {
+    for command in [
+        "demo",
+        "serve",
+        "token",
+        "send",
+        "sign",
+        "verify",
+        "ledger",
+        "bench",
+        "config",
+        "healthcheck",
+        "backup",
+        "restore",
+        "check",
+    ] {
         let output = run(folder.path(), &[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && help.contains(&format!("bellwire {command}")), "{command}: {help}");

@@ -6,6 +6,7 @@ mod receiver;
 mod walkthrough;
 mod starting;
 mod commands;
+mod backup;
 mod settings;
 mod swap;
 mod tls;

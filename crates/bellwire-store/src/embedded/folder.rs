@@ -46,7 +46,7 @@ pub(super) fn bytes(folder: &Path) -> Option<u64> {
     Some(database + wal)
 }
 
-fn private_file(path: &Path) -> io::Result<File> {
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(PermissionsExt::from_mode(0o600))?;
     Ok(file)

@@ -16,6 +16,8 @@ mod keys;
 mod configuration;
 mod index;
 mod ledger;
+mod check;
+mod backup;
 mod recovery;
 mod retention;
 mod reading;
@@ -23,6 +25,8 @@ mod checkpoint;
 mod codec;
 mod fault;
 
+pub use backup::{BackupError, Progress, backup};
+pub use check::{Finding, FindingKind, Report};
 pub use configuration::{PLAIN, Sealer};
 
 use crate::{
@@ -242,6 +246,16 @@ impl EmbeddedStore {
     /// [`OpenError`]
     pub fn open_reading_with(path: &Path, settings: Settings) -> Result<Self, OpenError> {
         Ok(EmbeddedStore { settings, ..Self::open_reading(path)? })
+    }
+
+    /// Looks everything over, in one consistent reading, and changes nothing. With `pages`, SQLite reads every page as well. The secrets of
+    /// endpoints are opened if there is a [`Settings::sealer`].
+    ///
+    /// # Errors
+    /// [`ReadError`] if it cannot even be looked at; what is wrong with what is there is in the report.
+    pub fn check(&self, pages: bool) -> Result<Report, ReadError> {
+        let sealer = self.settings.sealer.as_deref();
+        self.read(|reader| check::check(&*reader.unchecked_transaction()?, sealer, pages))
     }
 
     fn write<R>(&self, work: impl FnOnce(&mut Writer) -> Result<R, CommitError>) -> Result<R, CommitError> {
