@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 TOGETHER = [
     "shutdown", "failing_disk", "full_disk", "disable_in_flight", "lost_response", "fifo_order", "throttle", "idempotency_race",
-    "address_guard", "poison_payloads", "raw_http",
+    "address_guard", "poison_payloads", "raw_http", "backup",
 ]
 ALONE = [
     "kill_under_load", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "thundering_herd", "restart_backlog",
