@@ -5,6 +5,7 @@
 use super::codec::{self, integer};
 use super::configuration::{self, PLAIN, Sealer};
 use super::fault::Fault;
+use super::index::AttemptRecord;
 use super::ledger::{self, Meta};
 use super::message_log::BlobRef;
 use super::waiting_room;
@@ -278,8 +279,8 @@ impl Check<'_> {
             while let Some(row) = of_message.next()? {
                 consider(EndpointKey(row.get(0)?), codec::sequence(row.get(1)?), row.get(2)?);
             }
-            for (endpoint, at, after) in tail.get(&message).into_iter().flatten() {
-                consider(*endpoint, *at, *after);
+            for record in tail.get(&message).into_iter().flatten() {
+                consider(record.endpoint, record.sequence, record.after);
             }
             for endpoint in fan_out.iter().filter(|_| message <= indexed) {
                 let there: bool = indexed_for.query_row([i64::from(endpoint.0), integer(message)], |row| row.get(0))?;
@@ -308,10 +309,10 @@ impl Check<'_> {
     }
 
     /// What the indexes do not hold yet: few, since they follow closely.
-    fn attempts_of_tail(&self) -> Result<HashMap<Sequence, Vec<(EndpointKey, Sequence, u8)>>, Fault> {
+    fn attempts_of_tail(&self) -> Result<HashMap<Sequence, Vec<AttemptRecord>>, Fault> {
         let mut tail: HashMap<Sequence, Vec<_>> = HashMap::new();
         super::attempt_log::records(self.connection, self.meta.indexed, self.meta.newest, |record| {
-            tail.entry(record.message).or_default().push((record.endpoint, record.sequence, record.after));
+            tail.entry(record.message).or_default().push(record);
         })?;
         Ok(tail)
     }
