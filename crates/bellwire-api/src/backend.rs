@@ -2,7 +2,7 @@
 //! API may implement it on anything.
 
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Message, Sequence, Timestamp};
+use bellwire_model::{Endpoint, Message, Sequence, Timestamp};
 use bellwire_store::{Change, Store};
 use parking_lot::RwLock;
 use std::future::Future;
@@ -81,6 +81,11 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// The reason, as a clause.
     fn check_url(&self, url: &url::Url) -> Result<(), String>;
+
+    /// An endpoint's filter could not say whether it takes a message, which means no. For the operator to count.
+    fn filter_failed(&self, endpoint: &Endpoint, why: &str) {
+        let _ = (endpoint, why);
+    }
 
     /// Whether the store can commit; the text says why not. For readiness.
     ///

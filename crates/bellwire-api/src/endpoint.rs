@@ -3,6 +3,7 @@
 use crate::Api;
 use crate::call::Call;
 use crate::edit::Begun;
+use crate::endpoint_shape::{FilterIn, FilterOut, check_filter};
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
@@ -11,8 +12,8 @@ use crate::wire::{Keep, Pairs, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
-    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Health, Limits, Metadata, OrganisationId,
-    RetrySchedule,
+    ActiveSecret, ContentFilter, DisabledBy, Endpoint, EndpointId, EndpointKey, Health, Limits, Metadata,
+    OrganisationId, RetrySchedule, Shape,
 };
 use bellwire_signature::{Secret, SecretKind};
 use bellwire_store::Change;
@@ -114,6 +115,7 @@ struct EndpointIn {
     fifo: bool,
     /// Waits between attempts, in seconds, instead of the server's.
     retry_schedule: Option<Vec<u64>>,
+    filter: Option<FilterIn>,
 }
 
 /// Changes to an endpoint: absent keeps, null clears.
@@ -138,6 +140,7 @@ struct EndpointPatch {
     fifo: Keep<bool>,
     /// Waits between attempts, in seconds, instead of the server's.
     retry_schedule: Patch<Vec<u64>>,
+    filter: Patch<FilterIn>,
 }
 
 /// An endpoint. Its secret is read elsewhere.
@@ -178,6 +181,8 @@ pub(crate) struct EndpointCommon<'a> {
     /// Waits between attempts, in seconds, if they are not the server's.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_schedule: Option<Vec<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<FilterOut<'a>>,
     created_at: Time,
     updated_at: Time,
 }
@@ -201,6 +206,7 @@ impl<'a> From<&'a Endpoint> for EndpointCommon<'a> {
                 .retry_schedule
                 .as_ref()
                 .map(|schedule| schedule.waits().iter().map(std::time::Duration::as_secs).collect()),
+            filter: endpoint.shape.filter.as_ref().map(FilterOut::of),
             created_at: Time(endpoint.created_at),
             updated_at: Time(endpoint.updated_at),
         }
@@ -226,6 +232,7 @@ struct NewEndpoint {
     headers: Option<Vec<(String, String)>>,
     metadata: Metadata,
     retry_schedule: Option<RetrySchedule>,
+    filter: Option<ContentFilter>,
 }
 
 impl EndpointIn {
@@ -252,6 +259,7 @@ impl EndpointIn {
         let metadata = self.metadata.unwrap_or_default();
         faults.metadata(&metadata);
         let retry_schedule = faults.retry_schedule(self.retry_schedule.as_deref());
+        let filter = self.filter.and_then(|filter| check_filter(&mut faults, filter));
         faults.end()?;
         Ok(NewEndpoint {
             url: url.unwrap_or_default(),
@@ -265,6 +273,7 @@ impl EndpointIn {
             headers,
             metadata,
             retry_schedule,
+            filter,
         })
     }
 }
@@ -295,7 +304,7 @@ impl NewEndpoint {
             secrets: vec![ActiveSecret { secret, expires_at: None }],
             headers: self.headers.unwrap_or_default(),
             retry_schedule: self.retry_schedule,
-            shape: Default::default(),
+            shape: Shape { filter: self.filter },
             access: Default::default(),
             metadata: self.metadata,
             health: Health::default(),
@@ -326,6 +335,7 @@ impl NewEndpoint {
         endpoint.channels = self.channels;
         endpoint.limits = self.limits;
         endpoint.retry_schedule = self.retry_schedule;
+        endpoint.shape.filter = self.filter;
         endpoint.metadata = self.metadata;
         if let Some(headers) = self.headers {
             endpoint.headers = headers;
@@ -596,6 +606,7 @@ impl EndpointPatch {
             endpoint.limits.fifo = fifo;
         }
         self.retry_schedule.apply(&mut endpoint.retry_schedule, |seconds| faults.retry_schedule(Some(&seconds)));
+        self.filter.apply(&mut endpoint.shape.filter, |filter| check_filter(faults, filter));
     }
 }
 

@@ -26,6 +26,7 @@ mod wire;
 mod application;
 mod endpoint;
 mod endpoint_headers;
+mod endpoint_shape;
 mod endpoint_secret;
 mod event_type;
 mod message;

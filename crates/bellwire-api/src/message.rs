@@ -2,7 +2,7 @@
 
 use crate::Api;
 use crate::application::{self, ApplicationIn};
-use crate::backend::Accepted;
+use crate::backend::{Accepted, Backend};
 use crate::call::Call;
 use crate::error::{self, Error, Fault};
 use crate::field::{self, Faults};
@@ -14,6 +14,7 @@ use crate::wire::{Pairs, Text, Time};
 use axum::response::Response;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
 use bellwire_model::{ContentType, Message, MessageId, Timestamp};
+use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_store::{Change, MessageQuery};
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -290,7 +291,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         Some(entry) => entry,
         None => create_application(&call, application).await?,
     };
-    let draft = draft.addressed(&entry);
+    let draft = draft.addressed(&entry, call.api.backend());
     let (Accepted::New(message) | Accepted::Same(message)) = call.api.backend().accept(draft).await?;
     Ok(error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, with_content, now)))
 }
@@ -322,10 +323,20 @@ async fn create_application(call: &Call, input: Option<ApplicationIn>) -> Result
 pub(crate) struct Unaddressed(Draft);
 
 impl Unaddressed {
-    pub(crate) fn addressed(self, entry: &ApplicationEntry) -> Draft {
+    /// To the endpoints of the application that take it. A filter that cannot say means no.
+    pub(crate) fn addressed(self, entry: &ApplicationEntry, backend: &dyn Backend) -> Draft {
         let Unaddressed(mut draft) = self;
         draft.application = entry.application.key;
-        draft.fan_out = fan_out(entry, &draft.event_type, &draft.channels);
+        let Draft { event_type, event_id, channels, tags, payload, .. } = &draft;
+        let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload);
+        draft.fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
+            Verdict::Match => true,
+            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+            Verdict::Fault(why) => {
+                backend.filter_failed(endpoint, &why);
+                false
+            }
+        });
         draft.event = draft.event_id.as_deref().map(|id| event_key(entry.application.id, id));
         draft
     }

@@ -148,7 +148,7 @@ async fn test_attempt(mut call: Call) -> Result<Response, Error> {
     let once = call.once(body.bytes());
     let now = call.api.backend().now();
     let (draft, _) = input.check(&call.api, &body, once, now)?;
-    let mut draft = draft.addressed(&application);
+    let mut draft = draft.addressed(&application, call.api.backend());
     draft.fan_out = FanOut::from_slice(&[endpoint.key]);
     let message = accept(&call, draft).await?;
     let delivery = Delivery { endpoint: endpoint.key, message: message.sequence() };

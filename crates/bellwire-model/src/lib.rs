@@ -35,4 +35,4 @@ pub use id::{ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, Se
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
-pub use shape::Shape;
+pub use shape::{ContentFilter, FilterSource, Prepared, Shape};

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
 use bellwire_engine::{Catalogue, Draft, Offer, OfferError};
-use bellwire_model::{Sequence, Timestamp};
+use bellwire_model::{Endpoint, Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -171,6 +171,11 @@ impl Backend for Doors {
 
     fn check_url(&self, url: &url::Url) -> Result<(), String> {
         self.core.guard.check_url(url).map_err(|forbidden| forbidden.customer_text())
+    }
+
+    fn filter_failed(&self, endpoint: &Endpoint, why: &str) {
+        self.core.metrics.filter_failed();
+        tracing::debug!(endpoint.id = %endpoint.id, why, "a filter could not say whether its endpoint takes a message");
     }
 
     fn ready(&self) -> Result<(), String> {

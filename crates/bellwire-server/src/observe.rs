@@ -29,6 +29,7 @@ struct StageLabel {
 pub(crate) struct Metrics {
     registry: Registry,
     messages_accepted: Counter,
+    filters_failed: Counter,
     attempts: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
     commit_rows: Histogram,
@@ -58,6 +59,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("bellwire");
         let messages_accepted = Counter::default();
         registry.register("messages_accepted", "Messages accepted and durable", messages_accepted.clone());
+        let filters_failed = Counter::default();
+        registry.register(
+            "filters_failed",
+            "Endpoints that got no delivery of a message because their filter could not say: a missing field, too many steps",
+            filters_failed.clone(),
+        );
         let attempts = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "attempts_ended",
@@ -117,6 +124,7 @@ impl Metrics {
         Metrics {
             registry,
             messages_accepted,
+            filters_failed,
             attempts,
             commit_seconds,
             commit_rows,
@@ -140,6 +148,11 @@ impl Metrics {
     pub(crate) fn accepted(&self, took: Duration) {
         self.messages_accepted.inc();
         self.accept_stage.observe(took.as_secs_f64());
+    }
+
+    /// A filter could not say.
+    pub(crate) fn filter_failed(&self) {
+        self.filters_failed.inc();
     }
 
     /// The first attempt of a delivery begins, so long after its message was accepted.

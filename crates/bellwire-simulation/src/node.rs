@@ -135,7 +135,7 @@ impl Node {
         let application = self.catalogue.application(request.application)?;
         Some(Draft {
             application: request.application,
-            fan_out: fan_out(application, "a.b", &[]),
+            fan_out: fan_out(application, |endpoint| bellwire_model::matches(endpoint, "a.b", &[])),
             event_type: "a.b".to_owned(),
             event_id: None,
             channels: Vec::new(),

@@ -7,6 +7,7 @@ mod world;
 mod life;
 mod access;
 mod rules;
+mod shape;
 mod change;
 mod lists;
 mod look;

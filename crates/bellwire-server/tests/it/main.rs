@@ -4,6 +4,7 @@
 mod program;
 mod receiver;
 mod walkthrough;
+mod shaping;
 mod starting;
 mod commands;
 mod backup;

@@ -3,6 +3,7 @@
 use super::codec;
 use super::fault::Fault;
 use super::message_log::array;
+use super::shape;
 use bellwire_model::{
     ActiveSecret, Application, ApplicationId, ApplicationKey, DisabledBy, Endpoint, EndpointId, EndpointKey, EventType,
     Health, Ksuid, Limits, OrganisationId, RetrySchedule, Timestamp,
@@ -102,8 +103,8 @@ pub(super) fn put_endpoint(
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO endpoint (key, application, id, uid, url, description, disabled, event_types, channels, \
-             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         )?
         .execute(params![
             endpoint.key.0,
@@ -124,6 +125,7 @@ pub(super) fn put_endpoint(
             failing_since,
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
+            shape::stored(&endpoint.shape),
         ])?;
     Ok(())
 }
@@ -176,7 +178,7 @@ pub(super) fn put_health(
 pub(super) fn endpoints(connection: &Connection, sealer: Option<&dyn Sealer>) -> Result<Vec<Arc<Endpoint>>, Fault> {
     let mut statement = connection.prepare(
         "SELECT key, application, id, uid, url, description, disabled, event_types, channels, throttle_rate, fifo, \
-         secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at FROM endpoint ORDER BY key",
+         secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape FROM endpoint ORDER BY key",
     )?;
     let mut rows = statement.query([])?;
     let mut endpoints = Vec::new();
@@ -207,7 +209,7 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
         secrets: open_secrets(sealer, application, id, &row.get::<_, Vec<u8>>(11)?)?,
         headers: json(row, 12, WHAT)?,
         retry_schedule: schedule.transpose().map_err(|error| Fault::damaged(WHAT, error.to_string()))?,
-        shape: Default::default(),
+        shape: shape::read(row.get::<_, Option<String>>(18)?)?,
         access: Default::default(),
         metadata: json(row, 14, WHAT)?,
         health: Health { failing_since, written: failing_since.is_some() },

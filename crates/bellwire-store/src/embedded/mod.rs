@@ -14,6 +14,7 @@ mod attempt_log;
 mod waiting_room;
 mod keys;
 mod configuration;
+mod shape;
 mod index;
 mod ledger;
 mod check;

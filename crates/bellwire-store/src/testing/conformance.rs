@@ -6,10 +6,10 @@
 use super::world::{APPLICATION, Draft, World, attempt_pages, attempt_query, message_query, pages};
 use crate::{AttemptFilter, Batch, Change, CommitError, KeptAnswer, Span, StatusFilter, Store, WaitingHead};
 use bellwire_model::{
-    ActiveSecret, AfterAttempt, Application, ApplicationId, ApplicationKey, AttemptId, DedupeKey, Delivery,
-    DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType, FailureClass,
-    Health, Limits, OrganisationId, Outcome, Partition, RequestDigest, RetryAfter, RetrySchedule, Sequence, Timestamp,
-    Trigger, Waiting,
+    ActiveSecret, AfterAttempt, Application, ApplicationId, ApplicationKey, AttemptId, ContentFilter, DedupeKey,
+    Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType,
+    FailureClass, FilterSource, Health, Limits, OrganisationId, Outcome, Partition, RequestDigest, RetryAfter,
+    RetrySchedule, Sequence, Shape, Timestamp, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -232,7 +232,7 @@ fn endpoint(key: u32, application: u32) -> Endpoint {
         ],
         headers: vec![("x-b".to_owned(), "2".to_owned()), ("x-a".to_owned(), "1".to_owned())],
         retry_schedule: RetrySchedule::new(vec![Duration::from_millis(1_500), SECOND]).ok(),
-        shape: Default::default(),
+        shape: Shape { filter: Some(ContentFilter::new(FilterSource::Cel("payload.a == 1".to_owned()))) },
         access: Default::default(),
         metadata: BTreeMap::new(),
         health: Health::default(),
@@ -247,6 +247,9 @@ fn configuration_comes_back_as_it_was(world: &mut World) {
     let second = Arc::new(plain);
     let full = Arc::new(endpoint(3, 1));
     let bare = Arc::new(Endpoint {
+        shape: Shape {
+            filter: Some(ContentFilter::new(FilterSource::CloudEvents(r#"{"exact":{"type":"a"}}"#.to_owned()))),
+        },
         uid: Some("e".to_owned()),
         disabled: Some(DisabledBy::User),
         event_types: None,
