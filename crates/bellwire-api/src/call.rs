@@ -1,12 +1,13 @@
 //! One request on its way through a handler: who sent it, its path, query and body, and the reading verbs it needs.
 
 use crate::Api;
-use crate::auth::Principal;
+use crate::auth::{Principal, Verified};
 use crate::edit::Begun;
 use crate::error::Error;
 use crate::idempotency::Once;
 use crate::json::Json;
 use crate::operation::Access;
+use crate::permission::Permission;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use bellwire_engine::ApplicationEntry;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub(crate) struct Call {
     pub(crate) api: Api,
     pub(crate) principal: Arc<Principal>,
+    /// What it was signed with.
+    pub(crate) token: Arc<Verified>,
     params: RawPathParams,
     parts: Parts,
     /// Behind a mutex that nobody ever waits for: a body alone cannot be shared across an await.
@@ -48,17 +51,21 @@ impl FromRequest<Api> for Unchecked {
 }
 
 impl Unchecked {
-    /// Lets the request through if its token allows `access`.
+    /// Lets the request through if its token allows `access`, and what needs `needed`.
     ///
     /// # Errors
-    /// 401 without a valid token, 403 with one that is not enough.
-    pub(crate) fn check(self, access: Access) -> Result<Call, Error> {
+    /// 401 without a valid token, 403 with one that is not enough, 429 with one that was used too often.
+    pub(crate) fn check(self, access: Access, needed: Permission) -> Result<Call, Error> {
         let Unchecked { api, params, parts, body } = self;
-        let principal = api.tokens().principal(&parts.headers, api.backend().now())?;
+        let token = api.tokens().admit(&parts.headers, needed, api.backend().catalogue(), api.backend().now())?;
+        let principal = token.principal.clone();
         match (access, &*principal) {
             (Access::Organisation, Principal::Application { .. }) => Err(Error::forbidden()),
-            (Access::Organisation | Access::Application | Access::Reader, _) => {
-                Ok(Call { api, principal, params, parts, body: Mutex::new(body) })
+            (Access::Sender, Principal::Application { .. }) if token.credential.registered.is_none() => {
+                Err(Error::forbidden())
+            }
+            (Access::Organisation | Access::Sender | Access::Application | Access::Reader, _) => {
+                Ok(Call { api, principal, token, params, parts, body: Mutex::new(body) })
             }
         }
     }
@@ -105,9 +112,25 @@ impl Call {
         strict && (version.starts_with("0.") || version.starts_with("1."))
     }
 
+    /// The server's own address, as the client that asks this has it: `http://host:port`, or `https` if a proxy says so.
+    pub(crate) fn own_url(&self) -> Option<String> {
+        let header = |name: &str| self.parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let authority = self.parts.uri.authority().map(|authority| authority.as_str()).or_else(|| header("host"))?;
+        let authority: http::uri::Authority = authority.parse().ok()?;
+        let proto = header("x-forwarded-proto").and_then(|all| all.split(',').next()).map(str::trim);
+        let https = self.api.settings().serves_tls || proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+        let scheme = if https { "https" } else { "http" };
+        Some(format!("{scheme}://{authority}"))
+    }
+
     /// The body; once.
     pub(crate) async fn json(&mut self) -> Result<Json, Error> {
         Json::read(&self.parts.headers, std::mem::take(self.body.get_mut()), self.api.settings()).await
+    }
+
+    /// As [`Call::json`]; a body that is empty is an empty object, for operations that need none.
+    pub(crate) async fn json_or_nothing(&mut self) -> Result<Json, Error> {
+        Ok(self.json().await?.or_empty_object())
     }
 
     /// What makes the request the same as another, if it has an idempotency key.

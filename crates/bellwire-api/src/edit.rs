@@ -70,6 +70,20 @@ impl Edit<'_> {
         self.finish(status, body.into()).await
     }
 
+    /// As [`Edit::answer`], for an answer that must not be stored: what is kept instead is `kept`, from which whoever
+    /// finds it makes the answer again.
+    pub(crate) async fn answer_keeping<T: Serialize>(
+        self,
+        status: StatusCode,
+        value: &T,
+        kept: &impl Serialize,
+    ) -> Result<Response, Error> {
+        let kept = serde_json::to_vec(kept)
+            .map_err(|error| Error::Internal(format!("an answer could not be written: {error}")))?;
+        self.finish(status, kept.into()).await?;
+        Ok(error::json(status, value))
+    }
+
     /// Commits, and answers 204.
     pub(crate) async fn no_content(self) -> Result<Response, Error> {
         self.finish(StatusCode::NO_CONTENT, Bytes::new()).await

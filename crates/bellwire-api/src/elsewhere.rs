@@ -8,6 +8,7 @@ use crate::Api;
 use crate::call::Unchecked;
 use crate::error::Error;
 use crate::operation::{Access, Operation, filter};
+use crate::permission::Permission;
 use axum::Router;
 use axum::routing::on;
 use http::{Method, StatusCode};
@@ -30,7 +31,7 @@ pub(crate) fn routes(mut routes: Router<Api>, here: &HashSet<(Method, &'static s
              docs/svix-operations.md lists those that it has."
         );
         let answer = move |unchecked: Unchecked| {
-            let refused = unchecked.check(Access::Reader).map(|_| not_implemented(detail.clone()));
+            let refused = unchecked.check(Access::Reader, Permission::Own).map(|_| not_implemented(detail.clone()));
             std::future::ready(match refused {
                 Ok(error) | Err(error) => error,
             })

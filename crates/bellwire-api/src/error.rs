@@ -94,6 +94,17 @@ impl Error {
         Self::refused(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
     }
 
+    /// The token was used more often than it may be; `Retry-After` says in whole seconds when it may again.
+    pub(crate) fn too_many_requests(wait: std::time::Duration) -> Self {
+        let after_seconds = u16::try_from(wait.as_micros().div_ceil(1_000_000)).unwrap_or(u16::MAX).max(1);
+        Error::Later {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: "rate_limited",
+            detail: "This token was used more often than the server allows. Try again later.",
+            after_seconds,
+        }
+    }
+
     /// One fault, of the kind `value_error`.
     pub(crate) fn invalid(loc: &[&str], msg: impl Into<String>) -> Self {
         Error::Invalid(vec![Fault::new(loc, msg)])

@@ -60,6 +60,11 @@ impl Json {
         serde_json::from_slice(&self.0).map_err(|first| self.fault::<T>(&first))
     }
 
+    /// An empty object, if there is nothing.
+    pub(crate) fn or_empty_object(self) -> Self {
+        if self.0.is_empty() { Json(Bytes::from_static(b"{}")) } else { self }
+    }
+
     /// The bytes.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.0

@@ -15,6 +15,8 @@ pub mod backend;
 mod operation;
 mod call;
 mod auth;
+mod permission;
+mod rate;
 mod json;
 mod idempotency;
 mod edit;
@@ -36,13 +38,16 @@ mod try_out;
 mod attempt;
 mod delivery;
 mod stats;
+mod api_token;
+mod portal;
 mod health;
 mod elsewhere;
 mod openapi;
 
-pub use auth::{MintError, Principal, mint_token};
+pub use auth::{JwtAlgorithm, MintError, Principal, mint_token, mint_token_by};
 pub use backend::Backend;
 pub use openapi::document as openapi_document;
+pub use rate::RateLimit;
 
 use axum::Router;
 use axum::extract::Request;
@@ -57,10 +62,18 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 /// What the operator decides about the API.
 #[derive(Clone)]
 pub struct Settings {
-    /// Tokens signed with it (HS256) are valid. While it is empty, none are.
+    /// Tokens signed with it are valid. While it is empty, none are.
     pub jwt_secret: Vec<u8>,
     /// Tokens signed with one of these are valid, too: secrets that are being replaced.
     pub jwt_secrets_before: Vec<Vec<u8>>,
+    /// How tokens are signed.
+    pub jwt_algorithm: JwtAlgorithm,
+    /// How often a token may be used; without limit if absent.
+    pub rate_limit: Option<RateLimit>,
+    /// Where the portal is, without a slash at its end; at the address of the request if absent.
+    pub app_portal_url: Option<String>,
+    /// Clients speak TLS with us.
+    pub serves_tls: bool,
     /// Endpoints must be `https`.
     pub https_only: bool,
     /// What a new endpoint's secret is, unless its creator brings one.
@@ -83,6 +96,10 @@ impl Default for Settings {
         Settings {
             jwt_secret: Vec::new(),
             jwt_secrets_before: Vec::new(),
+            jwt_algorithm: JwtAlgorithm::default(),
+            rate_limit: None,
+            app_portal_url: None,
+            serves_tls: false,
             https_only: false,
             default_secret_kind: SecretKind::Symmetric,
             payload_bytes_max: 1024 * 1024,
@@ -122,8 +139,7 @@ struct Shared {
 impl Api {
     /// On a backend.
     pub fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
-        let secrets = std::iter::once(&settings.jwt_secret).chain(&settings.jwt_secrets_before);
-        let tokens = auth::Tokens::new(secrets, settings.token_cache_max);
+        let tokens = auth::Tokens::new(&settings);
         Api(Arc::new(Shared { backend, tokens, settings }))
     }
 
@@ -154,6 +170,8 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(attempt::operations());
     all.extend(delivery::operations());
     all.extend(stats::operations());
+    all.extend(portal::operations());
+    all.extend(api_token::operations());
     all.extend(health::operations());
     all
 }

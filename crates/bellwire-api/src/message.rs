@@ -45,7 +45,7 @@ pub(crate) fn operations() -> Vec<Operation> {
             .query::<WithContent>()
             .filters_event_types()
             .answers::<ListOut<MessageOut<'static>>>(200),
-        Operation::new(Method::POST, all, Access::Organisation, create)
+        Operation::new(Method::POST, all, Access::Sender, create)
             .described(
                 "v1.message.create",
                 TAG,
@@ -297,8 +297,13 @@ async fn create(mut call: Call) -> Result<Response, Error> {
 }
 
 /// For a message whose application is not there yet: from its own `application`.
-async fn create_application(call: &Call, input: Option<ApplicationIn>) -> Result<Arc<ApplicationEntry>, Error> {
-    let input = input.ok_or_else(Error::not_found)?;
+pub(crate) async fn create_application(
+    call: &Call,
+    input: Option<ApplicationIn>,
+) -> Result<Arc<ApplicationEntry>, Error> {
+    // An application's token makes no others.
+    let allowed = call.principal.application().is_none();
+    let input = input.filter(|_| allowed).ok_or_else(Error::not_found)?;
     let loc = ["body", "application", "uid"];
     let fault = match input.uid() {
         None => Some(Fault::of_kind("application_uid_missing", &loc, "Application UID not set in body")),

@@ -5,6 +5,7 @@
 use crate::Api;
 use crate::call::{Call, Unchecked};
 use crate::error::Error;
+use crate::permission::Permission;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
@@ -16,6 +17,8 @@ use std::future::Future;
 pub(crate) enum Access {
     /// The organisation only; 403 for an application's token.
     Organisation,
+    /// The organisation, and a registered token of the application of the path; 403 for its portal's.
+    Sender,
     /// The organisation, and the application of the path; 404 for another's token.
     Application,
     /// Every valid token; the handler shows each what it may see.
@@ -27,6 +30,7 @@ impl Access {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Access::Organisation => "organisation",
+            Access::Sender => "sender",
             Access::Application => "application",
             Access::Reader => "reader",
         }
@@ -57,9 +61,10 @@ impl Operation {
         F: Fn(Call) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Response, Error>> + Send,
     {
+        let needed = Permission::of(&method, path);
         let route = on(filter(&method), move |unchecked: Unchecked| {
             let handler = handler.clone();
-            async move { handler(unchecked.check(access)?).await }
+            async move { handler(unchecked.check(access, needed)?).await }
         });
         Self::with_route(method, path, Some(access), route)
     }
@@ -70,10 +75,11 @@ impl Operation {
         F: Fn(Call) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Response, Error>> + Send + 'static,
     {
+        let needed = Permission::of(&method, path);
         let route = on(filter(&method), move |unchecked: Unchecked| {
             let handler = handler.clone();
             async move {
-                match tokio::spawn(handler(unchecked.check(access)?)).await {
+                match tokio::spawn(handler(unchecked.check(access, needed)?)).await {
                     Ok(answer) => answer,
                     Err(error) => Err(Error::Internal(format!("a handler ended: {error}"))),
                 }

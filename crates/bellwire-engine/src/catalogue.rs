@@ -4,6 +4,7 @@
 //! backlog. The doors share one behind a read-write lock; entries are `Arc`s, so a reader keeps the lock for a clone.
 
 use crate::engine::Input;
+use crate::tokens::TokenRegister;
 use bellwire_model::{
     Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, OrganisationId,
 };
@@ -30,6 +31,7 @@ pub struct Catalogue {
     by_uid: HashMap<(OrganisationId, String), ApplicationKey>,
     endpoints: HashMap<EndpointKey, ApplicationKey>,
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
+    tokens: TokenRegister,
 }
 
 impl Catalogue {
@@ -44,6 +46,21 @@ impl Catalogue {
         endpoints.into_iter().for_each(|e| drop(catalogue.put_endpoint(e)));
         event_types.into_iter().for_each(|t| catalogue.put_event_type(t));
         catalogue
+    }
+
+    /// What is known about tokens.
+    pub fn tokens(&self) -> &TokenRegister {
+        &self.tokens
+    }
+
+    /// As [`Catalogue::tokens`], to be changed.
+    pub fn tokens_mut(&mut self) -> &mut TokenRegister {
+        &mut self.tokens
+    }
+
+    /// Whether there is an application with this id, of whichever organisation.
+    pub fn has_application(&self, id: ApplicationId) -> bool {
+        self.by_id.contains_key(&id)
     }
 
     /// By key.
@@ -137,6 +154,10 @@ impl Catalogue {
             }
             Change::DeleteEventType(organisation, name) => {
                 self.remove_event_type(organisation, name);
+                None
+            }
+            Change::Token(change) => {
+                self.tokens.apply(change);
                 None
             }
             Change::KeepAnswer(_)

@@ -18,6 +18,7 @@
 //! ```
 
 mod catalogue;
+mod tokens;
 mod fan_out;
 mod accept;
 mod schedule;
@@ -40,3 +41,4 @@ pub use fan_out::fan_out;
 pub use notify::Notice;
 #[cfg(feature = "planted-bugs")]
 pub use planted::Bug;
+pub use tokens::{Credential, Registered, TakenBack, TokenRegister};

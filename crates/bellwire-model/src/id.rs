@@ -264,6 +264,14 @@ id!(
     /// The id of a background task.
     TaskId, "qtask_"
 );
+id!(
+    /// The id of a token that is registered: listed, scoped, taken back by this.
+    TokenId, "key_"
+);
+id!(
+    /// What an application's token is known by that is not registered; its sequence says when it was issued.
+    PortalTokenId, "appsk_"
+);
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,7 @@ mod filter;
 mod retry;
 mod health;
 mod ledger;
+mod token;
 
 pub use access::Access;
 pub use application::{
@@ -31,8 +32,12 @@ pub use endpoint::{ActiveSecret, DisabledBy, Endpoint, EndpointKey, Limits};
 pub use event_type::EventType;
 pub use filter::matches;
 pub use health::{Health, HealthStep};
-pub use id::{ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, Sequence, SequenceSource, TaskId};
+pub use id::{
+    ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, PortalTokenId, Sequence, SequenceSource, TaskId,
+    TokenId,
+};
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
 pub use shape::{ContentFilter, FilterSource, Prepared, Shape};
+pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};

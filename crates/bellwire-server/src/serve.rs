@@ -81,11 +81,13 @@ impl Server {
         intake.hold(leases.iter().map(|lease| (lease.partition, lease.fence)).collect());
         let engines: Vec<_> = (0..shards).map(|_| Engine::new(config.engine_settings(), seed())).collect();
         let inputs = share_out(&recovered, shards);
+        let mut catalogue = Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types);
+        recovered.tokens.into_changes().for_each(|change| catalogue.tokens_mut().apply(&change));
         let core = Arc::new(Core::new(
             Clock::start(recovered.newest.time()),
             store,
             intake,
-            Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types),
+            catalogue,
             shards,
             recovered.last_key,
             Metrics::new(),
@@ -98,6 +100,7 @@ impl Server {
         let mut threads = Vec::with_capacity(shards);
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
             let doors: Arc<dyn Backend> = Arc::new(Doors { core: Arc::clone(&core), shard: index });
+            let api = bellwire_api::Api::new(doors, api.clone());
             let shard = Shard {
                 core: Arc::clone(&core),
                 index,
@@ -105,7 +108,8 @@ impl Server {
                 inputs,
                 listener,
                 tls: tls.as_ref().map(Tls::acceptor),
-                router: router(&core, bellwire_api::Api::new(doors, api.clone())),
+                router: router(&core, api.clone()),
+                tokens: (index == 0).then_some(api),
                 limits: wiring::connections(config, shards),
                 egress: Arc::clone(&egress),
                 push: wiring::push(config),

@@ -5,16 +5,21 @@ use crate::core::Core;
 use crate::pump::Pump;
 use anyhow::Context;
 use axum::Router;
+use bellwire_api::Api;
 use bellwire_delivery::{Push, PushSettings};
 use bellwire_egress::Egress;
 use bellwire_engine::{Engine, Input};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Threads of a shard that may block on reading the store.
 const READERS: usize = 4;
+
+/// How often the last uses of tokens are written down.
+const TOKENS_PERIOD: Duration = Duration::from_secs(30);
 
 /// What a shard is made of.
 pub(crate) struct Shard {
@@ -27,6 +32,8 @@ pub(crate) struct Shard {
     /// Present if clients must speak TLS.
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     pub(crate) router: Router,
+    /// On the one shard that looks after the tokens.
+    pub(crate) tokens: Option<Api>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
     pub(crate) push: PushSettings,
@@ -60,7 +67,7 @@ impl Shard {
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Shard { core, index, engine, inputs, listener, tls, router, limits, egress, push, mut stop } = self;
+        let Shard { core, index, engine, inputs, listener, tls, router, tokens, limits, egress, push, mut stop } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
         let mut pump = Pump::new(Arc::clone(&core), index, engine, Push::new(client, push));
@@ -70,13 +77,33 @@ impl Shard {
             // The sender lives as long as the server.
             let _ = stop.wait_for(|s| *s).await;
         });
+        let keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
         tokio::select! {
             () = serving => {}
             // It ends by itself only by a panic. A server that accepts and does not deliver is worse than none.
             ended = &mut pump => return ended.context("the engine's task failed"),
         }
+        keeping.abort();
+        if let Some(api) = tokens {
+            write_down(&api).await;
+        }
         // Requests have been answered; what is in flight may end now, and nothing new begins.
         core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop));
         pump.await.context("the engine's task failed")
+    }
+}
+
+/// Writes down now and then what is known about tokens in memory only.
+async fn keep_tokens(api: Option<Api>) {
+    let Some(api) = api else { return };
+    loop {
+        tokio::time::sleep(TOKENS_PERIOD).await;
+        write_down(&api).await;
+    }
+}
+
+async fn write_down(api: &Api) {
+    if let Err(error) = api.keep_tokens().await {
+        tracing::debug!(%error, "the last uses of tokens have to wait");
     }
 }

@@ -43,6 +43,11 @@ impl Sealer for EndpointSecrets {
 pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
     Ok(bellwire_api::Settings {
         jwt_secret: config.jwt_secret()?.reveal().as_bytes().to_vec(),
+        jwt_secrets_before: config.jwt_secrets_before(),
+        jwt_algorithm: config.auth.jwt_algorithm,
+        rate_limit: config.limits.rate_limit(),
+        app_portal_url: config.server.app_portal_url.clone(),
+        serves_tls: config.server.tls.is_some(),
         https_only: config.delivery.https_only,
         default_secret_kind: config.delivery.default_secret_kind,
         body_bytes_max: config.server.body_bytes_max,

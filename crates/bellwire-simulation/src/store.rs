@@ -8,8 +8,8 @@ use bellwire_model::{
 };
 use bellwire_store::{
     Accepted, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
-    DeliveryOfMessage, Fence, KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store,
-    Unfinished, WaitingHead,
+    DeliveryOfMessage, Fence, KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, RecoveredTokens, Span,
+    StatusFilter, Store, Unfinished, WaitingHead,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +69,7 @@ struct State {
     added: BTreeSet<Delivery>,
     keys: BTreeMap<DedupeKey, DedupeEntry>,
     answers: BTreeMap<DedupeKey, KeptAnswer>,
+    tokens: RecoveredTokens,
     applications: BTreeMap<ApplicationKey, Arc<Application>>,
     endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
@@ -266,6 +267,7 @@ impl State {
             Change::DeleteEventType(organisation, name) => {
                 self.event_types.remove(&(organisation.clone(), name.clone()));
             }
+            Change::Token(change) => self.tokens.apply(change),
             Change::KeepAnswer(answer) => {
                 self.answers.insert(answer.key, answer.clone());
             }
@@ -482,6 +484,7 @@ impl Store for SimStore {
             applications: state.applications.values().cloned().collect(),
             endpoints: state.endpoints.values().cloned().collect(),
             event_types: state.event_types.values().cloned().collect(),
+            tokens: state.tokens.clone(),
             unfinished,
             waiting,
             ledger: state.ledger,

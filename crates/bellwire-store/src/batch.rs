@@ -2,7 +2,7 @@
 
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
-    Message, OrganisationId, Partition, RequestDigest, Sequence, Timestamp, Waiting,
+    Message, OrganisationId, Partition, RequestDigest, Sequence, Timestamp, TokenChange, Waiting,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -94,6 +94,8 @@ pub enum Change {
     PutEventType(Arc<EventType>),
     /// Removes the row.
     DeleteEventType(OrganisationId, String),
+    /// Changes what is kept about tokens.
+    Token(TokenChange),
     /// Keeps an answer under its idempotency key.
     KeepAnswer(KeptAnswer),
     /// Puts a delivery into the waiting room, or moves it there to another time: `deliver_at`, resends, the engine's backlog.

@@ -20,8 +20,8 @@ pub mod testing;
 
 pub use batch::{Accepted, Batch, Change, DedupeEntry, Fence, KeptAnswer, Lease};
 pub use query::{
-    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Recovered, Span,
-    StatusFilter, Unfinished, WaitingHead,
+    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Recovered, RecoveredTokens,
+    Span, StatusFilter, Unfinished, WaitingHead,
 };
 
 pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};

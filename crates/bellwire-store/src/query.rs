@@ -1,8 +1,8 @@
 //! What can be asked, and what is answered.
 
 use bellwire_model::{
-    Application, AttemptNumber, DeliveryState, Endpoint, EndpointKey, EventType, FanOut, Ledger, Message, Sequence,
-    Timestamp,
+    ApiToken, Application, AttemptNumber, Cutoff, DeliveryState, Endpoint, EndpointKey, EventType, FanOut, Ledger,
+    Logout, Message, Sequence, Timestamp, TokenChange,
 };
 use std::sync::Arc;
 
@@ -151,10 +151,71 @@ pub struct Recovered {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// All, archived ones included.
     pub event_types: Vec<Arc<EventType>>,
+    /// What is kept about tokens.
+    pub tokens: RecoveredTokens,
     /// In order of acceptance.
     pub unfinished: Vec<Unfinished>,
     /// For each endpoint with rows in the waiting room, its head.
     pub waiting: Vec<(EndpointKey, WaitingHead)>,
     /// The counters, `pending` not filled.
     pub ledger: Ledger,
+}
+
+/// What is kept about tokens, in no particular order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecoveredTokens {
+    /// Registered ones.
+    pub registered: Vec<Arc<ApiToken>>,
+    /// Unregistered ones that were taken back one by one,
+    pub logouts: Vec<Logout>,
+    /// and all at once.
+    pub cutoffs: Vec<Cutoff>,
+}
+
+impl RecoveredTokens {
+    /// What a change makes of it; for stores that keep it in memory, and for tests of the others.
+    pub fn apply(&mut self, change: &TokenChange) {
+        match change {
+            TokenChange::Put(token) => {
+                let before = self.registered.iter().find(|t| t.id == token.id).and_then(|t| t.last_used_at);
+                let last_used_at = before.max(token.last_used_at);
+                self.registered.retain(|t| t.id != token.id);
+                self.registered.push(Arc::new(ApiToken { last_used_at, ..ApiToken::clone(token) }));
+            }
+            TokenChange::Used(uses) => {
+                for (id, at) in uses {
+                    if let Some(token) = self.registered.iter_mut().find(|t| t.id == *id) {
+                        Arc::make_mut(token).last_used_at = Some(*at);
+                    }
+                }
+            }
+            TokenChange::Logout(logout) => {
+                self.logouts.retain(|l| l.fingerprint != logout.fingerprint);
+                self.logouts.push(*logout);
+            }
+            TokenChange::Cut(cutoff) => {
+                self.cutoffs.retain(|c| !cutoff.covers(c));
+                self.cutoffs.push(cutoff.clone());
+            }
+            TokenChange::ForgetToken(id) => self.registered.retain(|t| t.id != *id),
+            TokenChange::ForgetLogout(fingerprint) => self.logouts.retain(|l| l.fingerprint != *fingerprint),
+            TokenChange::ForgetCutoff(cutoff) => self.cutoffs.retain(|c| c != cutoff),
+        }
+    }
+
+    /// The same in a fixed order, to be compared.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.registered.sort_by_key(|token| token.id);
+        self.logouts.sort();
+        self.cutoffs.sort();
+        self
+    }
+
+    /// As the changes that lead to it.
+    pub fn into_changes(self) -> impl Iterator<Item = TokenChange> {
+        let registered = self.registered.into_iter().map(TokenChange::Put);
+        let logouts = self.logouts.into_iter().map(TokenChange::Logout);
+        registered.chain(logouts).chain(self.cutoffs.into_iter().map(TokenChange::Cut))
+    }
 }

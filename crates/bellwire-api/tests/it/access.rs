@@ -35,6 +35,8 @@ async fn every_operation_refuses_whom_it_must() {
             let message = world.message("own").await;
             let attempt = world.attempt(&message, &endpoint, Ok(500), b"");
             world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
+            let tokens = format!("/api/v1/management/authentication/{ORGANISATION}/api-token");
+            let registered = world.post(&tokens, json!({ "name": "a" })).await.expect(200);
             let before = world.kept().changes.len();
 
             let (method, path) = name.split_once(' ').unwrap();
@@ -43,6 +45,8 @@ async fn every_operation_refuses_whom_it_must() {
                 .replace("{endpoint_id}", &endpoint)
                 .replace("{msg_id}", &message)
                 .replace("{attempt_id}", &attempt)
+                .replace("{env_id}", ORGANISATION)
+                .replace("{key_id}", registered["id"].as_str().unwrap())
                 .replace("{event_type_name}", "a.b");
             let token = match who {
                 Who::Nobody => None,
@@ -68,6 +72,8 @@ async fn every_operation_refuses_whom_it_must() {
             let status = answer.status.as_u16();
             let case = format!("{name} as {who:?}: {status} {}", answer.text);
             let expected = match (access, who) {
+                // It is for applications' tokens only.
+                (_, Who::Organisation | Who::OtherOrganisation) if name.ends_with("/logout") => Some(403),
                 ("open", _) | (_, Who::Organisation) => None,
                 (_, Who::Nobody | Who::Forger) => Some(401),
                 // Its own world is empty: nothing of the first one's is there. Lists and upserts see its own.
@@ -75,11 +81,12 @@ async fn every_operation_refuses_whom_it_must() {
                     Some(404)
                 }
                 (_, Who::OtherOrganisation) if name.starts_with("PUT /api/v1/app/{app_id}/") => Some(404),
+                (_, Who::OtherOrganisation) if name.contains("{env_id}") => Some(404),
                 (_, Who::OtherOrganisation) if name.contains("{event_type_name}") && !name.starts_with("PUT") => {
                     Some(404)
                 }
                 (_, Who::OtherOrganisation) => None,
-                ("organisation", Who::OwnApplication | Who::OtherApplication) => Some(403),
+                ("organisation" | "sender", Who::OwnApplication | Who::OtherApplication) => Some(403),
                 ("application", Who::OtherApplication) => Some(404),
                 ("application" | "reader", _) => None,
                 (other, _) => panic!("{name} has the access {other}"),
@@ -114,6 +121,9 @@ fn sample(id: &str) -> Value {
         "v1.endpoint.bulk-create" => json!({ "endpoints": [{ "url": "https://example.com" }] }),
         "v1.endpoint.send-example" => json!({ "eventType": "svix.ping" }),
         "v1.message.precheck" => json!({ "eventType": "a.b" }),
+        "v1.authentication.create-message-token"
+        | "v1.management.authentication.create-api-token"
+        | "v1.management.authentication.update-api-token" => json!({ "name": "b" }),
         "v1.endpoint.recover" => json!({ "since": "2025-12-31T00:00:00Z" }),
         _ => json!({}),
     }

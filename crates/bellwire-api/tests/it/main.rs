@@ -6,6 +6,7 @@
 mod world;
 mod life;
 mod access;
+mod tokens;
 mod rules;
 mod shape;
 mod change;

@@ -129,7 +129,9 @@ impl World {
         self.backend.now.fetch_add(time.as_micros() as i64, Ordering::SeqCst);
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answered {
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answered {
+        // As every client sends it.
+        request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("server.example"));
         let answer: Response = self.router.clone().oneshot(request).await.expect("the router cannot fail");
         let (parts, body) = answer.into_parts();
         let bytes = body.collect().await.expect("a whole body").to_bytes();

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context as _, bail};
 use bellwire_egress::{Egress, Request, SendError, Target};
-use bellwire_model::{MessageId, Sequence, SequenceSource};
+use bellwire_model::{MessageId, OrganisationId, Sequence, SequenceSource};
 use bellwire_signature::Secret;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
@@ -234,12 +234,7 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     let (Some(application), Some(event_type)) = (&arguments.application, &arguments.event_type) else {
         bail!("--application and --event-type are needed");
     };
-    let url = arguments.url.clone().unwrap_or_else(|| own_url(&config.server));
-    let token = match &arguments.token {
-        Some(token) => token.clone(),
-        None => token::make(config, token::organisation_default(), None)?,
-    };
-    let api = Api::new(&url, &token)?;
+    let api = api(config, arguments.url.as_deref(), arguments.token.as_deref(), token::organisation_default())?;
     let body = message(event_type, payload, arguments.event_id.as_deref(), &arguments.channel)?;
     let WithId { id } = api.post(&format!("/app/{application}/msg"), body).await?;
     if !arguments.json {
@@ -259,6 +254,21 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     };
     watch.conclude(&destinations).await?;
     Ok(destinations.iter().all(Destination::is_delivered))
+}
+
+/// The API of the server at `url`, or where the settings say that it listens; with `token`, or one that is made now.
+///
+/// # Errors
+/// No token can be made, or it cannot stand in a header.
+pub(super) fn api(
+    config: &Config,
+    url: Option<&str>,
+    token: Option<&str>,
+    organisation: OrganisationId,
+) -> anyhow::Result<Api> {
+    let url = url.map_or_else(|| own_url(&config.server), str::to_owned);
+    let token = token.map_or_else(|| token::make(config, organisation, None), |token| Ok(token.to_owned()))?;
+    Api::new(&url, &token)
 }
 
 /// Follows one message.

@@ -4,6 +4,7 @@ use super::{
     layers::Layers,
     value::{Expected, Read, Value, list},
 };
+use bellwire_api::JwtAlgorithm;
 use bellwire_signature::{MainKey, MainKeys};
 use std::fmt;
 
@@ -17,6 +18,8 @@ const JWT_SECRET_BYTES_GOOD: usize = 32;
 pub(crate) struct Auth {
     /// `None`: the one of the data folder, see [`super::Config::jwt_secret`].
     pub(crate) jwt_secret: Option<SecretText>,
+    pub(crate) old_jwt_secrets: Vec<SecretText>,
+    pub(crate) jwt_algorithm: JwtAlgorithm,
     pub(crate) main_secret: Option<SecretText>,
     pub(crate) old_main_secrets: Vec<SecretText>,
 }
@@ -42,6 +45,12 @@ impl Auth {
     pub(super) fn read(layers: &Layers) -> Auth {
         let auth = Auth {
             jwt_secret: layers.take("auth.jwt_secret", |value| secret(value, 1)),
+            old_jwt_secrets: layers
+                .take("auth.old_jwt_secrets", list(|value| secret(value, 1)))
+                .into_iter()
+                .flatten()
+                .collect(),
+            jwt_algorithm: layers.take("auth.jwt_algorithm", algorithm),
             main_secret: layers.take("auth.main_secret", |value| secret(value, MAIN_SECRET_CHARACTERS_MIN)),
             old_main_secrets: layers
                 .take("auth.old_main_secrets", list(|value| secret(value, 1)))
@@ -69,6 +78,15 @@ impl Auth {
         let newest_first = self.main_secret.iter().chain(&self.old_main_secrets);
         MainKeys::new(newest_first.map(|secret| MainKey::from_text(secret.reveal())).collect())
     }
+}
+
+/// Only what signs and checks with one shared secret: with a public key alone, no token could be made here.
+fn algorithm(value: &Value) -> Read<JwtAlgorithm> {
+    let read = match value {
+        Value::Text(text) => text.trim().parse(),
+        _ => Err(()),
+    };
+    read.map_err(|()| Expected("\"HS256\", \"HS384\" or \"HS512\"; RSA and EdDSA are not supported".into()))
 }
 
 /// Empty is none. An environment variable cannot be empty: that is a mistake before it comes here.

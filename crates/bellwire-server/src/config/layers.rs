@@ -23,10 +23,12 @@ const SHORT_VARIABLES: [(&str, &str); 4] = [
 ];
 
 /// Settings whose values may hold something secret. They are never shown.
-const HIDDEN: [&str; 4] = ["auth.jwt_secret", "auth.main_secret", "auth.old_main_secrets", "egress.proxy"];
+const HIDDEN: [&str; 5] =
+    ["auth.jwt_secret", "auth.old_jwt_secrets", "auth.main_secret", "auth.old_main_secrets", "egress.proxy"];
 
 /// Settings that an empty variable means something for: an empty list. Elsewhere it is a mistake.
-const LISTS: [&str; 6] = [
+const LISTS: [&str; 7] = [
+    "auth.old_jwt_secrets",
     "auth.old_main_secrets",
     "delivery.retry_schedule",
     "egress.allow",

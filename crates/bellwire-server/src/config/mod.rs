@@ -168,6 +168,11 @@ impl Config {
         }
     }
 
+    /// The secrets of before, by which tokens are still checked.
+    pub(crate) fn jwt_secrets_before(&self) -> Vec<Vec<u8>> {
+        self.auth.old_jwt_secrets.iter().map(|secret| secret.reveal().as_bytes().to_vec()).collect()
+    }
+
     /// For each shard's engine.
     pub(crate) fn engine_settings(&self) -> EngineSettings {
         EngineSettings {

@@ -2,7 +2,7 @@
 
 use super::{
     layers::Layers,
-    value::{address, count, duration, memory, optional, path},
+    value::{Expected, Read, Value, address, count, duration, memory, optional, path},
 };
 use crate::connections::tls::TlsFiles;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -16,6 +16,8 @@ pub(crate) struct Server {
     pub(crate) tls: Option<TlsFiles>,
     /// 0 means one for each core; see [`Server::shards`].
     pub(crate) shards_wanted: usize,
+    /// Where the portal is; at the address that a request came to if absent.
+    pub(crate) app_portal_url: Option<String>,
     pub(crate) shutdown_deadline: Duration,
     pub(crate) payload_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
@@ -41,6 +43,7 @@ impl Server {
             listen: layers.take("server.listen", address),
             data: layers.take("server.data", path),
             shards_wanted: layers.take("server.shards", count(0..=256)),
+            app_portal_url: layers.take("server.app_portal_url", web_address),
             shutdown_deadline: layers.take("server.shutdown_deadline", duration(Duration::ZERO..=HOUR)),
             payload_bytes_max: layers.take("server.payload_max", memory(1 << 10..=64 << 20)),
             body_bytes_max: layers.take("server.body_max", memory(1 << 10..=64 << 20)),
@@ -61,4 +64,16 @@ impl Server {
             wanted => wanted,
         }
     }
+}
+
+/// Empty is none. Otherwise an `http` or `https` URL to which a path can be added.
+fn web_address(value: &Value) -> Read<Option<String>> {
+    let expected = || Expected("a URL such as \"https://portal.example.com\", without query and fragment".into());
+    let Value::Text(text) = value else { return Err(expected()) };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = url::Url::parse(text).map_err(|_| expected())?;
+    let fits = matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    if fits { Ok(Some(text.trim_end_matches('/').to_owned())) } else { Err(expected()) }
 }

@@ -28,7 +28,7 @@ const QUEUE: &str = "the data folder is the queue";
 const CACHE: &str = "there is no cache outside the process";
 
 /// Read and reported as not used.
-pub(crate) const UNUSED: [(&str, &str); 29] = [
+pub(crate) const UNUSED: [(&str, &str); 28] = [
     ("SVIX_DB_DSN", STORE),
     ("SVIX_DB_POOL_MAX_SIZE", STORE),
     ("SVIX_DB_TRACING", STORE),
@@ -57,7 +57,6 @@ pub(crate) const UNUSED: [(&str, &str); 29] = [
     ("SVIX_SENTRY_DSN", "errors are reported in the log only"),
     ("SVIX_ENVIRONMENT", "errors are reported in the log only"),
     ("SVIX_REGION", "there is one region"),
-    ("SVIX_APP_PORTAL_URL", "there is no portal yet"),
 ];
 
 /// Variables without its prefix that a Svix server or its image reads.
@@ -114,10 +113,8 @@ pub(crate) fn read(name: &str, text: &str) -> Reading {
             Reading::Setting { setting: "log.format", value: Ok(Value::Text("text".into())) }
         }
         "SVIX_LOG_FORMAT" => as_is("log.format"),
-        "SVIX_JWT_ALGORITHM" => match text.trim() {
-            "HS256" => Reading::Understood,
-            _ => Reading::Refused(format!("expected \"HS256\", the one algorithm of our tokens, found {text:?}")),
-        },
+        "SVIX_JWT_ALGORITHM" => as_is("auth.jwt_algorithm"),
+        "SVIX_APP_PORTAL_URL" => as_is("server.app_portal_url"),
         "SVIX_API_ENABLED" | "SVIX_WORKER_ENABLED" => match switch(&given) {
             Ok(true) => Reading::Understood,
             _ => Reading::Refused(format!("expected true: API and deliveries are one process, found {text:?}")),

@@ -104,11 +104,14 @@ fn variables_of_svix_are_understood() {
         ("SVIX_NOPROXY", "10.0.0.0/8,internal"),
         ("SVIX_LOG_LEVEL", "debug"),
         ("SVIX_LOG_FORMAT", "default"),
-        ("SVIX_JWT_ALGORITHM", "HS256"),
+        ("SVIX_JWT_ALGORITHM", "HS384"),
+        ("SVIX_APP_PORTAL_URL", "https://portal.example.com/"),
         ("SVIX_API_ENABLED", "true"),
     ])
     .expect("understood");
     assert_eq!(config.auth.jwt_secret.as_ref().map(SecretText::reveal), Some("a-secret-of-more-than-thirty-two-bytes"));
+    assert_eq!(config.auth.jwt_algorithm, bellwire_api::JwtAlgorithm::Hs384);
+    assert_eq!(config.server.app_portal_url.as_deref(), Some("https://portal.example.com"));
     assert_eq!(config.egress.allow, ["127.0.0.0/8".parse().expect("a network")]);
     assert_eq!(config.delivery.retry_schedule.waits(), [1, 1, 2].map(Duration::from_secs));
     assert_eq!(config.delivery.timeout, Duration::from_secs(3));
@@ -221,6 +224,10 @@ fn a_value_without_meaning_names_its_setting() {
         ("SVIX_LISTEN_ADDRESS", "8071", "an IP address and a port"),
         ("SVIX_JWT_SECRET", "", "empty"),
         ("SVIX_JWT_ALGORITHM", "RS256", "HS256"),
+        ("SVIX_APP_PORTAL_URL", "portal", "a URL such as"),
+        ("BELLWIRE_SERVER_APP_PORTAL_URL", "https://portal.example.com/#key", "without query and fragment"),
+        ("BELLWIRE_LIMITS_REQUESTS_BURST", "5", "no effect without limits.requests_per_second"),
+        ("BELLWIRE_LIMITS_REQUESTS_PER_SECOND", "0", "or \"none\""),
         ("SVIX_WORKER_ENABLED", "false", "one process"),
         ("SVIX_LOG_LEVEL", "loud", "\"info\""),
         ("SVIX_DEFAULT_SIGNATURE_TYPE", "md5", "\"hmac256\" or \"ed25519\""),

@@ -8,6 +8,7 @@ mod shaping;
 mod starting;
 mod commands;
 mod backup;
+mod tokens;
 mod settings;
 mod swap;
 mod tls;

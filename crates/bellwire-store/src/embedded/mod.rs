@@ -20,6 +20,7 @@ mod ledger;
 mod check;
 mod backup;
 mod recovery;
+mod tokens;
 mod retention;
 mod reading;
 mod checkpoint;
@@ -59,6 +60,7 @@ const SQLITE_MIN: i32 = 3_051_003;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql")),
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
+    ("V4__tokens", include_str!("schema/V4__tokens.sql")),
 ];
 
 /// What the operator can choose.

@@ -5,7 +5,7 @@ use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
-use super::waiting_room;
+use super::{tokens, waiting_room};
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};
 use rusqlite::Connection;
@@ -38,6 +38,7 @@ pub(super) fn recover(connection: &Connection, sealer: Option<&dyn Sealer>) -> R
         applications: configuration::applications(connection)?,
         endpoints,
         event_types: configuration::event_types(connection)?,
+        tokens: tokens::read(connection)?,
         unfinished: with_payload,
         waiting,
         ledger: meta.ledger,

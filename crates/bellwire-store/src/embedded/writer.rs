@@ -8,7 +8,7 @@ use super::index::{AttemptRecord, MessageRecord, Tail};
 use super::ledger::Meta;
 use super::retention::{self, Removal};
 use super::waiting_room::{self, Counts};
-use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery};
+use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, tokens};
 use crate::{Batch, Change, CommitError, Fence, Lease};
 use bellwire_model::{
     AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, Timestamp, Trigger,
@@ -451,6 +451,7 @@ impl Step<'_> {
             Change::DeleteEventType(organisation, name) => {
                 configuration::delete_event_type(connection, organisation, name)
             }
+            Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),
             Change::Recover { endpoint, since, until, due } => self.recover(*endpoint, *since, *until, *due),

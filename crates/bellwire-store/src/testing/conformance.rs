@@ -4,12 +4,14 @@
 //! the indexes empty, half filled and full, and they close and open the store in the middle.
 
 use super::world::{APPLICATION, Draft, World, attempt_pages, attempt_query, message_query, pages};
-use crate::{AttemptFilter, Batch, Change, CommitError, KeptAnswer, Span, StatusFilter, Store, WaitingHead};
+use crate::{
+    AttemptFilter, Batch, Change, CommitError, KeptAnswer, RecoveredTokens, Span, StatusFilter, Store, WaitingHead,
+};
 use bellwire_model::{
-    ActiveSecret, AfterAttempt, Application, ApplicationId, ApplicationKey, AttemptId, ContentFilter, DedupeKey,
-    Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType,
-    FailureClass, FilterSource, Health, Limits, OrganisationId, Outcome, Partition, RequestDigest, RetryAfter,
-    RetrySchedule, Sequence, Shape, Timestamp, Trigger, Waiting,
+    ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, AttemptId, ContentFilter, Cutoff,
+    DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType,
+    FailureClass, FilterSource, Fingerprint, Health, Limits, Logout, OrganisationId, Outcome, Partition, RequestDigest,
+    RetryAfter, RetrySchedule, Scope, Sequence, Shape, Timestamp, TokenChange, TokenId, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -54,6 +56,7 @@ checks![
     an_edit_leaves_alone_what_was_found_out_and_the_owner_has_the_last_word,
     a_key_leads_to_its_message_at_once_and_for_ever,
     an_answer_is_kept_until_it_expires,
+    what_is_kept_about_tokens_comes_back_as_it_was,
     a_lease_excludes_others_until_it_ends,
     a_late_writer_is_told_and_nothing_is_kept,
     a_fence_rises_over_a_restart,
@@ -379,6 +382,61 @@ fn an_answer_is_kept_until_it_expires(world: &mut World) {
     world.pass(SECOND);
     world.upkeep();
     assert_eq!(world.store().find_answer(key(1), Timestamp::EPOCH).expect("read"), None, "upkeep forgets it");
+}
+
+fn what_is_kept_about_tokens_comes_back_as_it_was(world: &mut World) {
+    let token = |n: u8, expires_at, last_used_at| {
+        Arc::new(ApiToken {
+            id: TokenId::from_parts(Sequence::from_u64(u64::from(n)), [n; 12]),
+            organisation: organisation(),
+            application: (n == 2).then(|| ApplicationId::from_parts(Sequence::ZERO, [2; 12])),
+            name: (n == 1).then(|| "deploys".to_owned()),
+            scopes: vec![Scope::ReadOnly, Scope::SendOnly],
+            hint: "a-_z".to_owned(),
+            created_at: Timestamp::from_micros(1_700_000_000_000_001),
+            expires_at,
+            last_used_at,
+        })
+    };
+    let cutoff = |session: Option<&str>, before, from| Cutoff {
+        application: ApplicationId::from_parts(Sequence::ZERO, [3; 12]),
+        session: session.map(str::to_owned),
+        issued_before: Sequence::from_u64(before),
+        from: Timestamp::from_seconds(from),
+    };
+    let logout = |n| Logout { fingerprint: Fingerprint([n; 32]), until: Timestamp::from_seconds(9) };
+    let second = Some(Timestamp::from_seconds(2));
+    let changes = [
+        TokenChange::Put(token(1, None, None)),
+        TokenChange::Put(token(2, second, None)),
+        TokenChange::Put(token(3, None, None)),
+        TokenChange::Used(vec![
+            (token(1, None, None).id, Timestamp::from_seconds(7)),
+            (token(9, None, None).id, Timestamp::EPOCH),
+        ]),
+        // Replaced by who did not know of its last use.
+        TokenChange::Put(token(1, second, None)),
+        TokenChange::ForgetToken(token(3, None, None).id),
+        TokenChange::Logout(logout(1)),
+        TokenChange::Logout(logout(1)),
+        TokenChange::Logout(logout(2)),
+        TokenChange::ForgetLogout(Fingerprint([2; 32])),
+        TokenChange::Cut(cutoff(None, 5, 50)),
+        TokenChange::Cut(cutoff(None, 9, 90)),
+        TokenChange::Cut(cutoff(None, 6, 50)),
+        TokenChange::Cut(cutoff(Some("s"), 6, 50)),
+        TokenChange::Cut(cutoff(Some("t"), 6, 50)),
+        TokenChange::ForgetCutoff(cutoff(Some("t"), 6, 50)),
+    ];
+    let expected = RecoveredTokens {
+        registered: vec![token(1, second, Some(Timestamp::from_seconds(7))), token(2, second, None)],
+        logouts: vec![logout(1)],
+        cutoffs: vec![cutoff(None, 6, 50), cutoff(None, 9, 90), cutoff(Some("s"), 6, 50)],
+    };
+    let changes = changes.into_iter().map(Change::Token).collect();
+    world.commit(Batch { changes, ..Batch::default() });
+    assert_eq!(world.store().recover().expect("recovers").tokens.sorted(), expected);
+    assert_eq!(world.reopen().tokens.sorted(), expected);
 }
 
 fn a_lease_excludes_others_until_it_ends(world: &mut World) {
