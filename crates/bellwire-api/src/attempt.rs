@@ -290,6 +290,7 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
         },
         None => Cow::Borrowed(match attempt.after {
             AfterAttempt::Ended(EndReason::EndpointDeleted) => "not sent: the endpoint was deleted",
+            AfterAttempt::Ended(EndReason::Cancelled) => "not sent: it was cancelled",
             AfterAttempt::Ended(EndReason::Expired) => "not sent: the payload has expired or was removed",
             AfterAttempt::Ended(EndReason::Aborted) => "not sent: the receiver does not want this message",
             AfterAttempt::Ended(EndReason::Exhausted | EndReason::ResendFailed)

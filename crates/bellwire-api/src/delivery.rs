@@ -14,7 +14,7 @@ use axum::response::Response;
 use bellwire_model::{
     Delivery, DeliveryState, Endpoint, EndpointId, MessageId, Sequence, TaskId, Timestamp, Trigger, Waiting,
 };
-use bellwire_store::{Change, DeliveryOfMessage};
+use bellwire_store::{Change, DeliveryOfMessage, Target, Task, Work};
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -275,12 +275,11 @@ async fn recover(mut call: Call) -> Result<Response, Error> {
     let id = TaskId::from_parts(backend.sequence(), tail);
     // To the end of the millisecond.
     let after_until = Sequence::first_at(until.plus(Duration::from_millis(1)));
-    edit.put(Change::Recover {
-        endpoint: endpoint.key,
-        since: Sequence::first_at(since),
-        until: Sequence::from_u64(after_until.as_u64().saturating_sub(1)),
-        due: now,
-    });
+    let last = Sequence::from_u64(after_until.as_u64().saturating_sub(1));
+    let target = Target { application: endpoint.application, endpoint: endpoint.key };
+    let organisation = call.principal.organisation().clone();
+    let task = Task::new(id, organisation, Work::Recover(target), Sequence::first_at(since), last);
+    edit.put(Change::PutTask(std::sync::Arc::new(task)));
     let out = RecoverOut {
         id: Text(id),
         status: BackgroundTaskStatus::Running,

@@ -97,7 +97,7 @@ async fn get(call: Call) -> Result<Response, Error> {
         // All that wait, as in Svix, where what is on its way counts as being sent from the beginning.
         sending: ledger.pending,
         fail: ended(&[EndReason::Exhausted, EndReason::ResendFailed]),
-        canceled: ended(&[EndReason::Aborted, EndReason::Expired, EndReason::EndpointDeleted]),
+        canceled: ended(&[EndReason::Aborted, EndReason::Expired, EndReason::EndpointDeleted, EndReason::Cancelled]),
     };
     Ok(error::json(StatusCode::OK, &stats))
 }

@@ -230,9 +230,9 @@ impl MessageStatus {
             DeliveryState::Waiting(_) => MessageStatus::Sending,
             DeliveryState::Delivered => MessageStatus::Success,
             DeliveryState::Ended(EndReason::Exhausted | EndReason::ResendFailed) => MessageStatus::Fail,
-            DeliveryState::Ended(EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted) => {
-                MessageStatus::Canceled
-            }
+            DeliveryState::Ended(
+                EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted | EndReason::Cancelled,
+            ) => MessageStatus::Canceled,
         }
     }
 

@@ -154,8 +154,6 @@ pub struct CommittedShard {
     /// Rows that came into the waiting room, or moved there: backlog, resends, delayed messages. Those that a door asked for are told
     /// to every shard; a shard that has no such lane ignores them.
     pub waits: Vec<bellwire_model::Waiting>,
-    /// Endpoints for which a `Recover` was committed, and when its deliveries are due; told to every shard.
-    pub recovered: Vec<(bellwire_model::EndpointKey, Timestamp)>,
     /// Endpoints whose disabling by this engine is now durable.
     pub disabled: Vec<(bellwire_model::EndpointKey, bellwire_model::DisabledBy)>,
 }
@@ -475,12 +473,8 @@ impl Intake {
             }
         }
         for change in &batch.changes[out.change_shards.len()..] {
-            match change {
-                Change::Wait { waiting, .. } => shards.iter_mut().for_each(|s| s.waits.push(*waiting)),
-                Change::Recover { endpoint, due, .. } => {
-                    shards.iter_mut().for_each(|s| s.recovered.push((*endpoint, *due)));
-                }
-                _ => {}
+            if let Change::Wait { waiting, .. } = change {
+                shards.iter_mut().for_each(|s| s.waits.push(*waiting));
             }
         }
         shards.iter_mut().for_each(|s| s.through = self.through);

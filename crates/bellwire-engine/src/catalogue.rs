@@ -162,7 +162,9 @@ impl Catalogue {
             }
             Change::KeepAnswer(_)
             | Change::Wait { .. }
-            | Change::Recover { .. }
+            | Change::PutTask(_)
+            | Change::CancelTask { .. }
+            | Change::CancelWaiting { .. }
             | Change::ExpungePayload(_)
             | Change::ExpungeResponse(_) => None,
         }

@@ -86,6 +86,9 @@ pub enum Input {
     },
     /// An endpoint was deleted. After this step no attempt to it starts; its deliveries end.
     EndpointGone(EndpointKey),
+    /// Rows came into the waiting room of an endpoint that are due now, or went from it, by a slice of a task
+    /// ([`bellwire_store::Advanced::look_again`]). Told after the commit before the slice and before the commit after it.
+    LookAgain(EndpointKey),
     /// The clock moved to what [`Engine::wake_at`] asked for.
     Tick,
     /// Records cannot be stored at the moment (or can again): bound what is unrecorded.
@@ -387,6 +390,7 @@ impl Engine {
             Input::Endpoint(endpoint) => self.put_endpoint(endpoint),
             Input::Switched { endpoint, enabled } => self.switch(endpoint, enabled, effects),
             Input::EndpointGone(endpoint) => self.endpoint_gone(endpoint, effects),
+            Input::LookAgain(endpoint) => self.look_again(endpoint),
             Input::Tick => {}
             Input::StoreFailing(failing) => self.failing = failing,
             Input::Stop => self.stop(),

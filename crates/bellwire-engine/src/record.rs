@@ -145,17 +145,19 @@ impl Engine {
         for waiting in committed.waits {
             self.waits(waiting.delivery, waiting.due);
         }
-        for (endpoint, due) in committed.recovered {
-            if let Some(index) = self.lane_of.get(&endpoint).copied() {
-                self.lanes[index].arrived(Sequence::ZERO, due);
-                self.mark(index);
-            }
-        }
         for (endpoint, by) in committed.disabled {
             self.disabled(endpoint, by, effects);
         }
         self.take_up(committed.fresh, false, effects);
         self.through = self.through.max(committed.through);
+    }
+
+    /// The waiting room of an endpoint has changed behind the engine's back.
+    pub(crate) fn look_again(&mut self, endpoint: EndpointKey) {
+        if let Some(index) = self.lane_of.get(&endpoint).copied() {
+            self.lanes[index].arrived(Sequence::ZERO, self.now.engine);
+            self.mark(index);
+        }
     }
 
     fn recorded(&mut self, delivery: Delivery, after: AfterAttempt, effects: &mut Vec<Effect>) {

@@ -71,16 +71,19 @@ pub enum EndReason {
     EndpointDeleted,
     /// A resend, which is tried once, failed.
     ResendFailed,
+    /// Somebody asked that it be not sent any more.
+    Cancelled,
 }
 
 impl EndReason {
     /// All, in the order of their numbers.
-    pub const ALL: [EndReason; 5] = [
+    pub const ALL: [EndReason; 6] = [
         EndReason::Exhausted,
         EndReason::Aborted,
         EndReason::Expired,
         EndReason::EndpointDeleted,
         EndReason::ResendFailed,
+        EndReason::Cancelled,
     ];
 
     /// Its name in the ledger, logs and metrics.
@@ -91,6 +94,7 @@ impl EndReason {
             EndReason::Expired => "expired",
             EndReason::EndpointDeleted => "endpoint_deleted",
             EndReason::ResendFailed => "resend_failed",
+            EndReason::Cancelled => "cancelled",
         }
     }
 

@@ -1,9 +1,11 @@
 //! The committing thread: seals what has come in, commits it, tells everyone. The only writer of the store.
 //!
-//! It sleeps while there is nothing to do, and does the store's upkeep while there is nothing better to do. While a commit is
+//! It sleeps while there is nothing to do, and does the store's upkeep while there is nothing better to do,
+//! and slices of background tasks in between. While a commit is
 //! being synced, the next batch collects; that is all there is to group commit.
 
 use crate::core::{Core, Mail};
+use crate::tasks::Tasks;
 use bellwire_api::backend::AcceptError;
 use bellwire_engine::Input;
 use bellwire_store::{Change, CommitError};
@@ -87,12 +89,16 @@ pub(crate) fn start(core: Arc<Core>) -> std::io::Result<JoinHandle<()>> {
 fn run(core: &Core) {
     let mut refused: Option<Refused> = None;
     let mut upkeep_after = Instant::now();
+    let mut tasks = Tasks::new();
     loop {
         // Read before sealing: what a shard handed in before it was done is then seen.
         let last = core.stopping() && core.shards_done();
         if core.store.upkeep_owed() || upkeep_after <= Instant::now() {
             let more = upkeep(core);
             upkeep_after = Instant::now() + if more { UPKEEP_PAUSE } else { UPKEEP_WAIT };
+        }
+        if refused.is_none() && !core.stopping() {
+            tasks.turn(core);
         }
         if refused.is_some_and(|refused| refused.probe_at <= Instant::now()) {
             refused = None;
@@ -104,7 +110,7 @@ fn run(core: &Core) {
                 return;
             }
             let limit = if core.stopping() { COMPANY_WAIT } else { IDLE_WAIT };
-            let limit = limit.min(upkeep_after.saturating_duration_since(Instant::now()));
+            let limit = limit.min(upkeep_after.saturating_duration_since(Instant::now())).min(tasks.wait(core));
             core.bell.wait(FOR_ANYTHING, limit, || !core.intake.lock().is_empty());
             continue;
         };

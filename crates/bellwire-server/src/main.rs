@@ -7,6 +7,7 @@ mod connections;
 mod doors;
 mod core;
 mod commit;
+mod tasks;
 mod pump;
 mod shard;
 mod serve;

@@ -11,6 +11,7 @@
 //! are mistakes that can be switched on ([`Planted`]), to prove that the world would see it broken.
 
 mod store;
+mod task;
 mod receiver;
 mod bug;
 mod truth;

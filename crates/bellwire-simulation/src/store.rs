@@ -4,15 +4,15 @@
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
     EndReason, Endpoint, EndpointKey, EventType, FanOut, Ledger, Message, OrganisationId, Partition, RequestDigest,
-    Sequence, Timestamp, Trigger, Waiting,
+    Sequence, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
-    Accepted, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
-    DeliveryOfMessage, Fence, KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, RecoveredTokens, Span,
-    StatusFilter, Store, Unfinished, WaitingHead,
+    Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
+    DeliveryOfMessage, Fence, Found, KeptAnswer, Lease, Matching, MessageQuery, Page, ReadError, Recovered,
+    RecoveredTokens, Span, StatusFilter, Store, Task, TaskQuery, TaskStatus, Unfinished, WaitingHead,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,24 +31,32 @@ pub enum StoreBug {
     KeysLost,
     /// An edit writes what it read of an endpoint's state over what was found out since.
     EditUndoesDisable,
+    /// A slice of a task leaves its cursor on the last message that it touched.
+    CursorStays,
+    /// A slice of a task moves its cursor one message too far.
+    CursorSkips,
 }
 
 impl StoreBug {
     /// All of them.
-    pub const ALL: [StoreBug; 6] = [
+    pub const ALL: [StoreBug; 8] = [
         StoreBug::RowStays,
         StoreBug::RetryLosesRow,
         StoreBug::RecoverySkips,
         StoreBug::FifoByDue,
         StoreBug::KeysLost,
         StoreBug::EditUndoesDisable,
+        StoreBug::CursorStays,
+        StoreBug::CursorSkips,
     ];
 }
 
 /// The upper half of a millisecond's sequences is upkeep's.
 const UPKEEP_FROM: u64 = 1 << 19;
-/// Rows that upkeep ends at a time.
-const SLICE: usize = 8;
+/// Rows that are ended at a time.
+pub(crate) const SLICE: usize = 8;
+/// Messages that a slice of a task looks at.
+pub(crate) const TASK_SLICE: usize = 5;
 
 /// The store.
 #[derive(Debug, Default)]
@@ -58,30 +66,34 @@ pub struct SimStore {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    messages: BTreeMap<Sequence, (Arc<Message>, FanOut)>,
-    attempts: BTreeMap<Sequence, Attempt>,
-    of_delivery: BTreeMap<Delivery, Vec<Sequence>>,
-    waiting: BTreeMap<Delivery, Waiting>,
-    by_due: BTreeSet<(EndpointKey, Timestamp, Sequence)>,
-    ended: BTreeMap<Delivery, AfterAttempt>,
+pub(crate) struct State {
+    pub(crate) messages: BTreeMap<Sequence, (Arc<Message>, FanOut)>,
+    pub(crate) attempts: BTreeMap<Sequence, Attempt>,
+    pub(crate) of_delivery: BTreeMap<Delivery, Vec<Sequence>>,
+    pub(crate) waiting: BTreeMap<Delivery, Waiting>,
+    pub(crate) by_due: BTreeSet<(EndpointKey, Timestamp, Sequence)>,
+    pub(crate) ended: BTreeMap<Delivery, AfterAttempt>,
     /// Deliveries that were not among the fan-out.
-    added: BTreeSet<Delivery>,
-    keys: BTreeMap<DedupeKey, DedupeEntry>,
-    answers: BTreeMap<DedupeKey, KeptAnswer>,
-    tokens: RecoveredTokens,
-    applications: BTreeMap<ApplicationKey, Arc<Application>>,
-    endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
-    event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
-    deleted: BTreeSet<EndpointKey>,
+    pub(crate) added: BTreeSet<Delivery>,
+    pub(crate) keys: BTreeMap<DedupeKey, DedupeEntry>,
+    pub(crate) answers: BTreeMap<DedupeKey, KeptAnswer>,
+    pub(crate) tokens: RecoveredTokens,
+    pub(crate) applications: BTreeMap<ApplicationKey, Arc<Application>>,
+    pub(crate) endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
+    pub(crate) event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
+    pub(crate) deleted: BTreeSet<EndpointKey>,
     /// Deleted endpoints that may still have rows.
-    doomed: BTreeSet<EndpointKey>,
-    watermark: Sequence,
-    newest: Sequence,
-    upkeep_newest: Sequence,
-    last_key: u32,
-    ledger: Ledger,
-    leases: BTreeMap<u8, (String, Fence, Timestamp)>,
+    pub(crate) doomed: BTreeSet<EndpointKey>,
+    pub(crate) watermark: Sequence,
+    pub(crate) newest: Sequence,
+    pub(crate) upkeep_newest: Sequence,
+    pub(crate) last_key: u32,
+    pub(crate) ledger: Ledger,
+    pub(crate) leases: BTreeMap<u8, (String, Fence, Timestamp)>,
+    pub(crate) tasks: BTreeMap<Sequence, Task>,
+    /// The first one's turn is next.
+    pub(crate) running: VecDeque<Sequence>,
+    pub(crate) cancelling: VecDeque<(EndpointKey, Sequence, Timestamp)>,
 }
 
 impl SimStore {
@@ -113,6 +125,12 @@ impl SimStore {
         self.state().waiting.values().copied().collect()
     }
 
+    /// The deliveries of an endpoint, of messages in `span`, with where each stands.
+    pub fn deliveries(&self, endpoint: EndpointKey, span: Span) -> Vec<(Delivery, DeliveryState)> {
+        let state = self.state();
+        state.deliveries_of(endpoint, span).into_iter().map(|delivery| (delivery, state.stands(delivery))).collect()
+    }
+
     /// All messages with their fan-out.
     pub fn all_messages(&self) -> Vec<(Arc<Message>, FanOut)> {
         self.state().messages.values().cloned().collect()
@@ -131,7 +149,7 @@ impl SimStore {
 }
 
 impl State {
-    fn stands(&self, delivery: Delivery) -> DeliveryState {
+    pub(crate) fn stands(&self, delivery: Delivery) -> DeliveryState {
         match (self.waiting.get(&delivery), self.ended.get(&delivery)) {
             (Some(waiting), _) => DeliveryState::Waiting(*waiting),
             (None, Some(AfterAttempt::Ended(reason))) => DeliveryState::Ended(*reason),
@@ -147,12 +165,12 @@ impl State {
         all.filter(|delivery| self.stands(*delivery) == DeliveryState::Fresh).collect()
     }
 
-    fn number(&self, delivery: Delivery) -> AttemptNumber {
+    pub(crate) fn number(&self, delivery: Delivery) -> AttemptNumber {
         let attempts = self.of_delivery.get(&delivery).into_iter().flatten();
         attempts.filter_map(|at| self.attempts.get(at)).map(|a| a.number).max().unwrap_or(0)
     }
 
-    fn put(&mut self, waiting: Waiting) -> bool {
+    pub(crate) fn put(&mut self, waiting: Waiting) -> bool {
         let Delivery { endpoint, message } = waiting.delivery;
         self.by_due.insert((endpoint, waiting.due, message));
         match self.waiting.insert(waiting.delivery, waiting) {
@@ -205,6 +223,7 @@ impl State {
                 // Upkeep has ended it already.
                 attempt.after = self.ended.get(&delivery).copied().unwrap_or(attempt.after);
             }
+            _ if self.was_cancelled(delivery) => attempt.after = AfterAttempt::Ended(EndReason::Cancelled),
             AfterAttempt::Waiting { due } => {
                 let next = attempt.number + 1;
                 self.put(Waiting { delivery, due, next, trigger: Trigger::Scheduled });
@@ -272,7 +291,19 @@ impl State {
                 self.answers.insert(answer.key, answer.clone());
             }
             Change::Wait { waiting, owed } => self.wait(*waiting, *owed),
-            Change::Recover { endpoint, since, until, due } => self.recover(*endpoint, *since, *until, *due),
+            Change::PutTask(task) => {
+                self.tasks.entry(task.id.sequence()).or_insert_with(|| {
+                    self.running.push_back(task.id.sequence());
+                    Task::clone(task)
+                });
+            }
+            Change::CancelTask { task, at } => {
+                let found = self.tasks.get_mut(&task.sequence()).filter(|found| found.id == *task);
+                if let Some(found) = found.filter(|found| found.status == TaskStatus::Running) {
+                    (found.status, found.updated_at) = (TaskStatus::Cancelled, *at);
+                }
+            }
+            Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
             Change::ExpungePayload(sequence) => {
                 if let Some((message, _)) = self.messages.get_mut(sequence) {
                     Arc::make_mut(message).payload = None;
@@ -303,6 +334,9 @@ impl State {
         if self.deleted.contains(&delivery.endpoint) && !self.waiting.contains_key(&delivery) {
             return;
         }
+        if !owed && self.was_cancelled(delivery) {
+            return;
+        }
         let new = self.put(waiting);
         if owed {
             self.added.insert(delivery);
@@ -310,17 +344,46 @@ impl State {
         }
     }
 
-    fn recover(&mut self, endpoint: EndpointKey, since: Sequence, until: Sequence, due: Timestamp) {
+    fn cancel_waiting(&mut self, endpoint: EndpointKey, before: Sequence, at: Timestamp) {
         if self.deleted.contains(&endpoint) {
             return;
         }
-        for delivery in self.deliveries_of(endpoint, Span { first: since, last: until }) {
-            let failed = matches!(self.stands(delivery), DeliveryState::Ended(_));
-            if failed && self.messages[&delivery.message].0.payload.is_some() {
-                let next = self.number(delivery) + 1;
-                self.put(Waiting { delivery, due, next, trigger: Trigger::Manual });
-                self.ledger.matched += 1;
-            }
+        for delivery in self.fresh(self.watermark).into_iter().filter(|d| d.endpoint == endpoint && d.message < before)
+        {
+            self.put(Waiting { delivery, due: delivery.message.time(), next: 1, trigger: Trigger::Scheduled });
+        }
+        self.cancelling.push_back((endpoint, before, at));
+    }
+
+    /// Whether it was cancelled while an engine may have had it, and nobody asked for it since.
+    fn was_cancelled(&self, delivery: Delivery) -> bool {
+        let cancelled = Some(&AfterAttempt::Ended(EndReason::Cancelled));
+        self.ended.get(&delivery) == cancelled && !self.waiting.contains_key(&delivery)
+    }
+
+    /// Ends rows without an exchange, as a store's own work does.
+    pub(crate) fn end(&mut self, rows: &[Delivery], reason: EndReason, now: Timestamp) {
+        for delivery in rows.iter().copied() {
+            let from = Sequence::from_u64(Sequence::first_at(now).as_u64() | UPKEEP_FROM);
+            let sequence = from.max(self.upkeep_newest.next());
+            self.upkeep_newest = sequence;
+            let application = self.messages[&delivery.message].0.application;
+            self.remove(delivery);
+            let after = AfterAttempt::Ended(reason);
+            self.ledger.count(after);
+            self.ended.insert(delivery, after);
+            self.of_delivery.entry(delivery).or_default().push(sequence);
+            let attempt = Attempt {
+                id: AttemptId::from_parts(sequence, [0; 12]),
+                delivery,
+                application,
+                number: 0,
+                trigger: Trigger::Scheduled,
+                url: "".into(),
+                outcome: None,
+                after,
+            };
+            self.attempts.insert(sequence, attempt);
         }
     }
 
@@ -374,15 +437,17 @@ impl State {
     }
 }
 
-fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
+pub(crate) fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
     (event_types.is_empty() || event_types.contains(&message.event_type))
         && channel.is_none_or(|channel| message.channels.iter().any(|c| c == channel))
         && tag.is_none_or(|tag| message.tags.iter().any(|t| t == tag))
 }
 
-fn stands_as(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
-    let cancelled =
-        matches!(state, DeliveryState::Ended(EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted));
+pub(crate) fn stands_as(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
+    let cancelled = match state {
+        DeliveryState::Ended(reason) => !matches!(reason, EndReason::Exhausted | EndReason::ResendFailed),
+        _ => false,
+    };
     match (status, state) {
         (StatusFilter::Success, DeliveryState::Delivered) => true,
         (StatusFilter::Pending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts == 0,
@@ -479,7 +544,10 @@ impl Store for SimStore {
             }
         }
         Ok(Recovered {
-            newest: state.newest.max(state.upkeep_newest),
+            newest: state
+                .newest
+                .max(state.upkeep_newest)
+                .max(state.tasks.keys().next_back().copied().unwrap_or_default()),
             last_key: state.last_key,
             applications: state.applications.values().cloned().collect(),
             endpoints: state.endpoints.values().cloned().collect(),
@@ -632,33 +700,42 @@ impl Store for SimStore {
             state.doomed.remove(&endpoint);
             return Ok(!state.doomed.is_empty());
         }
-        for delivery in rows {
-            let from = Sequence::from_u64(Sequence::first_at(now).as_u64() | UPKEEP_FROM);
-            let sequence = from.max(state.upkeep_newest.next());
-            state.upkeep_newest = sequence;
-            let application = state.messages[&delivery.message].0.application;
-            state.remove(delivery);
-            let after = AfterAttempt::Ended(EndReason::EndpointDeleted);
-            state.ledger.count(after);
-            state.ended.insert(delivery, after);
-            state.of_delivery.entry(delivery).or_default().push(sequence);
-            let attempt = Attempt {
-                id: AttemptId::from_parts(sequence, [0; 12]),
-                delivery,
-                application,
-                number: 0,
-                trigger: Trigger::Scheduled,
-                url: "".into(),
-                outcome: None,
-                after,
-            };
-            state.attempts.insert(sequence, attempt);
-        }
+        state.end(&rows, EndReason::EndpointDeleted, now);
         Ok(true)
     }
 
     fn upkeep_owed(&self) -> bool {
         false
+    }
+
+    fn has_tasks(&self) -> bool {
+        let state = self.state();
+        !state.cancelling.is_empty() || !state.running.is_empty()
+    }
+
+    fn advance_task(&self, now: Timestamp, matching: &dyn Matching) -> Result<Option<Advanced>, CommitError> {
+        Ok(self.state().advance(now, matching, self.bug))
+    }
+
+    fn task(&self, id: TaskId) -> Result<Option<Task>, ReadError> {
+        Ok(self.state().tasks.get(&id.sequence()).filter(|task| task.id == id).cloned())
+    }
+
+    fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ReadError> {
+        let state = self.state();
+        let wanted = |task: &&Task| {
+            task.organisation == query.organisation
+                && query.application.is_none_or(|application| task.work.application() == Some(application))
+                && (query.status.is_empty() || query.status.contains(&task.status))
+                && query.kind.is_none_or(|kind| task.work.kind() == kind)
+        };
+        let range = state.tasks.range(query.span.first..=query.span.last.max(query.span.first));
+        let found = range.map(|(_, task)| task).filter(wanted);
+        Ok(page(found, query.ascending, query.limit, |task| {
+            let mut task = task.clone();
+            task.progress.found = Found::Nothing;
+            task
+        }))
     }
 
     fn bytes_on_disk(&self) -> Option<u64> {

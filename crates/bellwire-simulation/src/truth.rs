@@ -4,9 +4,9 @@
 use bellwire_engine::Start;
 use bellwire_model::{
     AfterAttempt, ApplicationKey, DedupeKey, Delivery, DeliveryState, EndReason, EndpointKey, FanOut, RequestDigest,
-    Sequence, Trigger,
+    Sequence, TaskId, Trigger,
 };
-use bellwire_store::{Batch, Change, Store};
+use bellwire_store::{Advanced, Batch, Change, Span, Store, Task, TaskStatus, Work};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -40,6 +40,8 @@ pub enum Promise {
     BackAtOnce,
     /// Recovery finds exactly what is unfinished, and the watermark follows.
     WatermarkIsTrue,
+    /// A task touches each message of its range exactly once, whatever happens between its slices.
+    TasksTouchEachOnce,
     /// A retry comes by the schedule, whatever the wall clock does.
     RetriesKeepTheSchedule,
     /// An idle engine does nothing, and a busy one no more than it must.
@@ -87,6 +89,16 @@ pub(crate) struct Configured {
     pub(crate) at: i64,
 }
 
+/// A task that sends deliveries again.
+#[derive(Debug)]
+struct Running {
+    endpoint: EndpointKey,
+    last: Sequence,
+    /// Had ended when the task was created; nobody else has asked for them since.
+    owes: BTreeSet<Delivery>,
+    touched: BTreeSet<Delivery>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     pub(crate) messages: BTreeMap<Sequence, Accepted>,
@@ -106,6 +118,10 @@ pub(crate) struct Truth {
     pub(crate) configured: BTreeMap<EndpointKey, Configured>,
     pub(crate) application_throttle: BTreeMap<ApplicationKey, u16>,
     expunged: BTreeSet<Sequence>,
+    /// Deliveries that were cancelled, and whether one has started since.
+    cancelled: BTreeMap<Delivery, bool>,
+    /// Tasks that have not ended.
+    tasks: BTreeMap<TaskId, Running>,
     starts: BTreeMap<(bool, u32), VecDeque<i64>>,
 }
 
@@ -143,18 +159,71 @@ impl Truth {
             match change {
                 Change::Wait { waiting, owed: true } => {
                     self.manual.insert(waiting.delivery, true);
+                    self.asked_for(waiting.delivery, None);
                 }
                 Change::ExpungePayload(message) => {
                     self.expunged.insert(*message);
+                    self.tasks.values_mut().for_each(|task| task.owes.retain(|d| d.message != *message));
                 }
-                Change::Recover { endpoint, .. } => {
-                    let rows = store.rows().into_iter();
-                    for row in rows.filter(|r| r.delivery.endpoint == *endpoint && r.trigger == Trigger::Manual) {
-                        self.manual.insert(row.delivery, true);
-                    }
-                }
+                Change::PutTask(task) => self.task_begins(task, store),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// What must be touched by a task that is durable now, unless somebody is quicker.
+    fn task_begins(&mut self, task: &Task, store: &SimStore) {
+        let Some(target) = task.work.target() else { return };
+        let all = store.deliveries(target.endpoint, Span { first: task.first, last: task.last });
+        let wanted = all.into_iter().filter(|(delivery, state)| {
+            let failed = matches!(state, DeliveryState::Ended(reason) if *reason != EndReason::Cancelled);
+            let ended = matches!(state, DeliveryState::Delivered | DeliveryState::Ended(_));
+            let asked = if matches!(task.work, Work::BulkReplay(..)) { ended } else { failed };
+            asked && !self.expunged.contains(&delivery.message)
+        });
+        let owes = wanted.map(|(delivery, _)| delivery).collect();
+        let touched = BTreeSet::new();
+        self.tasks.insert(task.id, Running { endpoint: target.endpoint, last: task.last, owes, touched });
+    }
+
+    /// Somebody else has asked for a delivery: what a task owed it, it may have.
+    fn asked_for(&mut self, delivery: Delivery, by: Option<TaskId>) {
+        self.cancelled.remove(&delivery);
+        for (_, task) in self.tasks.iter_mut().filter(|(id, _)| Some(**id) != by) {
+            task.owes.remove(&delivery);
+        }
+    }
+
+    /// A slice is durable: rows came, rows went.
+    pub(crate) fn sliced(&mut self, advanced: &Advanced, came: &[Delivery], went: &[Delivery]) -> Checked {
+        for delivery in went {
+            self.ended.insert(*delivery);
+            self.cancelled.insert(*delivery, false);
+            if let Some(owed) = self.owed.get_mut(&delivery.endpoint) {
+                owed.remove(&delivery.message);
+            }
+        }
+        let Some(task) = &advanced.task else { return Ok(()) };
+        let Some(running) = self.tasks.get_mut(&task.id) else { return Ok(()) };
+        for delivery in came {
+            if !running.touched.insert(*delivery) {
+                return broken(Promise::TasksTouchEachOnce, format!("{:?} touches {delivery:?} again", task.id));
+            }
+            if delivery.endpoint != running.endpoint || delivery.message > running.last {
+                return broken(Promise::TasksTouchEachOnce, format!("{:?} touches {delivery:?}, not its own", task.id));
+            }
+        }
+        let left = running.owes.difference(&running.touched).next();
+        if let Some(left) = left.filter(|_| task.status == TaskStatus::Finished) {
+            return broken(Promise::TasksTouchEachOnce, format!("{:?} has finished without {left:?}", task.id));
+        }
+        if task.status != TaskStatus::Running {
+            self.tasks.remove(&task.id);
+        }
+        for delivery in came {
+            self.manual.insert(*delivery, true);
+            self.asked_for(*delivery, Some(task.id));
         }
         Ok(())
     }
@@ -197,6 +266,8 @@ impl Truth {
         let again = match stands {
             // The store knows of a deletion a moment before the engine is told.
             DeliveryState::Ended(EndReason::EndpointDeleted) => false,
+            // What was in hand when it was cancelled may be sent, once.
+            DeliveryState::Ended(EndReason::Cancelled) => self.cancelled.insert(delivery, true) != Some(false),
             DeliveryState::Delivered | DeliveryState::Ended(_) => true,
             DeliveryState::Fresh => self.told.contains(&delivery),
             // A row that came after the success was told is a resend.
@@ -314,6 +385,9 @@ impl Truth {
                     }
                 }
             }
+        }
+        if store.has_tasks() || !self.tasks.is_empty() {
+            return broken(Promise::TasksTouchEachOnce, format!("tasks do not end: {:?}", self.tasks.keys()));
         }
         if let Some(row) = store.rows().first() {
             return broken(Promise::NothingDisappears, format!("{row:?} waits for ever"));

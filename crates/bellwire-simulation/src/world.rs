@@ -12,14 +12,14 @@ use crate::truth::{Checked, Configured, Promise, Truth, Violation, broken};
 use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Start, Token, Undurable};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, Endpoint, EndpointId,
-    EndpointKey, Health, Limits, Message, Now, OrganisationId, Outcome, RequestDigest, Sequence, Timestamp, Trigger,
-    Waiting,
+    EndpointKey, Health, Limits, Message, Now, OrganisationId, Outcome, RequestDigest, Sequence, TaskId, Timestamp,
+    Trigger, Waiting,
 };
-use bellwire_store::{Change, Store};
+use bellwire_store::{Change, Matching, ReplayFilter, Store, Target, Task, Work};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,9 @@ pub(crate) enum Event {
     Change(u32),
     Edit(u64, Vec<Change>),
     Resend,
-    Recover,
+    Task(bool),
+    CancelTask,
+    CancelWaiting,
     Expunge,
     Seal(u64),
     Commit(u64, Fate),
@@ -103,6 +105,7 @@ pub(crate) enum Event {
     Outcome { generation: u64, shard: usize, token: Token, delivery: Delivery, outcome: Box<Outcome> },
     Tick(u64, usize, i64),
     Upkeep,
+    Slice(u64),
     Crash,
     Restart,
     Stop,
@@ -152,6 +155,9 @@ pub(crate) struct World {
     seed: u64,
     bug: Option<Planted>,
     version: u32,
+    /// Tasks that somebody asked for.
+    begun: Vec<TaskId>,
+    slice_planned: bool,
     produced: u32,
     hash: u64,
     events: u64,
@@ -205,6 +211,8 @@ impl World {
             seed,
             bug,
             version: 1,
+            begun: Vec::new(),
+            slice_planned: false,
             produced: 0,
             hash: 0xcbf2_9ce4_8422_2325,
             events: 0,
@@ -350,7 +358,9 @@ impl World {
         self.plan_some(self.faults.changes, 1..12, trouble, |rng| Event::Change(rng.random_range(0..100)));
         self.plan_some(self.faults.manual, 1..12, trouble, |rng| match rng.random_range(0..10) {
             0..6 => Event::Resend,
-            6..9 => Event::Recover,
+            6..8 => Event::Task(rng.random_ratio(1, 3)),
+            8 if rng.random_ratio(1, 3) => Event::CancelTask,
+            8 => Event::CancelWaiting,
             _ => Event::Expunge,
         });
     }
@@ -430,7 +440,10 @@ impl World {
             Event::Change(die) => self.change(die),
             Event::Edit(generation, changes) => self.edit(generation, changes),
             Event::Resend => self.resend(),
-            Event::Recover => self.recover(),
+            Event::Task(bulk) => self.task(bulk),
+            Event::CancelTask => self.cancel_task(),
+            Event::CancelWaiting => self.cancel_waiting(),
+            Event::Slice(generation) => return self.slice(generation),
             Event::Expunge => self.expunge(),
             Event::Seal(generation) => return self.seal(generation),
             Event::Commit(generation, fate) => return self.commit(generation, fate),
@@ -658,19 +671,45 @@ impl World {
         }
     }
 
-    fn recover(&mut self) {
-        let due = self.node_now().engine;
+    fn task(&mut self, bulk: bool) {
+        let now = self.node_now().engine;
         let keys: Vec<_> = self.classes.keys().copied().collect();
         let endpoint = keys[self.doors.random_range(0..keys.len())];
         let Some(node) = self.node.as_mut().filter(|node| !node.changing) else { return };
-        if node.catalogue.endpoint(endpoint).is_none() {
-            return;
+        let Some(application) = node.catalogue.endpoint(endpoint).map(|e| e.application) else { return };
+        let target = Target { application, endpoint };
+        let work = if bulk { Work::BulkReplay(target, ReplayFilter::default()) } else { Work::Recover(target) };
+        let id = TaskId::from_parts(node.intake.sequence(now), [4; 12]);
+        let task = Arc::new(Task::new(id, organisation(), work, Sequence::ZERO, Sequence::MAX));
+        self.begun.push(id);
+        self.note("task", [u64::from(endpoint.0), u64::from(bulk), id.sequence().as_u64()]);
+        self.ask(Change::PutTask(task));
+    }
+
+    fn cancel_task(&mut self) {
+        let at = self.node_now().engine;
+        if let Some(task) = self.begun.last().copied().filter(|_| self.node.as_ref().is_some_and(|n| !n.changing)) {
+            self.note("cancel task", [task.sequence().as_u64(), 0, 0]);
+            self.ask(Change::CancelTask { task, at });
         }
-        let change = Change::Recover { endpoint, since: Sequence::ZERO, until: Sequence::first_at(due), due };
+    }
+
+    fn cancel_waiting(&mut self) {
+        let at = self.node_now().engine;
+        let keys: Vec<_> = self.classes.keys().copied().collect();
+        let endpoint = keys[self.doors.random_range(0..keys.len())];
+        if self.node.as_ref().is_some_and(|n| !n.changing && n.catalogue.endpoint(endpoint).is_some()) {
+            self.note("cancel waiting", [u64::from(endpoint.0), 0, 0]);
+            self.ask(Change::CancelWaiting { endpoint, before: Sequence::first_at(at), at });
+        }
+    }
+
+    /// Hands a change to the intake.
+    fn ask(&mut self, change: Change) {
+        let Some(node) = &mut self.node else { return };
         if let Ok(batch) = node.intake.change(vec![change.clone()]) {
             node.changing = true;
             node.waiters.entry(batch).or_default().push(Waiter::Change(vec![change]));
-            self.note("recover", [u64::from(endpoint.0), 0, 0]);
             self.schedule_seal();
         }
     }
@@ -803,6 +842,7 @@ impl World {
                     self.answer(number, true)?;
                 }
                 self.after(0, Event::Upkeep);
+                self.plan_slice();
                 self.schedule_seal();
             }
         }
@@ -920,6 +960,44 @@ impl World {
         if self.node.is_some() && self.store.upkeep(now).unwrap_or(false) {
             self.after(MS, Event::Upkeep);
         }
+    }
+
+    fn plan_slice(&mut self) {
+        if self.node.is_some() && self.store.has_tasks() && !self.slice_planned {
+            self.slice_planned = true;
+            let wait = self.timing.random_range(MS..200 * MS);
+            self.after(wait, Event::Slice(self.generation));
+        }
+    }
+
+    /// The committing thread does a slice of a task between two commits, and tells the engines.
+    fn slice(&mut self, generation: u64) -> Checked {
+        if !self.alive(generation) {
+            return Ok(());
+        }
+        self.slice_planned = false;
+        if self.node.as_ref().is_some_and(|node| node.committing || node.stopping) {
+            self.plan_slice();
+            return Ok(());
+        }
+        let rows = || self.store.rows().into_iter().map(|row| row.delivery).collect::<BTreeSet<_>>();
+        let before = rows();
+        let advanced = self.store.advance_task(self.node_now().engine, &Nobody);
+        let Some(advanced) = advanced.expect("a store in memory takes everything") else { return Ok(()) };
+        let after = rows();
+        let came: Vec<_> = after.difference(&before).copied().collect();
+        let went: Vec<_> = before.difference(&after).copied().collect();
+        self.note("slice", [came.len() as u64, went.len() as u64, 0]);
+        self.truth.sliced(&advanced, &came, &went)?;
+        self.truth.sum_comes_out(&self.store)?;
+        if let Some(endpoint) = advanced.look_again {
+            let shards = self.node.as_ref().map_or(0, |node| node.engines.len());
+            for shard in 0..shards {
+                self.inbox(shard, Input::LookAgain(endpoint), None);
+            }
+        }
+        self.plan_slice();
+        Ok(())
     }
 
     // ---- engines ----
@@ -1215,6 +1293,8 @@ impl World {
         self.after(BACK_WITHIN, Event::BackAtOnce(generation, due));
         self.after(20 * SECOND, Event::StillWatching(generation));
         self.after(0, Event::Upkeep);
+        self.slice_planned = false;
+        self.plan_slice();
         Ok(())
     }
 
@@ -1419,7 +1499,7 @@ fn application(key: ApplicationKey, rate: Option<u16>) -> Application {
     Application {
         key,
         id: ApplicationId::from_parts(Sequence::from_u64(u64::from(key.0)), [1; 12]),
-        organisation: OrganisationId::parse("org_sim").expect("a valid name"),
+        organisation: organisation(),
         uid: None,
         name: String::new(),
         throttle_rate: rate.and_then(NonZeroU16::new),
@@ -1427,6 +1507,23 @@ fn application(key: ApplicationKey, rate: Option<u16>) -> Application {
         metadata: BTreeMap::new(),
         created_at: Timestamp::EPOCH,
         updated_at: Timestamp::EPOCH,
+    }
+}
+
+fn organisation() -> OrganisationId {
+    OrganisationId::parse("org_sim").expect("a valid name")
+}
+
+/// No task of this world asks who would get a message now.
+struct Nobody;
+
+impl Matching for Nobody {
+    fn wants_payload(&self, _: EndpointKey) -> bool {
+        false
+    }
+
+    fn matches(&self, _: EndpointKey, _: &Message) -> bool {
+        false
     }
 }
 

@@ -1,8 +1,9 @@
 //! What one commit takes.
 
+use crate::Task;
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
-    Message, OrganisationId, Partition, RequestDigest, Sequence, Timestamp, TokenChange, Waiting,
+    Message, OrganisationId, Partition, RequestDigest, Sequence, TaskId, Timestamp, TokenChange, Waiting,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -106,17 +107,25 @@ pub enum Change {
         /// Whether the ledger's `matched` rises.
         owed: bool,
     },
-    /// Puts every delivery of `endpoint` that ended undelivered, of messages accepted in `[since, until]`, whose payload is still there,
-    /// into the waiting room, due at `due`, as manual, and counts each as owed. In one transaction, each once.
-    Recover {
+    /// Creates a task. One with its id that is there already stays as it is.
+    PutTask(Arc<Task>),
+    /// Ends a running task as cancelled; what it has done stays done.
+    CancelTask {
+        /// Which.
+        task: TaskId,
+        /// The time of the call.
+        at: Timestamp,
+    },
+    /// Ends what waits for `endpoint` of messages before `before` as `Cancelled`. [`Store::advance_task`](crate::Store::advance_task)
+    /// ends them, slice by slice. What an engine has in hand may still be sent once; then its attempt shows what the receiver said,
+    /// and the delivery stays cancelled. A resend that is asked for after `at` is not touched.
+    CancelWaiting {
         /// Whose.
         endpoint: EndpointKey,
-        /// From this message on.
-        since: Sequence,
-        /// Up to and including this message.
-        until: Sequence,
-        /// When they are due.
-        due: Timestamp,
+        /// Messages before this one.
+        before: Sequence,
+        /// The time of the call.
+        at: Timestamp,
     },
     /// Removes a message's payload. Its waiting deliveries stay and end as `Expired` when the engine next takes them.
     ExpungePayload(Sequence),

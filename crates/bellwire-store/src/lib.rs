@@ -15,6 +15,7 @@
 
 mod batch;
 mod query;
+mod task;
 pub mod embedded;
 pub mod testing;
 
@@ -24,10 +25,15 @@ pub use query::{
     Span, StatusFilter, Unfinished, WaitingHead,
 };
 
+pub use task::{
+    Advanced, ApplicationDestinations, ApplicationEventTypes, FOUND_BYTES_MAX, Found, Matching, Progress, ReplayFilter,
+    Target, Task, TaskKind, TaskQuery, TaskStatus, Work,
+};
+
 pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};
 
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
     Timestamp, Waiting,
 };
 use std::time::Duration;
@@ -154,6 +160,24 @@ pub trait Store: Send + Sync {
 
     /// Whether so much upkeep is owed that the next commit should wait for a slice of it.
     fn upkeep_owed(&self) -> bool;
+
+    /// Whether [`Store::advance_task`] has something to do. Costs next to nothing.
+    fn has_tasks(&self) -> bool;
+
+    /// Does one bounded slice of what goes on in the background: of a [`Change::CancelWaiting`], or of the running tasks, each in its
+    /// turn; `None` if there is none. One transaction: what the slice touched and how far the task has come are durable together.
+    /// Called by the one thread that commits, between commits.
+    ///
+    /// A delivery that a task puts into the waiting room is manual, due at `now`, and counted as owed once more; one that waits
+    /// already, or that an engine still has, is left alone, and so is one without its payload. A task whose endpoint or application
+    /// is gone ends as cancelled.
+    fn advance_task(&self, now: Timestamp, matching: &dyn Matching) -> Result<Option<Advanced>, CommitError>;
+
+    /// One task, with what it found.
+    fn task(&self, id: TaskId) -> Result<Option<Task>, ReadError>;
+
+    /// Tasks of an organisation, without what they found, newest first (or oldest first, by the query).
+    fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ReadError>;
 
     /// How many bytes the store takes on disk, if it knows.
     fn bytes_on_disk(&self) -> Option<u64>;

@@ -141,7 +141,7 @@ pub struct Unfinished {
 /// What a start needs.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
-    /// The newest sequence in either log; engine time starts no earlier than it.
+    /// The newest sequence in either log or of a task; engine time starts no earlier than it.
     pub newest: Sequence,
     /// The greatest key ever given to an application or an endpoint.
     pub last_key: u32,

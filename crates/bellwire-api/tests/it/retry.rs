@@ -2,7 +2,7 @@
 
 use crate::world::{START, World};
 use bellwire_model::{DeliveryState, EndReason, Sequence, Trigger, Waiting};
-use bellwire_store::Change;
+use bellwire_store::{Change, Work};
 use serde_json::json;
 use std::time::Duration;
 
@@ -91,14 +91,12 @@ async fn a_recover_spans_what_was_asked_for() {
     world.post(&path, json!({ "since": "2025-12-30T00:00:00Z" })).await.expect(202);
     let day = |text: &str| Sequence::first_at(text.parse().unwrap());
     let kept = world.kept();
-    let spans: Vec<_> = kept
-        .changes
-        .iter()
-        .filter_map(
-            |c| if let Change::Recover { since, until, due, .. } = c { Some((*since, *until, *due)) } else { None },
-        )
-        .collect();
+    let tasks: Vec<_> =
+        kept.changes.iter().filter_map(|c| if let Change::PutTask(task) = c { Some(task) } else { None }).collect();
+    assert!(tasks.iter().all(|task| matches!(task.work, Work::Recover(_))));
+    let spans: Vec<_> = tasks.iter().map(|task| (task.first, task.last)).collect();
     let end = |text: &str| Sequence::from_u64(day(text).as_u64() - 1);
-    assert_eq!(spans[0], (day("2025-12-30T00:00:00Z"), end("2025-12-31T00:00:00.001Z"), START));
-    assert_eq!(spans[1], (day("2025-12-30T00:00:00Z"), end("2026-01-01T00:00:00.001Z"), START));
+    assert_eq!(spans[0], (day("2025-12-30T00:00:00Z"), end("2025-12-31T00:00:00.001Z")));
+    let begun = tasks[1].id.sequence();
+    assert_eq!(spans[1], (day("2025-12-30T00:00:00Z"), begun), "what is accepted later is not part of it");
 }

@@ -7,8 +7,9 @@ use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
 use bellwire_store::{
-    AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, EmbeddedStore,
-    KeptAnswer, Lease, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store, WaitingHead,
+    Advanced, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
+    EmbeddedStore, KeptAnswer, Lease, Matching, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store,
+    Task, TaskQuery, TaskStatus, WaitingHead,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -34,6 +35,7 @@ pub(crate) struct Kept {
     pub(crate) deliveries: BTreeMap<Delivery, DeliveryOfMessage>,
     keys: HashMap<DedupeKey, DedupeEntry>,
     answers: HashMap<DedupeKey, KeptAnswer>,
+    tasks: BTreeMap<Sequence, Task>,
     /// What the API changed, in order.
     pub(crate) changes: Vec<Change>,
     /// What the next commit is answered with.
@@ -396,6 +398,14 @@ impl TestBackend {
                     outcome.body = bytes::Bytes::from_static(b"EXPUNGED");
                 }
             }
+            Change::PutTask(task) => drop(kept.tasks.insert(task.id.sequence(), Task::clone(&task))),
+            Change::CancelTask { task, at } => {
+                let found = kept.tasks.get_mut(&task.sequence()).filter(|found| found.id == task);
+                if let Some(found) = found.filter(|found| found.status == TaskStatus::Running) {
+                    (found.status, found.updated_at) = (TaskStatus::Cancelled, at);
+                }
+            }
+            // What a slice does is the real store's.
             _ => {}
         }
     }
@@ -564,6 +574,29 @@ impl Store for Memory {
 
     fn upkeep_owed(&self) -> bool {
         false
+    }
+
+    fn has_tasks(&self) -> bool {
+        false
+    }
+
+    fn advance_task(&self, _: Timestamp, _: &dyn Matching) -> Result<Option<Advanced>, CommitError> {
+        Ok(None)
+    }
+
+    fn task(&self, id: TaskId) -> Result<Option<Task>, ReadError> {
+        Ok(self.0.lock().tasks.get(&id.sequence()).filter(|task| task.id == id).cloned())
+    }
+
+    fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ReadError> {
+        let kept = self.0.lock();
+        let found = kept.tasks.range(query.span.first..=query.span.last).map(|(_, task)| task);
+        let found = found
+            .filter(|task| task.organisation == query.organisation)
+            .filter(|task| query.application.is_none_or(|application| task.work.application() == Some(application)))
+            .filter(|task| query.status.is_empty() || query.status.contains(&task.status))
+            .filter(|task| query.kind.is_none_or(|kind| task.work.kind() == kind));
+        Ok(page(found.cloned().collect(), query.ascending, query.limit))
     }
 
     fn bytes_on_disk(&self) -> Option<u64> {

@@ -101,14 +101,14 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger { accepted: 1_000, matched: 2_000, delivered: 1_990, pending: 7, ended: [2, 0, 0, 1, 0] }
+        Ledger { accepted: 1_000, matched: 2_000, delivered: 1_990, pending: 7, ended: [2, 0, 0, 1, 0, 0] }
     }
 
     #[test]
     fn the_json_has_every_reason() {
         assert_eq!(
             json(&ledger()).to_string(),
-            r#"{"accepted":1000,"matched":2000,"delivered":1990,"pending":7,"ended":{"exhausted":2,"aborted":0,"expired":0,"endpoint_deleted":1,"resend_failed":0}}"#
+            r#"{"accepted":1000,"matched":2000,"delivered":1990,"pending":7,"ended":{"exhausted":2,"aborted":0,"expired":0,"endpoint_deleted":1,"resend_failed":0,"cancelled":0}}"#
         );
     }
 

@@ -27,7 +27,7 @@ impl Meta {
     pub(super) fn read(connection: &Connection) -> Result<Meta, Fault> {
         let mut statement = connection.prepare_cached(
             "SELECT newest, upkeep_newest, watermark, indexed, floor, last_key, accepted, matched, delivered, \
-             ended_exhausted, ended_aborted, ended_expired, ended_endpoint_deleted, ended_resend_failed FROM meta",
+             ended_exhausted, ended_aborted, ended_expired, ended_endpoint_deleted, ended_resend_failed, ended_cancelled FROM meta",
         )?;
         Ok(statement.query_one([], from_row)?)
     }
@@ -39,7 +39,8 @@ impl Meta {
             .prepare_cached(
                 "UPDATE meta SET newest = ?1, upkeep_newest = ?2, watermark = ?3, indexed = ?4, floor = ?5, \
                  last_key = ?6, accepted = ?7, matched = ?8, delivered = ?9, ended_exhausted = ?10, \
-                 ended_aborted = ?11, ended_expired = ?12, ended_endpoint_deleted = ?13, ended_resend_failed = ?14",
+                 ended_aborted = ?11, ended_expired = ?12, ended_endpoint_deleted = ?13, ended_resend_failed = ?14, \
+                 ended_cancelled = ?15",
             )?
             .execute(params![
                 integer(self.newest),
@@ -56,6 +57,7 @@ impl Meta {
                 ended(EndReason::Expired),
                 ended(EndReason::EndpointDeleted),
                 ended(EndReason::ResendFailed),
+                ended(EndReason::Cancelled),
             ])?;
         Ok(())
     }
@@ -76,6 +78,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Meta> {
         EndReason::Expired,
         EndReason::EndpointDeleted,
         EndReason::ResendFailed,
+        EndReason::Cancelled,
     ];
     for (column, reason) in (9..).zip(columns) {
         ledger.ended[usize::from(reason.code())] = count(column)?;

@@ -117,6 +117,21 @@ pub(super) fn expunge(connection: &Connection, at: Sequence) -> Result<(), Fault
     Ok(())
 }
 
+/// Whether the message at `sequence` can still be sent: its payload is there and has not expired.
+pub(super) fn is_sendable(connection: &Connection, at: Sequence, now: Timestamp) -> Result<bool, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM message WHERE sequence = ?1 AND expires_at > ?2 AND payload IS NOT NULL)",
+    )?;
+    Ok(statement.query_one([codec::integer(at), now.as_micros()], |row| row.get(0))?)
+}
+
+/// How many bytes of payload the message at `sequence` has; `None` without a payload. Reads none of them.
+pub(super) fn payload_bytes(connection: &Connection, at: Sequence) -> Result<Option<u32>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT length(payload) FROM message WHERE sequence = ?1")?;
+    let mut rows = statement.query([codec::integer(at)])?;
+    Ok(rows.next()?.map(|row| row.get(0)).transpose()?.flatten())
+}
+
 /// Reads the messages in `(after, until]` as the indexes want them.
 pub(super) fn records(
     connection: &Connection,

@@ -22,6 +22,7 @@ mod backup;
 mod recovery;
 mod tokens;
 mod retention;
+mod task;
 mod reading;
 mod checkpoint;
 mod codec;
@@ -32,11 +33,11 @@ pub use check::{Finding, FindingKind, Report};
 pub use configuration::{PLAIN, Sealer};
 
 use crate::{
-    AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
-    MessageQuery, Page, ReadError, Recovered, Span, Store, WaitingHead,
+    Advanced, AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
+    Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
     Timestamp, Waiting,
 };
 use checkpoint::{Checkpointer, Failure};
@@ -48,6 +49,7 @@ use reading::{Reader, Readers, Snapshot};
 use refinery::{Migration, Runner};
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{fmt, io};
@@ -60,6 +62,7 @@ const SQLITE_MIN: i32 = 3_051_003;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql")),
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
+    ("V3__tasks", include_str!("schema/V3__tasks.sql")),
     ("V4__tokens", include_str!("schema/V4__tokens.sql")),
 ];
 
@@ -184,6 +187,8 @@ pub struct EmbeddedStore {
     readers: Readers,
     tail: Arc<RwLock<Tail>>,
     owed_from: usize,
+    /// Whether the writer has tasks; it may be busy when somebody asks.
+    has_tasks: AtomicBool,
     settings: Settings,
     path: PathBuf,
     _folder: Option<Folder>,
@@ -206,6 +211,7 @@ impl EmbeddedStore {
         let tail = Arc::new(RwLock::new(Tail::default()));
         let writer = Writer::open(connection, settings.clone(), Arc::clone(&tail), Arc::clone(&failure), reserve)
             .map_err(|fault| OpenError::Read { folder: path.clone(), source: fault.into() })?;
+        let has_tasks = AtomicBool::new(writer.has_tasks());
         let writer = Arc::new(Mutex::new(writer));
         let second = open_writer(&path).map_err(failed)?;
         let checkpointer = Checkpointer::start(second, Arc::clone(&writer), failure)?;
@@ -215,6 +221,7 @@ impl EmbeddedStore {
             readers: Readers::open(&path)?,
             tail,
             owed_from: settings.slice.saturating_mul(2),
+            has_tasks,
             settings,
             path,
             _folder: Some(folder),
@@ -237,6 +244,7 @@ impl EmbeddedStore {
             readers: Readers::open(path)?,
             tail: Arc::default(),
             owed_from: usize::MAX,
+            has_tasks: AtomicBool::new(false),
             settings: Settings::default(),
             path: path.to_owned(),
             _folder: None,
@@ -268,6 +276,7 @@ impl EmbeddedStore {
         let mut writer = writer.lock();
         let answer = work(&mut writer);
         let wanted = writer.wants_checkpoint();
+        self.has_tasks.store(writer.has_tasks(), Ordering::Relaxed);
         drop(writer);
         if let Some(checkpointer) = self.checkpointer.as_ref().filter(|_| wanted) {
             checkpointer.wake();
@@ -438,6 +447,22 @@ impl Store for EmbeddedStore {
 
     fn upkeep_owed(&self) -> bool {
         self.tail.read().len() >= self.owed_from
+    }
+
+    fn has_tasks(&self) -> bool {
+        self.has_tasks.load(Ordering::Relaxed)
+    }
+
+    fn advance_task(&self, now: Timestamp, matching: &dyn Matching) -> Result<Option<Advanced>, CommitError> {
+        self.write(|writer| writer.advance_task(now, matching))
+    }
+
+    fn task(&self, id: TaskId) -> Result<Option<Task>, ReadError> {
+        self.read(|reader| task::find(reader, id, true))
+    }
+
+    fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ReadError> {
+        self.read(|reader| task::list(reader, query))
     }
 
     fn bytes_on_disk(&self) -> Option<u64> {

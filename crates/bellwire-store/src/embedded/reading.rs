@@ -85,11 +85,28 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// One transaction of a reader, with the part of the tail that belongs to it.
+/// One transaction, with the part of the tail that belongs to it.
 pub(super) struct Snapshot<'a> {
-    transaction: rusqlite::Transaction<'a>,
+    transaction: Open<'a>,
     meta: Meta,
-    view: View,
+    pub(super) view: View,
+}
+
+/// A transaction that is open: a reader's own, or the writer's.
+enum Open<'a> {
+    Own(rusqlite::Transaction<'a>),
+    Writers(&'a Connection),
+}
+
+impl Deref for Open<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        match self {
+            Open::Own(transaction) => transaction,
+            Open::Writers(connection) => connection,
+        }
+    }
 }
 
 impl<'a> Snapshot<'a> {
@@ -102,7 +119,53 @@ impl<'a> Snapshot<'a> {
     ) -> Result<Snapshot<'a>, Fault> {
         let transaction = connection.unchecked_transaction()?;
         let (meta, view) = tail.read().view(&transaction, message_wanted, attempt_wanted)?;
-        Ok(Snapshot { transaction, meta, view })
+        Ok(Snapshot { transaction: Open::Own(transaction), meta, view })
+    }
+
+    /// Within the transaction that the writer has begun on `connection` and not yet written in.
+    pub(super) fn within(
+        connection: &'a Connection,
+        tail: &RwLock<Tail>,
+        message_wanted: impl Fn(&MessageRecord) -> bool,
+        attempt_wanted: impl Fn(&AttemptRecord) -> bool,
+    ) -> Result<Snapshot<'a>, Fault> {
+        let (meta, view) = tail.read().view(connection, message_wanted, attempt_wanted)?;
+        Ok(Snapshot { transaction: Open::Writers(connection), meta, view })
+    }
+
+    /// Goes through the messages of an application in `span`, oldest first, until told to stop. Answers whether it came to the end.
+    pub(super) fn walk_application(
+        &self,
+        application: ApplicationKey,
+        span: Span,
+        visit: impl FnMut(&Candidate) -> Result<bool, Fault>,
+    ) -> Result<bool, Fault> {
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT message, event_type, marks FROM message_by_application \
+             WHERE application = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message",
+        )?;
+        let (first, last) = self.bounds(span);
+        let rows = statement.query([i64::from(application.0), first, last])?;
+        let tail = self.view.messages.iter().filter(|m| m.application == application).map(Candidate::from);
+        rising(rows, tail.filter(|candidate| within(span, candidate.at)).collect(), visit)
+    }
+
+    /// As [`Snapshot::walk_application`], for the messages that were or are to be sent to an endpoint.
+    pub(super) fn walk_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        span: Span,
+        visit: impl FnMut(&Candidate) -> Result<bool, Fault>,
+    ) -> Result<bool, Fault> {
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT message, event_type, marks FROM delivery_by_endpoint \
+             WHERE endpoint = ?1 AND message BETWEEN ?2 AND ?3 ORDER BY message",
+        )?;
+        let (first, last) = self.bounds(span);
+        let rows = statement.query([i64::from(endpoint.0), first, last])?;
+        let mut tail = self.delivery_candidates(endpoint);
+        tail.retain(|candidate| within(span, candidate.at));
+        rising(rows, tail, visit)
     }
 
     /// See [`crate::Store::messages`].
@@ -276,33 +339,44 @@ impl<'a> Snapshot<'a> {
 
     /// Where a delivery stands and the number of its last attempt. A delivery that nobody knows reads as fresh.
     fn state(&self, delivery: Delivery) -> Result<(DeliveryState, AttemptNumber), Fault> {
+        let Standing { state, attempts, .. } = self.standing(delivery)?;
+        Ok((state, attempts))
+    }
+
+    /// As [`Snapshot::state`], with how its last exchange was answered.
+    pub(super) fn standing(&self, delivery: Delivery) -> Result<Standing, Fault> {
         let mut last: Option<(Sequence, u8)> = None;
+        let mut answered: Option<(Sequence, i32)> = None;
         let mut attempts = 0;
-        let mut consider = |at: Sequence, number: AttemptNumber, after: u8| {
+        let mut consider = |at: Sequence, number: AttemptNumber, after: u8, status: Option<i32>| {
             attempts = attempts.max(number);
             if last.is_none_or(|(last, _)| last < at) {
                 last = Some((at, after));
             }
+            if let Some(status) = status.filter(|_| answered.is_none_or(|(last, _)| last < at)) {
+                answered = Some((at, status));
+            }
         };
         for attempt in self.view.attempts.iter().filter(|attempt| attempt.delivery() == delivery) {
-            consider(attempt.sequence, attempt.number, attempt.after);
+            consider(attempt.sequence, attempt.number, attempt.after, attempt.status);
         }
         let mut statement = self.transaction.prepare_cached(
-            "SELECT attempt, number, after FROM attempt_by_delivery WHERE message = ?1 AND endpoint = ?2",
+            "SELECT attempt, number, after, status FROM attempt_by_delivery WHERE message = ?1 AND endpoint = ?2",
         )?;
         let mut rows = statement.query([integer(delivery.message), i64::from(delivery.endpoint.0)])?;
         while let Some(row) = rows.next()? {
-            consider(codec::sequence(row.get(0)?), row.get(1)?, row.get(2)?);
+            consider(codec::sequence(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?);
         }
+        let status = answered.map(|(_, status)| status);
         if let Some(waiting) = waiting_room::find(&self.transaction, delivery)? {
-            return Ok((DeliveryState::Waiting(waiting), attempts));
+            return Ok(Standing { state: DeliveryState::Waiting(waiting), attempts, status });
         }
         let state = match last {
             None => DeliveryState::Fresh,
             Some((_, codec::DELIVERED)) => DeliveryState::Delivered,
             Some((_, after)) => DeliveryState::Ended(codec::reason_from(after)?),
         };
-        Ok((state, attempts))
+        Ok(Standing { state, attempts, status })
     }
 
     /// Goes through the deliveries of an endpoint as the query wants their messages.
@@ -358,11 +432,7 @@ impl<'a> Snapshot<'a> {
         let channel = query.channel.as_deref().map_or(0, codec::channel_mark);
         let marks = channel | query.tag.as_deref().map_or(0, codec::tag_mark);
         tail.retain(|candidate| within(query.span, candidate.at));
-        let read = |row: &rusqlite::Row<'_>| {
-            let marks: i64 = row.get(2)?;
-            Ok(Candidate { at: codec::sequence(row.get(0)?), event_type: row.get(1)?, marks: marks as u64 })
-        };
-        let mut merged = Merged::new(rows, tail, query.ascending, read, |candidate: &Candidate| candidate.at);
+        let mut merged = Merged::new(rows, tail, query.ascending, candidate, |candidate: &Candidate| candidate.at);
         while let Some(candidate) = merged.next()? {
             let possible =
                 (types.is_empty() || types.contains(&candidate.event_type)) && candidate.marks & marks == marks;
@@ -418,7 +488,7 @@ fn within(span: Span, at: Sequence) -> bool {
     span.first <= at && at <= span.last
 }
 
-fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
+pub(super) fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
     (event_types.is_empty() || event_types.contains(&message.event_type))
         && channel.is_none_or(|channel| message.channels.iter().any(|c| c == channel))
         && tag.is_none_or(|tag| message.tags.iter().any(|t| t == tag))
@@ -434,17 +504,18 @@ fn status_passes(status: Option<i32>, filter: &AttemptFilter) -> bool {
         Some(StatusFilter::FailOrCanceled) => !status.is_some_and(|s| (200..300).contains(&s)),
         Some(StatusFilter::Pending | StatusFilter::Sending) => false,
     };
-    let in_class = match filter.status_class {
-        None => true,
-        Some(0) => status.is_none_or(|s| s < 0),
-        Some(class) => {
-            status.is_some_and(|s| s >= 0 && s / 100 == i32::from(if class >= 100 { class / 100 } else { class }))
-        }
-    };
-    as_asked && in_class
+    as_asked && filter.status_class.is_none_or(|class| of_class(status, class))
 }
 
-fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
+/// Whether a stored status is `n00..=n99`; for class 0, whether there was none.
+pub(super) fn of_class(status: Option<i32>, class: u16) -> bool {
+    match class {
+        0 => status.is_none_or(|s| s < 0),
+        class => status.is_some_and(|s| s >= 0 && s / 100 == i32::from(if class >= 100 { class / 100 } else { class })),
+    }
+}
+
+pub(super) fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
     match (status, state) {
         (StatusFilter::Success, DeliveryState::Delivered) => true,
         (StatusFilter::Pending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts == 0,
@@ -458,16 +529,45 @@ fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -
 
 fn on_somebodys_word(reason: EndReason) -> bool {
     match reason {
-        EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted => true,
+        EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted | EndReason::Cancelled => true,
         EndReason::Exhausted | EndReason::ResendFailed => false,
     }
 }
 
+/// Where a delivery stands.
+pub(super) struct Standing {
+    pub(super) state: DeliveryState,
+    /// The number of its last attempt; 0 before the first.
+    pub(super) attempts: AttemptNumber,
+    /// The stored status of its last exchange.
+    pub(super) status: Option<i32>,
+}
+
 /// What an index says of a message.
-struct Candidate {
-    at: Sequence,
-    event_type: u32,
-    marks: u64,
+pub(super) struct Candidate {
+    pub(super) at: Sequence,
+    pub(super) event_type: u32,
+    pub(super) marks: u64,
+}
+
+/// Goes through index rows and the tail in rising order until told to stop. Answers whether it came to the end.
+fn rising(
+    rows: Rows<'_>,
+    tail: Vec<Candidate>,
+    mut visit: impl FnMut(&Candidate) -> Result<bool, Fault>,
+) -> Result<bool, Fault> {
+    let mut merged = Merged::new(rows, tail, true, candidate, |candidate: &Candidate| candidate.at);
+    while let Some(candidate) = merged.next()? {
+        if !visit(&candidate)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn candidate(row: &rusqlite::Row<'_>) -> Result<Candidate, Fault> {
+    let marks: i64 = row.get(2)?;
+    Ok(Candidate { at: codec::sequence(row.get(0)?), event_type: row.get(1)?, marks: marks as u64 })
 }
 
 impl From<&MessageRecord> for Candidate {

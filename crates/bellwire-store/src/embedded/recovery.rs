@@ -5,7 +5,7 @@ use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
-use super::{tokens, waiting_room};
+use super::{task, tokens, waiting_room};
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};
 use rusqlite::Connection;
@@ -33,7 +33,8 @@ pub(super) fn recover(connection: &Connection, sealer: Option<&dyn Sealer>) -> R
         }
     }
     Ok(Recovered {
-        newest: meta.newest_of_all(),
+        // What is accepted from now on is younger than every task.
+        newest: meta.newest_of_all().max(task::newest(connection)?),
         last_key: meta.last_key,
         applications: configuration::applications(connection)?,
         endpoints,

@@ -1,6 +1,7 @@
 //! Upkeep: work behind the logs, one bounded slice at a time, each slice one transaction that a crash leaves whole or undone.
 //!
-//! In this order: fill the indexes; end what was owed to deleted endpoints; remove what is past its retention; forget keys.
+//! In this order: fill the indexes; end what was owed to deleted endpoints; remove what is past its retention; forget keys and
+//! tasks.
 //!
 //! Retention raises the **floor** first: from then on messages below it are gone for every reader and every commit, however long
 //! their removal takes. What waits below it ends as expired, with an attempt row that says so. Then the ranges go,
@@ -12,6 +13,7 @@ use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
+use super::task::{self, Cancelling};
 use super::writer::Writer;
 use super::{keys, waiting_room};
 use crate::CommitError;
@@ -24,6 +26,8 @@ use std::time::Duration;
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// Records are indexed after this at the latest.
 const INDEXED_AFTER: Duration = Duration::from_secs(60);
+/// Tasks that have ended are known for so long.
+const TASKS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Of how many endpoints the waiting room is searched in one slice.
 const ENDPOINTS_MAX: usize = 2_000;
 /// The upper half of the sequences of a millisecond is upkeep's; the engine never gives out so many.
@@ -109,6 +113,19 @@ impl Writer {
             return Ok(());
         }
         self.end(&waiting, EndReason::EndpointDeleted, now)
+    }
+
+    /// Ends a slice of what somebody wants not to be sent any more.
+    pub(super) fn end_cancelled(&mut self, cancelling: Cancelling, now: Timestamp) -> Result<(), CommitError> {
+        let Cancelling { number, endpoint, before, at } = cancelling;
+        let waiting = waiting_room::oldest_until(&self.connection, endpoint, before, at, self.settings.slice);
+        let waiting = waiting.map_err(Fault::into_commit)?;
+        if waiting.is_empty() {
+            self.transaction(|writer| task::end_cancelling(&writer.connection, number))?;
+            self.cancelling.pop_front();
+            return Ok(());
+        }
+        self.end(&waiting, EndReason::Cancelled, now)
     }
 
     /// Ends deliveries that wait, all or none: rows out of the waiting room, rows into the attempt log and its indexes, counts.
@@ -315,7 +332,7 @@ impl Writer {
                 }
                 keys::drop_old(connection, now, limit)?;
                 keys::drop_answers(connection, now, limit)?;
-                Ok(())
+                task::forget(connection, now.minus(TASKS_KEPT), limit)
             })?;
             return Ok(true);
         }
@@ -329,7 +346,8 @@ impl Writer {
              OR EXISTS (SELECT 1 FROM kept_answer INDEXED BY kept_answer_by_end WHERE expires_at <= ?1) \
              OR coalesce((SELECT min(bucket) FROM idempotency_key) < ?2, 0)",
         )?;
-        Ok(statement.query_one([now.as_micros(), keys::oldest_bucket(now)], |row| row.get(0))?)
+        Ok(statement.query_one([now.as_micros(), keys::oldest_bucket(now)], |row| row.get(0))?
+            || task::are_forgettable(&self.connection, now.minus(TASKS_KEPT))?)
     }
 }
 

@@ -80,13 +80,6 @@ impl Counts {
         self.set(endpoint, left);
         Ok(())
     }
-
-    /// Counts again, after a statement that changed rows of `endpoint` in bulk.
-    pub(super) fn recount(&mut self, connection: &Connection, endpoint: EndpointKey) -> Result<(), Fault> {
-        let count = count(connection, endpoint)?;
-        self.set(endpoint, count);
-        Ok(())
-    }
 }
 
 fn count(connection: &Connection, endpoint: EndpointKey) -> Result<Count, Fault> {
@@ -101,6 +94,12 @@ pub(super) fn put(connection: &Connection, counts: &mut Counts, waiting: &Waitin
     if counts.has_rows(waiting.delivery.endpoint) && move_to(connection, waiting)? {
         return Ok(false);
     }
+    add(connection, counts, waiting)?;
+    Ok(true)
+}
+
+/// Puts a delivery in that is known not to be there.
+pub(super) fn add(connection: &Connection, counts: &mut Counts, waiting: &Waiting) -> Result<(), Fault> {
     connection
         .prepare_cached("INSERT INTO waiting (endpoint, message, due, next, manual) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![
@@ -111,7 +110,7 @@ pub(super) fn put(connection: &Connection, counts: &mut Counts, waiting: &Waitin
             waiting.trigger == Trigger::Manual,
         ])?;
     counts.added(waiting.delivery.endpoint, 1);
-    Ok(true)
+    Ok(())
 }
 
 /// Moves a delivery to another time; `false` if it is not there.
@@ -277,6 +276,23 @@ pub(super) fn oldest(
         .prepare_cached("SELECT message FROM waiting WHERE endpoint = ?1 AND message < ?2 ORDER BY message LIMIT ?3")?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map([i64::from(endpoint.0), below, limit], |row| row.get(0))?;
+    rows.map(|message| Ok(Delivery { endpoint, message: codec::sequence(message?) })).collect()
+}
+
+/// As [`oldest`], without what somebody asked for after `at`.
+pub(super) fn oldest_until(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    below: Sequence,
+    at: Timestamp,
+    limit: usize,
+) -> Result<Vec<Delivery>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT message FROM waiting WHERE endpoint = ?1 AND message < ?2 AND NOT (manual AND due > ?3) \
+         ORDER BY message LIMIT ?4",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map([i64::from(endpoint.0), integer(below), at.as_micros(), limit], |row| row.get(0))?;
     rows.map(|message| Ok(Delivery { endpoint, message: codec::sequence(message?) })).collect()
 }
 

@@ -1,27 +1,27 @@
 //! The one writer: batches, leases and slices of upkeep, each one transaction on its one connection.
 
 use super::checkpoint::{Failure, START_BYTES, keep_log_on_close};
-use super::codec::integer;
 use super::fault::Fault;
 use super::folder::Reserve;
 use super::index::{AttemptRecord, MessageRecord, Tail};
 use super::ledger::Meta;
 use super::retention::{self, Removal};
+use super::task::{self, Cancelling};
 use super::waiting_room::{self, Counts};
 use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, tokens};
 use crate::{Batch, Change, CommitError, Fence, Lease};
 use bellwire_model::{
-    AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, Timestamp, Trigger,
-    Waiting,
+    AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, TaskId, Timestamp,
+    Trigger, Waiting,
 };
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a row of each log adds to the write-ahead log beside its payload, roughly.
-const ROW_BYTES: u64 = 200;
+pub(super) const ROW_BYTES: u64 = 200;
 /// What every commit adds: the one row, the growing ends of the trees.
 const COMMIT_BYTES: u64 = 24 << 10;
 
@@ -35,6 +35,12 @@ pub(super) struct Writer {
     pub(super) deleted: HashSet<EndpointKey>,
     /// Those of them with rows in the waiting room.
     pub(super) doomed: BTreeSet<EndpointKey>,
+    /// What is to be ended as cancelled.
+    pub(super) cancelling: VecDeque<Cancelling>,
+    /// Endpoints of which something was cancelled since the start, up to which message: an engine may still have it in hand.
+    pub(super) cancelled: HashMap<EndpointKey, Sequence>,
+    /// Tasks that are running; the first one's turn is next.
+    pub(super) running: VecDeque<TaskId>,
     /// Upkeep's own sequences start no lower.
     pub(super) upkeep_from: Sequence,
     pub(super) removal: Removal,
@@ -45,7 +51,7 @@ pub(super) struct Writer {
     reserve: Reserve,
     /// The last transaction found the disk full.
     full: bool,
-    log_bytes: u64,
+    pub(super) log_bytes: u64,
     // Kept from commit to commit for their memory.
     messages: Vec<MessageRecord>,
     attempts: Vec<AttemptRecord>,
@@ -71,6 +77,8 @@ impl Writer {
         let counts = Counts::read(&connection)?;
         let deleted: HashSet<_> = configuration::deleted_endpoints(&connection)?.into_iter().collect();
         let doomed = deleted.iter().copied().filter(|endpoint| counts.has_rows(*endpoint)).collect();
+        let cancelling = task::cancelling(&connection)?.into();
+        let running = task::running(&connection)?.into();
         let leases = read_leases(&connection)?;
         let upkeep_from = retention::after(meta.newest_of_all());
         Ok(Writer {
@@ -81,6 +89,9 @@ impl Writer {
             settings,
             deleted,
             doomed,
+            cancelling,
+            cancelled: HashMap::new(),
+            running,
             upkeep_from,
             removal: Removal::Waiting(EndpointKey(0)),
             indexed_last: false,
@@ -111,18 +122,19 @@ impl Writer {
     fn try_commit(&mut self, batch: &Batch) -> Result<(), CommitError> {
         let mut meta = self.meta;
         let (mut messages, mut attempts) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.attempts));
-        let mut deleted = Vec::new();
+        let (mut deleted, mut cancelling) = (Vec::new(), Vec::new());
         let written = self.transaction(|writer| {
             let mut step = Step {
                 connection: &writer.connection,
                 counts: &mut writer.counts,
                 before: &writer.deleted,
+                cancelled: &writer.cancelled,
                 settings: &writer.settings,
-                tail: &writer.tail,
                 meta: &mut meta,
                 messages: &mut messages,
                 attempts: &mut attempts,
                 deleted: &mut deleted,
+                cancelling: &mut cancelling,
             };
             step.write(batch)?;
             meta.write(&writer.connection)
@@ -138,10 +150,19 @@ impl Writer {
             if !self.deleted.is_empty() {
                 self.doom(&messages);
             }
-            let mut tail = self.tail.write();
-            tail.publish(&mut messages, &mut attempts, meta.newest);
-            // A recover has brought the indexes up to date.
-            tail.drop_through(meta.indexed);
+            for one in cancelling {
+                let through = self.cancelled.entry(one.endpoint).or_default();
+                *through = one.before.max(*through);
+                self.cancelling.push_back(one);
+            }
+            for change in &batch.changes {
+                if let Change::PutTask(task) = change
+                    && !self.running.contains(&task.id)
+                {
+                    self.running.push_back(task.id);
+                }
+            }
+            self.tail.write().publish(&mut messages, &mut attempts, meta.newest);
         }
         messages.clear();
         attempts.clear();
@@ -302,13 +323,16 @@ struct Step<'a> {
     counts: &'a mut Counts,
     /// Deleted before this batch.
     before: &'a HashSet<EndpointKey>,
+    /// Cancelled before this batch, since the start.
+    cancelled: &'a HashMap<EndpointKey, Sequence>,
     settings: &'a Settings,
-    tail: &'a RwLock<Tail>,
     meta: &'a mut Meta,
     messages: &'a mut Vec<MessageRecord>,
     attempts: &'a mut Vec<AttemptRecord>,
     /// Deleted by this batch.
     deleted: &'a mut Vec<EndpointKey>,
+    /// Cancelled by this batch.
+    cancelling: &'a mut Vec<Cancelling>,
 }
 
 impl Step<'_> {
@@ -381,6 +405,7 @@ impl Step<'_> {
             AfterAttempt::Waiting { due } => {
                 let waiting = Waiting { delivery, due, next: attempt.number + 1, trigger: Trigger::Scheduled };
                 match gone {
+                    None if self.was_cancelled(delivery)? => return Ok(AfterAttempt::Ended(EndReason::Cancelled)),
                     None => {
                         waiting_room::put(self.connection, self.counts, &waiting)?;
                     }
@@ -396,6 +421,10 @@ impl Step<'_> {
                 if let Some(reason) = gone.filter(|_| !waited) {
                     return Ok(AfterAttempt::Ended(reason));
                 }
+                // The attempt tells what the receiver said; the delivery has ended and stays so.
+                if !waited && self.was_cancelled(delivery)? {
+                    return Ok(AfterAttempt::Ended(EndReason::Cancelled));
+                }
                 self.meta.ledger.count(attempt.after);
             }
         }
@@ -410,6 +439,14 @@ impl Step<'_> {
             return Some(EndReason::EndpointDeleted);
         }
         (delivery.message < self.meta.floor).then_some(EndReason::Expired)
+    }
+
+    /// Whether upkeep has ended the delivery as cancelled while an engine had it. One that has a row was asked for again since.
+    fn was_cancelled(&self, delivery: Delivery) -> Result<bool, Fault> {
+        if self.cancelled.get(&delivery.endpoint).is_none_or(|before| *before <= delivery.message) {
+            return Ok(false);
+        }
+        Ok(waiting_room::find(self.connection, delivery)?.is_none() && task::was_cancelled(self.connection, delivery)?)
     }
 
     fn put(
@@ -454,7 +491,9 @@ impl Step<'_> {
             Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),
-            Change::Recover { endpoint, since, until, due } => self.recover(*endpoint, *since, *until, *due),
+            Change::PutTask(task) => task::put(connection, task),
+            Change::CancelTask { task, at } => task::cancel(connection, *task, *at),
+            Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
             Change::ExpungePayload(sequence) => message_log::expunge(connection, *sequence),
             Change::ExpungeResponse(id) => attempt_log::expunge(connection, *id),
         }
@@ -487,6 +526,9 @@ impl Step<'_> {
             waiting_room::move_to(self.connection, waiting)?;
             return Ok(());
         }
+        if !owed && self.was_cancelled(waiting.delivery)? {
+            return Ok(());
+        }
         let new = waiting_room::put(self.connection, self.counts, waiting)?;
         if owed {
             index::note_added_delivery(self.connection, waiting.delivery)?;
@@ -496,54 +538,19 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn recover(
-        &mut self,
-        endpoint: EndpointKey,
-        since: Sequence,
-        until: Sequence,
-        due: Timestamp,
-    ) -> Result<(), Fault> {
+    /// What is fresh goes into the waiting room, so that upkeep finds all of it in one place.
+    fn cancel_waiting(&mut self, endpoint: EndpointKey, before: Sequence, at: Timestamp) -> Result<(), Fault> {
         if self.before.contains(&endpoint) || self.deleted.contains(&endpoint) {
             return Ok(());
         }
-        self.index_everything()?;
-        let ended = i64::from(super::codec::ENDED);
-        let added = self
-            .connection
-            .prepare_cached(
-                "INSERT INTO waiting (endpoint, message, due, next, manual) \
-                 SELECT ?1, d.message, ?4, (SELECT max(number) FROM attempt_by_delivery a \
-                     WHERE a.message = d.message AND a.endpoint = ?1) + 1, 1 \
-                 FROM delivery_by_endpoint d \
-                 WHERE d.endpoint = ?1 AND d.message BETWEEN ?2 AND ?3 \
-                 AND (SELECT after FROM attempt_by_delivery a WHERE a.message = d.message AND a.endpoint = ?1 \
-                     ORDER BY attempt DESC LIMIT 1) >= ?5 \
-                 AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.endpoint = ?1 AND w.message = d.message) \
-                 AND EXISTS (SELECT 1 FROM message m WHERE m.sequence = d.message AND m.payload IS NOT NULL)",
-            )?
-            .execute(params![
-                endpoint.0,
-                integer(since.max(self.meta.floor)),
-                integer(until.min(Sequence::MAX)),
-                due.as_micros(),
-                ended
-            ])?;
-        self.counts.recount(self.connection, endpoint)?;
-        self.meta.ledger.matched += added as u64;
-        Ok(())
-    }
-
-    /// Fills the indexes up to and including this batch.
-    fn index_everything(&mut self) -> Result<(), Fault> {
-        let mut slice = self.tail.read().slice(usize::MAX);
-        // A batch that recovers twice has indexed its own records the first time.
-        if self.meta.indexed >= self.meta.newest {
-            return Ok(());
+        let only = BTreeSet::from([endpoint]);
+        for left in recovery::unfinished(self.connection, self.meta.watermark, Some(&only))? {
+            if left.message < before {
+                let delivery = Delivery { endpoint, message: left.message };
+                self.put(delivery, left.message.time(), 1, Trigger::Scheduled)?;
+            }
         }
-        slice.messages.extend(self.messages.iter().cloned());
-        slice.attempts.extend(self.attempts.iter().copied());
-        slice.write(self.connection, |message| self.settings.retention_ends(message))?;
-        self.meta.indexed = self.meta.newest;
+        self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at)?);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! A store that fails on purpose: the n-th write answers as told, everything else goes through.
 
 use crate::{
-    AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
-    MessageQuery, Page, ReadError, Recovered, Span, Store, WaitingHead,
+    Advanced, AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
+    Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
     Timestamp, Waiting,
 };
 use parking_lot::Mutex;
@@ -173,6 +173,22 @@ impl Store for FaultyStore {
 
     fn upkeep_owed(&self) -> bool {
         self.inner.upkeep_owed()
+    }
+
+    fn has_tasks(&self) -> bool {
+        self.inner.has_tasks()
+    }
+
+    fn advance_task(&self, now: Timestamp, matching: &dyn Matching) -> Result<Option<Advanced>, CommitError> {
+        self.inner.advance_task(now, matching)
+    }
+
+    fn task(&self, id: TaskId) -> Result<Option<Task>, ReadError> {
+        self.inner.task(id)
+    }
+
+    fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ReadError> {
+        self.inner.tasks(query)
     }
 
     fn bytes_on_disk(&self) -> Option<u64> {

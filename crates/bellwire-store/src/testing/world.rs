@@ -2,13 +2,13 @@
 
 use super::conformance::Harness;
 use crate::{
-    Accepted, AttemptFilter, AttemptQuery, Batch, Change, DedupeEntry, MessageQuery, Page, Recovered, Span,
-    StatusFilter, Store, WaitingHead,
+    Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, DedupeEntry, Matching, MessageQuery, Page,
+    Recovered, ReplayFilter, Span, StatusFilter, Store, Task, TaskStatus, WaitingHead, Work,
 };
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DeliveryState,
-    EndReason, EndpointKey, FanOut, Ledger, Message, MessageId, Outcome, RequestDigest, Sequence, SequenceSource,
-    Timestamp, Trigger, Waiting,
+    EndReason, EndpointKey, FanOut, Ledger, Message, MessageId, OrganisationId, Outcome, RequestDigest, Sequence,
+    SequenceSource, TaskId, Timestamp, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,15 +102,17 @@ impl Model {
                     self.ledger.matched += u64::from(new);
                 }
             }
-            Change::Recover { endpoint, since, until, due } => {
-                for delivery in self.deliveries_of(*endpoint) {
-                    let failed = matches!(self.state(delivery), DeliveryState::Ended(_));
-                    let payload = self.messages[&delivery.message].0.payload.is_some();
-                    if failed && payload && *since <= delivery.message && delivery.message <= *until {
-                        let next = self.number(delivery) + 1;
-                        let waiting = Waiting { delivery, due: *due, next, trigger: Trigger::Manual };
-                        self.waiting.insert(delivery, waiting);
-                        self.ledger.matched += 1;
+            Change::CancelWaiting { endpoint, before, at } => {
+                for delivery in self.deliveries_of(*endpoint).into_iter().filter(|d| d.message < *before) {
+                    let cancelled = match self.state(delivery) {
+                        DeliveryState::Fresh => true,
+                        DeliveryState::Waiting(row) => row.trigger == Trigger::Scheduled || row.due <= *at,
+                        DeliveryState::Delivered | DeliveryState::Ended(_) => false,
+                    };
+                    if cancelled {
+                        self.waiting.remove(&delivery);
+                        self.ended.insert(delivery, AfterAttempt::Ended(EndReason::Cancelled));
+                        self.ledger.count(AfterAttempt::Ended(EndReason::Cancelled));
                     }
                 }
             }
@@ -138,6 +140,75 @@ impl Model {
             }
             _ => {}
         }
+    }
+
+    /// What a task does from its cursor to its end, if nothing else happens meanwhile. Answers how much it touches.
+    pub(super) fn finish(&mut self, task: &Task, now: Timestamp, matching: &dyn Matching) -> u64 {
+        let range = task.progress.cursor..=task.last;
+        let before = self.ledger.matched;
+        let sendable = |model: &Self, message: Sequence| {
+            let message = &model.messages[&message].0;
+            message.payload.is_some() && message.expires_at > now
+        };
+        let wanted: Vec<Delivery> = match &task.work {
+            Work::Recover(target) => {
+                let failed =
+                    |d: &Delivery| matches!(self.state(*d), DeliveryState::Ended(r) if r != EndReason::Cancelled);
+                self.deliveries_of(target.endpoint).into_iter().filter(failed).collect()
+            }
+            Work::BulkReplay(target, filter) => {
+                self.deliveries_of(target.endpoint).into_iter().filter(|d| self.passes(*d, filter)).collect()
+            }
+            Work::Replay(target) => {
+                let known: BTreeSet<_> = self.deliveries_of(target.endpoint).into_iter().collect();
+                let takes =
+                    |m: &&Arc<Message>| m.application == target.application && matching.matches(target.endpoint, m);
+                let all = self.messages.values().map(|(message, _)| message).filter(takes);
+                let all = all.map(|m| Delivery { endpoint: target.endpoint, message: m.sequence() });
+                all.filter(|delivery| !known.contains(delivery)).collect()
+            }
+            Work::PurgeContent(application) => {
+                let mut purged = 0;
+                for (message, _) in self.messages.range_mut(range).map(|(_, m)| m) {
+                    if message.application == *application && message.payload.is_some() {
+                        *message = Arc::new(Message { payload: None, ..Message::clone(message) });
+                        purged += 1;
+                    }
+                }
+                return purged;
+            }
+            Work::ApplicationStats(_) | Work::EventTypes => return 0,
+        };
+        for delivery in wanted.into_iter().filter(|d| range.contains(&d.message)) {
+            if sendable(self, delivery.message) {
+                let next = self.number(delivery) + 1;
+                self.waiting.insert(delivery, Waiting { delivery, due: now, next, trigger: Trigger::Manual });
+                if !self.messages[&delivery.message].1.contains(&delivery.endpoint) {
+                    self.added.insert(delivery);
+                }
+                self.ledger.matched += 1;
+            }
+        }
+        self.ledger.matched - before
+    }
+
+    fn passes(&self, delivery: Delivery, filter: &ReplayFilter) -> bool {
+        let message = &self.messages[&delivery.message].0;
+        let last = self.attempts.values().rfind(|a| a.delivery == delivery && a.outcome.is_some());
+        let answer = last.and_then(|a| a.outcome.as_ref()).and_then(|o| o.result.ok());
+        let stands = match (self.state(delivery), filter.status) {
+            (DeliveryState::Delivered, None | Some(StatusFilter::Success)) => true,
+            (DeliveryState::Ended(_), None | Some(StatusFilter::FailOrCanceled)) => true,
+            (DeliveryState::Ended(reason), Some(StatusFilter::Fail)) => {
+                matches!(reason, EndReason::Exhausted | EndReason::ResendFailed)
+            }
+            _ => false,
+        };
+        stands
+            && (filter.event_types.is_empty() || filter.event_types.contains(&message.event_type))
+            && filter.channel.as_ref().is_none_or(|channel| message.channels.contains(channel))
+            && filter.tag.as_ref().is_none_or(|tag| message.tags.contains(tag))
+            && filter.status_class.is_none_or(|class| answer.map_or(0, |status| status / 100 * 100) == class)
     }
 
     pub(super) fn deliveries_of(&self, endpoint: EndpointKey) -> Vec<Delivery> {
@@ -184,6 +255,21 @@ pub(super) struct World {
 }
 
 pub(super) const APPLICATION: ApplicationKey = ApplicationKey(1);
+
+/// Every endpoint takes one event type, and looks at payloads that it never lets pass: those without bytes.
+pub(super) struct Takes(pub(super) &'static str);
+
+impl Matching for Takes {
+    fn wants_payload(&self, _: EndpointKey) -> bool {
+        true
+    }
+
+    fn matches(&self, _: EndpointKey, message: &Message) -> bool {
+        message.event_type == self.0 && message.payload.as_ref().is_some_and(|payload| !payload.is_empty())
+    }
+}
+
+pub(super) const TAKES: Takes = Takes("invoice.paid");
 
 /// Everything about an accepted message that the checks vary.
 #[derive(Clone, Default)]
@@ -355,6 +441,47 @@ impl World {
             }
         }
         panic!("upkeep does not come to an end");
+    }
+
+    /// A task of the suite's organisation, created now.
+    pub(super) fn task(&mut self, work: Work, span: Span) -> Task {
+        let organisation = OrganisationId::parse("org_1").expect("an organisation");
+        let mut tail = [9; 12];
+        tail[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
+        let id = TaskId::from_parts(self.sequence(), tail);
+        let task = Task::new(id, organisation, work, span.first, span.last);
+        self.change(Change::PutTask(Arc::new(task.clone())));
+        task
+    }
+
+    /// One slice of what goes on in the background.
+    pub(super) fn slice(&self) -> Option<Advanced> {
+        self.store().advance_task(self.now, &TAKES).expect("a slice")
+    }
+
+    /// All slices.
+    pub(super) fn advance(&self) {
+        for _ in 0..10_000 {
+            if self.slice().is_none() {
+                assert!(!self.store().has_tasks());
+                return;
+            }
+        }
+        panic!("the tasks do not come to an end");
+    }
+
+    /// Does all that a task does, to the store and to the model, and closes the store in the middle.
+    pub(super) fn run_task(&mut self, work: Work, span: Span) -> Task {
+        let task = self.task(work, span);
+        let touched = self.model.finish(&task, self.now, &TAKES);
+        assert!(self.store().has_tasks());
+        self.slice();
+        self.reopen();
+        self.advance();
+        let found = self.store().task(task.id).expect("read").expect("a task");
+        assert_eq!((found.status, found.progress.touched), (TaskStatus::Finished, touched), "{found:?}");
+        assert_eq!((&found.work, found.first, found.last, found.percent()), (&task.work, task.first, task.last, 100));
+        found
     }
 
     /// Compares everything that can be asked with the model.
