@@ -10,7 +10,10 @@ use crate::page::{ListOut, Ordered, Ordering, Paging};
 use crate::wire::{Keep, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_engine::ApplicationEntry;
-use bellwire_model::{Application, ApplicationId, ApplicationKey, Endpoint, Metadata, OrganisationId};
+use bellwire_model::{
+    Application, ApplicationId, ApplicationKey, ApplicationSettings, Endpoint, Metadata, OrganisationId,
+    PayloadValidation,
+};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
@@ -73,6 +76,39 @@ pub(crate) struct ApplicationIn {
     uid: Option<String>,
     /// Names and values of your own; at most 4096 bytes as JSON.
     metadata: Option<Metadata>,
+    /// What becomes of a message whose payload is not as the newest schema of its event type says: `off` (not looked at), `warn` (accepted;
+    /// the header `bellwire-payload-warning` tells) or `refuse` (422). A PUT without it keeps it, since Svix's clients do not know it.
+    payload_validation: Option<Validation>,
+}
+
+/// What a schema is good for.
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "PayloadValidation")]
+enum Validation {
+    Off,
+    Warn,
+    Refuse,
+}
+
+impl From<Validation> for PayloadValidation {
+    fn from(validation: Validation) -> Self {
+        match validation {
+            Validation::Off => PayloadValidation::Off,
+            Validation::Warn => PayloadValidation::Warn,
+            Validation::Refuse => PayloadValidation::Refuse,
+        }
+    }
+}
+
+impl From<PayloadValidation> for Validation {
+    fn from(validation: PayloadValidation) -> Self {
+        match validation {
+            PayloadValidation::Off => Validation::Off,
+            PayloadValidation::Warn => Validation::Warn,
+            PayloadValidation::Refuse => Validation::Refuse,
+        }
+    }
 }
 
 /// Changes to an application: absent keeps, null clears.
@@ -88,6 +124,8 @@ struct ApplicationPatch {
     #[schemars(length(min = 1, max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
     uid: Patch<String>,
     metadata: Keep<Metadata>,
+    /// `off`, `warn` or `refuse`.
+    payload_validation: Keep<Validation>,
 }
 
 /// An application.
@@ -105,6 +143,7 @@ pub(crate) struct ApplicationOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit: Option<NonZeroU16>,
     metadata: &'a Metadata,
+    payload_validation: Validation,
     created_at: Time,
     updated_at: Time,
 }
@@ -118,6 +157,7 @@ impl<'a> From<&'a Application> for ApplicationOut<'a> {
             throttle_rate: application.throttle_rate,
             rate_limit: application.throttle_rate,
             metadata: &application.metadata,
+            payload_validation: application.settings.payload_validation.into(),
             created_at: Time(application.created_at),
             updated_at: Time(application.updated_at),
         }
@@ -168,6 +208,7 @@ pub(crate) struct NewApplication {
     uid: Option<String>,
     throttle_rate: Option<NonZeroU16>,
     metadata: Metadata,
+    payload_validation: Option<PayloadValidation>,
 }
 
 impl ApplicationIn {
@@ -185,7 +226,13 @@ impl ApplicationIn {
         let metadata = self.metadata.unwrap_or_default();
         faults.metadata(&metadata);
         faults.end()?;
-        Ok(NewApplication { name: name.unwrap_or_default(), uid: self.uid, throttle_rate, metadata })
+        Ok(NewApplication {
+            name: name.unwrap_or_default(),
+            uid: self.uid,
+            throttle_rate,
+            metadata,
+            payload_validation: self.payload_validation.map(PayloadValidation::from),
+        })
     }
 }
 
@@ -203,7 +250,7 @@ impl NewApplication {
             uid: self.uid,
             name: self.name,
             throttle_rate: self.throttle_rate,
-            settings: Default::default(),
+            settings: ApplicationSettings { payload_validation: self.payload_validation.unwrap_or_default() },
             metadata: self.metadata,
             created_at: now,
             updated_at: now,
@@ -293,6 +340,9 @@ async fn put(mut call: Call) -> Result<Response, Error> {
             application.uid = new.uid;
             application.throttle_rate = new.throttle_rate;
             application.metadata = new.metadata;
+            if let Some(validation) = new.payload_validation {
+                application.settings.payload_validation = validation;
+            }
             application.updated_at = call.api.backend().now();
             (StatusCode::OK, Arc::new(application))
         }
@@ -317,6 +367,9 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     if let Keep(Some(metadata)) = patch.metadata {
         faults.metadata(&metadata);
         application.metadata = metadata;
+    }
+    if let Keep(Some(validation)) = patch.payload_validation {
+        application.settings.payload_validation = validation.into();
     }
     faults.end()?;
     if uid_taken(&call.api, &application.organisation, application.uid.as_deref(), Some(application.key)) {

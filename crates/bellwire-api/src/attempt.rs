@@ -14,13 +14,14 @@ use bellwire_model::{
     AfterAttempt, Attempt, AttemptId, EndReason, EndpointId, EndpointKey, Message, MessageId, Sequence, Timestamp,
     Trigger,
 };
-use bellwire_store::{AttemptFilter, AttemptQuery, Change};
+use bellwire_store::{AttemptFilter, AttemptQuery, Change, ReadError, Store};
 use http::{Method, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 const TAG: &str = "Message Attempt";
 /// So many attempts are counted one by one.
@@ -300,17 +301,36 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
     }
 }
 
-/// The public id of an endpoint of `application`. Of one that is deleted only the key is known: then an id that no endpoint has,
-/// made of it.
-fn endpoint_id(application: &ApplicationEntry, key: EndpointKey) -> EndpointId {
-    application.endpoint(key).map_or_else(
-        || {
-            let mut tail = [0; 12];
-            tail[8..].copy_from_slice(&key.0.to_be_bytes());
-            EndpointId::from_parts(Sequence::ZERO, tail)
-        },
-        |endpoint| endpoint.id,
-    )
+/// The public ids of the endpoints that some attempts were made to.
+struct EndpointIds(HashMap<EndpointKey, EndpointId>);
+
+impl EndpointIds {
+    /// Asks the store for those that are deleted.
+    fn of(store: &dyn Store, application: &ApplicationEntry, attempts: &[Attempt]) -> Result<Self, ReadError> {
+        let mut ids = HashMap::new();
+        for attempt in attempts {
+            if let Entry::Vacant(entry) = ids.entry(attempt.delivery.endpoint) {
+                let key = *entry.key();
+                let id = match application.endpoint(key) {
+                    Some(endpoint) => Some(endpoint.id),
+                    None => store.deleted_endpoint(key)?,
+                };
+                entry.insert(id.unwrap_or_else(|| nobodys(key)));
+            }
+        }
+        Ok(EndpointIds(ids))
+    }
+
+    fn id(&self, key: EndpointKey) -> EndpointId {
+        self.0.get(&key).copied().unwrap_or_else(|| nobodys(key))
+    }
+}
+
+/// For an endpoint that was deleted before its id was kept: an id that no endpoint has.
+fn nobodys(key: EndpointKey) -> EndpointId {
+    let mut tail = [0; 12];
+    tail[8..].copy_from_slice(&key.0.to_be_bytes());
+    EndpointId::from_parts(Sequence::ZERO, tail)
 }
 
 /// What both lists ask the store.
@@ -335,7 +355,7 @@ fn attempts_query(call: &Call, slice: &Slice, with_body: bool) -> Result<Attempt
 }
 
 async fn list_by_endpoint(call: Call) -> Result<Response, Error> {
-    let (application, endpoint) = call.endpoint()?;
+    let (_, endpoint) = call.endpoint()?;
     let slice = Slice::of::<AttemptId>(&call)?;
     let WithAttemptContent { with_content } = call.query()?;
     let WithMessage { with_msg } = call.query()?;
@@ -351,7 +371,7 @@ async fn list_by_endpoint(call: Call) -> Result<Response, Error> {
                 let mut messages = HashMap::new();
                 for attempt in &page.items {
                     let sequence = attempt.delivery.message;
-                    if let std::collections::hash_map::Entry::Vacant(entry) = messages.entry(sequence) {
+                    if let Entry::Vacant(entry) = messages.entry(sequence) {
                         entry.insert(store.message(sequence, with_msg && with_content)?);
                     }
                 }
@@ -368,8 +388,7 @@ async fn list_by_endpoint(call: Call) -> Result<Response, Error> {
             let message = messages.get(&attempt.delivery.message).and_then(Option::as_ref);
             // The log may have lost a message that has passed its retention a moment before its attempts.
             let id = message.map_or_else(|| MessageId::from_parts(attempt.delivery.message, [0; 12]), |m| m.id);
-            let endpoint = endpoint_id(&application, attempt.delivery.endpoint);
-            show.out(attempt, id, endpoint, message.filter(|_| with_msg))
+            show.out(attempt, id, endpoint.id, message.filter(|_| with_msg))
         })
         .collect();
     Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out: &AttemptOut<'_>| out.id.0.to_string())))
@@ -409,17 +428,22 @@ async fn list_by_message(call: Call) -> Result<Response, Error> {
     }
     let message = call.message(&application, false).await?;
     let sequence = message.sequence();
-    let page = if slice.empty {
-        slice.nothing()
+    let (page, endpoints) = if slice.empty {
+        (slice.nothing(), EndpointIds(HashMap::new()))
     } else {
-        call.api.read(move |store| store.attempts_of_message(sequence, &query)).await?
+        let read = move |store: &dyn Store| {
+            let page = store.attempts_of_message(sequence, &query)?;
+            let endpoints = EndpointIds::of(store, &application, &page.items)?;
+            Ok((page, endpoints))
+        };
+        call.api.read(read).await?
     };
     let page = slice.newest_first(page);
     let show = Show { with_content, expanded: expanded_statuses, now: call.api.backend().now() };
     let data = page
         .items
         .iter()
-        .map(|attempt| show.out(attempt, message.id, endpoint_id(&application, attempt.delivery.endpoint), None))
+        .map(|attempt| show.out(attempt, message.id, endpoints.id(attempt.delivery.endpoint), None))
         .collect();
     Ok(error::json(StatusCode::OK, &ListOut::new(data, page.done, |out: &AttemptOut<'_>| out.id.0.to_string())))
 }
@@ -439,7 +463,14 @@ async fn get(call: Call) -> Result<Response, Error> {
     let message = call.message(&application, false).await?;
     let attempt = find(&call, &message).await?;
     let show = Show { with_content: true, expanded: expanded_statuses, now: call.api.backend().now() };
-    let endpoint = endpoint_id(&application, attempt.delivery.endpoint);
+    let (attempt, endpoints) = call
+        .api
+        .read(move |store| {
+            let endpoints = EndpointIds::of(store, &application, std::slice::from_ref(&attempt))?;
+            Ok((attempt, endpoints))
+        })
+        .await?;
+    let endpoint = endpoints.id(attempt.delivery.endpoint);
     Ok(error::json(StatusCode::OK, &show.out(&attempt, message.id, endpoint, None)))
 }
 

@@ -1,5 +1,6 @@
 //! Event types. Archived ones are hidden and refused for endpoints; messages of them are still accepted.
 
+use crate::Api;
 use crate::auth::Principal;
 use crate::call::Call;
 use crate::edit::Begun;
@@ -7,12 +8,13 @@ use crate::error::{self, Error};
 use crate::field::{Faults, event_type_name};
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Ordered, Ordering, Paging, cut};
+use crate::schema::Schema;
 use crate::wire::{Keep, Patch, Time};
 use axum::response::Response;
 use bellwire_model::EventType;
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -71,7 +73,7 @@ impl JsonSchema for Schemas {
         "Schemas".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
         json_schema!({
             "type": "object",
             "additionalProperties": { "type": "object" },
@@ -111,7 +113,7 @@ impl JsonSchema for EventTypeUpdate {
         "EventTypeUpdate".into()
     }
 
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> schemars::Schema {
         let mut schema = EventTypeIn::json_schema(generator);
         let members = schema.ensure_object();
         if let Some(properties) = members.get_mut("properties").and_then(|p| p.as_object_mut()) {
@@ -207,10 +209,10 @@ struct NewEventType {
 
 impl EventTypeIn {
     /// Beside the name.
-    fn check(self, mut faults: Faults) -> Result<NewEventType, Error> {
+    fn check(self, api: &Api, mut faults: Faults) -> Result<NewEventType, Error> {
         let description = faults.required("description", self.description).unwrap_or_default();
         faults.printable("description", &description);
-        let schemas = self.schemas.and_then(|schemas| check_schemas(&mut faults, &schemas));
+        let schemas = self.schemas.and_then(|schemas| check_schemas(api, &mut faults, &schemas));
         let feature_flags = match (self.feature_flags, self.feature_flag) {
             (Some(flags), _) => check_flags(&mut faults, "featureFlags", flags),
             (None, Some(flag)) => check_flags(&mut faults, "featureFlag", vec![flag]),
@@ -247,13 +249,15 @@ impl NewEventType {
     }
 }
 
-/// An object of objects; kept as text, written back as it came.
-fn check_schemas(faults: &mut Faults, schemas: &Schemas) -> Option<String> {
+/// JSON Schemas by version, each fit to check payloads by; kept as text, written back as they came.
+fn check_schemas(api: &Api, faults: &mut Faults, schemas: &Schemas) -> Option<String> {
     match serde_json::from_str(schemas.0.get()) {
         Ok(serde_json::Value::Object(versions)) => {
             for (version, schema) in &versions {
                 if !schema.is_object() {
                     faults.add_at(&["schemas", version], "a JSON Schema must be an object");
+                } else if let Err(error) = Schema::compile(schema, api.settings().json_depth_max) {
+                    faults.add_at(&["schemas", version], format!("cannot be used as a JSON Schema: {error}"));
                 }
             }
             Some(schemas.0.get().to_owned())
@@ -329,7 +333,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     if let Some(name) = &name {
         faults.event_type_name("name", name);
     }
-    let new = input.check(faults)?;
+    let new = input.check(&call.api, faults)?;
     let name = name.unwrap_or_default();
     let mut edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
@@ -352,7 +356,7 @@ async fn get(call: Call) -> Result<Response, Error> {
 
 async fn put(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
-    let new = body.parse::<EventTypeIn>()?.check(Faults::new())?;
+    let new = body.parse::<EventTypeIn>()?.check(&call.api, Faults::new())?;
     let name = call.param("event_type_name");
     if let Some(msg) = event_type_name(name) {
         return Err(Error::invalid(&["path", "event_type_name"], format!("the event type's name {msg}")));
@@ -378,7 +382,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     }
     event_type.archived = patch.archived.0.unwrap_or(event_type.archived);
     event_type.deprecated = patch.deprecated.0.unwrap_or(event_type.deprecated);
-    patch.schemas.apply(&mut event_type.schemas, |schemas| check_schemas(&mut faults, &schemas));
+    patch.schemas.apply(&mut event_type.schemas, |schemas| check_schemas(&call.api, &mut faults, &schemas));
     match (patch.feature_flags, patch.feature_flag) {
         (Patch::Set(flags), _) => event_type.feature_flags = check_flags(&mut faults, "featureFlags", flags),
         (Patch::Keep, Patch::Set(flag)) => {

@@ -25,15 +25,6 @@ pub(crate) enum NoExample {
     NoObject,
 }
 
-/// The newest of an event type's schemas by version: numbers by their value, also with dots, before other texts by their letters.
-pub(crate) fn newest(schemas: &Map<String, Value>) -> Option<&Value> {
-    let rank = |version: &str| {
-        let numbers: Option<Vec<u64>> = version.trim_start_matches('v').split('.').map(|n| n.parse().ok()).collect();
-        (numbers, version.to_owned())
-    };
-    schemas.iter().max_by_key(|(version, _)| rank(version)).map(|(_, schema)| schema)
-}
-
 /// Number `index` of the schema's own `examples`; without any, its `example`, its `default`, or something of its shape.
 ///
 /// # Errors
@@ -264,19 +255,5 @@ mod tests {
         let turning =
             json!({ "$ref": "#/$defs/a", "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } } });
         assert_eq!(example(&turning, 0), Err(NoExample::NoObject));
-    }
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        let check = |versions: &[&str], expected: &str| {
-            let schemas = versions.iter().map(|v| ((*v).to_owned(), json!(v))).collect();
-            assert_eq!(newest(&schemas), Some(&json!(expected)), "{versions:?}");
-        };
-        check(&["1", "10", "9"], "10");
-        check(&["1.9", "1.10", "1"], "1.10");
-        check(&["v1", "v2"], "v2");
-        check(&["draft", "1"], "1");
-        check(&["alpha", "beta"], "beta");
-        assert_eq!(newest(&Map::new()), None);
     }
 }

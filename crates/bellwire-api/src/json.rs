@@ -104,7 +104,7 @@ async fn drain(mut body: Body) {
 }
 
 /// Counts levels and members before anything recursive sees the body. Wrong JSON passes; parsing refuses it.
-fn scan(bytes: &[u8], depth_max: usize, keys_max: usize) -> Result<(), Error> {
+pub(crate) fn scan(bytes: &[u8], depth_max: usize, keys_max: usize) -> Result<(), Error> {
     let (mut depth, mut keys) = (0usize, 0usize);
     let mut rest = bytes.iter();
     while let Some(byte) = rest.next() {

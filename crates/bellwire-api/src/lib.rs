@@ -33,6 +33,9 @@ mod endpoint_secret;
 mod event_type;
 mod message;
 mod message_look;
+mod schema_bounds;
+mod schema;
+mod payload;
 mod example;
 mod try_out;
 mod attempt;
@@ -134,13 +137,14 @@ struct Shared {
     backend: Arc<dyn Backend>,
     tokens: auth::Tokens,
     settings: Settings,
+    schemas: payload::Schemas,
 }
 
 impl Api {
     /// On a backend.
     pub fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
         let tokens = auth::Tokens::new(&settings);
-        Api(Arc::new(Shared { backend, tokens, settings }))
+        Api(Arc::new(Shared { backend, tokens, settings, schemas: payload::Schemas::default() }))
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -149,6 +153,10 @@ impl Api {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    pub(crate) fn schemas(&self) -> &payload::Schemas {
+        &self.0.schemas
     }
 
     pub(crate) fn tokens(&self) -> &auth::Tokens {
@@ -226,6 +234,6 @@ fn cors() -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         // `*` would leave out `authorization`.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("retry-after")])
+        .expose_headers([HeaderName::from_static("retry-after"), payload::WARNING])
         .max_age(Duration::from_secs(600))
 }

@@ -10,6 +10,7 @@ use crate::idempotency::{Once, event_key};
 use crate::json::Json;
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Paging, Slice, Window};
+use crate::payload;
 use crate::wire::{Pairs, Text, Time};
 use axum::response::Response;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
@@ -291,9 +292,15 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         Some(entry) => entry,
         None => create_application(&call, application).await?,
     };
+    let place = draft.place;
     let draft = draft.addressed(&entry, call.api.backend());
+    let warning = payload::check(&call.api, &entry, &draft, place).await?;
     let (Accepted::New(message) | Accepted::Same(message)) = call.api.backend().accept(draft).await?;
-    Ok(error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, with_content, now)))
+    let mut answer = error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, with_content, now));
+    if let Some(warning) = warning {
+        answer.headers_mut().insert(payload::WARNING, warning);
+    }
+    Ok(answer)
 }
 
 /// For a message whose application is not there yet: from its own `application`.
@@ -325,12 +332,16 @@ pub(crate) async fn create_application(
 }
 
 /// A draft that does not know its application yet.
-pub(crate) struct Unaddressed(Draft);
+pub(crate) struct Unaddressed {
+    draft: Draft,
+    /// Where in the body the payload stands.
+    pub(crate) place: &'static [&'static str],
+}
 
 impl Unaddressed {
     /// To the endpoints of the application that take it. A filter that cannot say means no.
     pub(crate) fn addressed(self, entry: &ApplicationEntry, backend: &dyn Backend) -> Draft {
-        let Unaddressed(mut draft) = self;
+        let Unaddressed { mut draft, .. } = self;
         draft.application = entry.application.key;
         let Draft { event_type, event_id, channels, tags, payload, .. } = &draft;
         let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload);
@@ -365,6 +376,8 @@ impl MessageIn<'_> {
         faults.tags(self.tags.as_deref());
         let raw = self.transformations_params.and_then(|params| RawPayload::read(&mut faults, params));
         let (raw, content_type) = raw.map_or((None, ContentType::Json), |raw| (raw.payload, raw.content_type));
+        let place: &[&str] =
+            if raw.is_some() { &["body", "transformationsParams", "rawPayload"] } else { &["body", "payload"] };
         let payload = match (raw, self.payload.or(self.data)) {
             (Some(raw), _) => raw.into(),
             (None, Some(payload)) => {
@@ -405,7 +418,7 @@ impl MessageIn<'_> {
             idempotency: once.map(|once| (once.key, once.digest)),
             event: None,
         };
-        Ok((Unaddressed(draft), self.application))
+        Ok((Unaddressed { draft, place }, self.application))
     }
 }
 

@@ -5,11 +5,13 @@ use crate::backend::Accepted;
 use crate::call::Call;
 use crate::error::{self, Error};
 use crate::event_type::visible;
-use crate::example::{example, newest};
+use crate::example::example;
 use crate::field::Faults;
 use crate::idempotency::Once;
 use crate::message::{MessageIn, MessageOut};
 use crate::operation::{Access, Operation};
+use crate::payload;
+use crate::schema::{newest, versions};
 use axum::response::Response;
 use bellwire_engine::Draft;
 use bellwire_model::{Attempt, ContentType, Delivery, FanOut, Message};
@@ -112,7 +114,7 @@ fn example_of(call: &Call, event_type: &str, index: usize) -> Result<Bytes, Erro
     let Some(known) = known.filter(|known| !known.archived && visible(&call.principal, known)) else {
         return Err(fault("eventType", format!("there is no event type {event_type}")));
     };
-    let schemas = known.schemas.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let schemas = known.schemas.as_deref().map(versions).unwrap_or_default();
     let Some(schema) = newest(&schemas) else {
         return Err(fault("eventType", format!("the event type {event_type} has no schema to make an example from")));
     };
@@ -148,7 +150,9 @@ async fn test_attempt(mut call: Call) -> Result<Response, Error> {
     let once = call.once(body.bytes());
     let now = call.api.backend().now();
     let (draft, _) = input.check(&call.api, &body, once, now)?;
+    let place = draft.place;
     let mut draft = draft.addressed(&application, call.api.backend());
+    payload::check(&call.api, &application, &draft, place).await?;
     draft.fan_out = FanOut::from_slice(&[endpoint.key]);
     let message = accept(&call, draft).await?;
     let delivery = Delivery { endpoint: endpoint.key, message: message.sequence() };

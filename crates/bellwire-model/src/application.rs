@@ -71,7 +71,42 @@ pub type Metadata = BTreeMap<String, String>;
 
 /// What an application asks of its messages. The default asks nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ApplicationSettings {}
+pub struct ApplicationSettings {
+    /// What becomes of a message whose payload is not as its event type's schema says.
+    pub payload_validation: PayloadValidation,
+}
+
+/// What a schema is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PayloadValidation {
+    /// Nothing: payloads are not looked at.
+    #[default]
+    Off,
+    /// The message is accepted, and its sender is told what is wrong.
+    Warn,
+    /// The message is refused.
+    Refuse,
+}
+
+impl PayloadValidation {
+    /// All of them.
+    pub const ALL: [PayloadValidation; 3] =
+        [PayloadValidation::Off, PayloadValidation::Warn, PayloadValidation::Refuse];
+
+    /// As it is written and kept.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PayloadValidation::Off => "off",
+            PayloadValidation::Warn => "warn",
+            PayloadValidation::Refuse => "refuse",
+        }
+    }
+
+    /// Of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == name)
+    }
+}
 
 /// An application as it is kept.
 #[derive(Clone, PartialEq, Debug)]

@@ -24,6 +24,7 @@ mod token;
 pub use access::Access;
 pub use application::{
     Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,
+    PayloadValidation,
 };
 pub use attempt::{Attempt, AttemptNumber, Directive, FailureClass, Outcome, RESPONSE_BODY_MAX, RetryAfter, Trigger};
 pub use clock::{Now, Timestamp};

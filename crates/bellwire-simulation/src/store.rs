@@ -3,8 +3,8 @@
 
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
-    EndReason, Endpoint, EndpointKey, EventType, FanOut, Ledger, Message, OrganisationId, Partition, RequestDigest,
-    Sequence, TaskId, Timestamp, Trigger, Waiting,
+    EndReason, Endpoint, EndpointId, EndpointKey, EventType, FanOut, Ledger, Message, OrganisationId, Partition,
+    RequestDigest, Sequence, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
     Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
@@ -627,6 +627,10 @@ impl Store for SimStore {
 
     fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
         Ok(self.state().attempts.get(&id.sequence()).filter(|attempt| attempt.id == id).cloned())
+    }
+
+    fn deleted_endpoint(&self, _: EndpointKey) -> Result<Option<EndpointId>, ReadError> {
+        Ok(None)
     }
 
     fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {

@@ -33,8 +33,8 @@ pub use task::{
 pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};
 
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
-    Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
+    Sequence, TaskId, Timestamp, Waiting,
 };
 use std::time::Duration;
 
@@ -127,6 +127,9 @@ pub trait Store: Send + Sync {
 
     /// One attempt.
     fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError>;
+
+    /// The public id of an endpoint that was deleted, as long as that is known.
+    fn deleted_endpoint(&self, endpoint: EndpointKey) -> Result<Option<EndpointId>, ReadError>;
 
     /// Attempts of a message, newest first, of all endpoints or of one.
     fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError>;

@@ -210,3 +210,20 @@ async fn applications_and_endpoints_are_counted_and_left_out_of_lists_by_what_th
     own.get("/api/v1/app/stats/count-active").await.expect(403);
     own.get("/api/v1/stats/endpoint/count").await.expect(403);
 }
+
+#[tokio::test]
+async fn attempts_to_a_deleted_endpoint_keep_its_id() {
+    let (world, message, one, two) = attempted().await;
+    world.delete(&format!("/api/v1/app/acme/endpoint/{one}")).await.expect(204);
+    let list = world.get(&format!("/api/v1/app/acme/attempt/msg/{message}")).await.expect(200);
+    let mut endpoints: Vec<_> =
+        list["data"].as_array().unwrap().iter().map(|a| a["endpointId"].as_str().unwrap()).collect();
+    endpoints.sort_unstable();
+    let mut expected = vec![&*one, &*one, &*two];
+    expected.sort_unstable();
+    assert_eq!(endpoints, expected);
+    for attempt in list["data"].as_array().unwrap() {
+        let path = format!("/api/v1/app/acme/msg/{message}/attempt/{}", attempt["id"].as_str().unwrap());
+        assert_eq!(world.get(&path).await.expect(200)["endpointId"], attempt["endpointId"]);
+    }
+}

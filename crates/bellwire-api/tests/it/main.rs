@@ -12,6 +12,7 @@ mod shape;
 mod change;
 mod lists;
 mod look;
+mod payload;
 mod try_out;
 mod once;
 mod retry;

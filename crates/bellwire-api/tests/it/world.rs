@@ -517,6 +517,10 @@ impl Store for Memory {
         Ok(self.0.lock().attempts.get(&id.sequence()).cloned())
     }
 
+    fn deleted_endpoint(&self, _: EndpointKey) -> Result<Option<EndpointId>, ReadError> {
+        Ok(None)
+    }
+
     fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
         Ok(self.attempts(query, |a| a.delivery.message == message))
     }

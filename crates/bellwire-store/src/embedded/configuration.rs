@@ -5,8 +5,8 @@ use super::fault::Fault;
 use super::message_log::array;
 use super::shape;
 use bellwire_model::{
-    ActiveSecret, Application, ApplicationId, ApplicationKey, DisabledBy, Endpoint, EndpointId, EndpointKey, EventType,
-    Health, Ksuid, Limits, OrganisationId, RetrySchedule, Timestamp,
+    ActiveSecret, Application, ApplicationId, ApplicationKey, ApplicationSettings, DisabledBy, Endpoint, EndpointId,
+    EndpointKey, EventType, Health, Ksuid, Limits, OrganisationId, PayloadValidation, RetrySchedule, Timestamp,
 };
 use bellwire_signature::{Secret, sealed};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -37,11 +37,37 @@ struct StoredSecret {
     expires_at: Option<i64>,
 }
 
+/// What is kept of an application's settings: what differs from the default.
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+struct StoredSettings {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    payload_validation: Option<String>,
+}
+
+impl StoredSettings {
+    fn of(settings: &ApplicationSettings) -> Self {
+        let ApplicationSettings { payload_validation } = settings;
+        let differs = *payload_validation != PayloadValidation::default();
+        StoredSettings { payload_validation: differs.then(|| payload_validation.name().to_owned()) }
+    }
+
+    fn settings(&self) -> Result<ApplicationSettings, Fault> {
+        let payload_validation = match self.payload_validation.as_deref() {
+            None => PayloadValidation::default(),
+            Some(name) => PayloadValidation::parse(name)
+                .ok_or_else(|| Fault::damaged("an application", format!("payload_validation is {name}")))?,
+        };
+        Ok(ApplicationSettings { payload_validation })
+    }
+}
+
 pub(super) fn put_application(connection: &Connection, application: &Application) -> Result<(), Fault> {
+    let settings = StoredSettings::of(&application.settings);
+    let settings = (settings != StoredSettings::default()).then(|| codec::json(&settings));
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO application (key, id, organisation, uid, name, throttle_rate, metadata, created_at, \
-             updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             updated_at, settings) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             application.key.0,
@@ -53,6 +79,7 @@ pub(super) fn put_application(connection: &Connection, application: &Application
             codec::json(&application.metadata),
             application.created_at.as_micros(),
             application.updated_at.as_micros(),
+            settings,
         ])?;
     Ok(())
 }
@@ -67,8 +94,8 @@ pub(super) fn delete_application(connection: &Connection, key: ApplicationKey) -
 
 pub(super) fn applications(connection: &Connection) -> Result<Vec<Arc<Application>>, Fault> {
     let mut statement = connection.prepare(
-        "SELECT key, id, organisation, uid, name, throttle_rate, metadata, created_at, updated_at \
-         FROM application ORDER BY key",
+        "SELECT key, id, organisation, uid, name, throttle_rate, metadata, created_at, updated_at, \
+         settings FROM application ORDER BY key",
     )?;
     let mut rows = statement.query([])?;
     let mut applications = Vec::new();
@@ -80,7 +107,7 @@ pub(super) fn applications(connection: &Connection) -> Result<Vec<Arc<Applicatio
             uid: row.get(3)?,
             name: row.get(4)?,
             throttle_rate: row.get::<_, Option<u16>>(5)?.and_then(NonZeroU16::new),
-            settings: Default::default(),
+            settings: optional_json::<StoredSettings>(row, 9, "an application")?.unwrap_or_default().settings()?,
             metadata: json(row, 6, "an application")?,
             created_at: time(row, 7)?,
             updated_at: time(row, 8)?,
@@ -152,9 +179,21 @@ pub(super) fn switch_endpoint(connection: &Connection, key: EndpointKey, enabled
 
 /// Removes the row and leaves a mark that it was there.
 pub(super) fn delete_endpoint(connection: &Connection, key: EndpointKey) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO deleted_endpoint (key, id) VALUES (?1, (SELECT id FROM endpoint WHERE key = ?1))",
+        )?
+        .execute([key.0])?;
     connection.prepare_cached("DELETE FROM endpoint WHERE key = ?1")?.execute([key.0])?;
-    connection.prepare_cached("INSERT OR IGNORE INTO deleted_endpoint VALUES (?1)")?.execute([key.0])?;
     Ok(())
+}
+
+/// See [`crate::Store::deleted_endpoint`].
+pub(super) fn deleted_endpoint_id(connection: &Connection, key: EndpointKey) -> Result<Option<EndpointId>, Fault> {
+    let mut statement =
+        connection.prepare_cached("SELECT id FROM deleted_endpoint WHERE key = ?1 AND id IS NOT NULL")?;
+    let mut rows = statement.query([key.0])?;
+    rows.next()?.map(|row| Ok(EndpointId(Ksuid::from_bytes(array(row, 0)?)))).transpose()
 }
 
 pub(super) fn deleted_endpoints(connection: &Connection) -> Result<Vec<EndpointKey>, Fault> {

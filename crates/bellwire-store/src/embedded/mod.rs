@@ -37,8 +37,8 @@ use crate::{
     Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
-    Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
+    Sequence, TaskId, Timestamp, Waiting,
 };
 use checkpoint::{Checkpointer, Failure};
 use fault::Fault;
@@ -64,6 +64,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
     ("V3__tasks", include_str!("schema/V3__tasks.sql")),
     ("V4__tokens", include_str!("schema/V4__tokens.sql")),
+    ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
 ];
 
 /// What the operator can choose.
@@ -387,6 +388,10 @@ impl Store for EmbeddedStore {
 
     fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
         self.read(|reader| reading::attempt(reader, id))
+    }
+
+    fn deleted_endpoint(&self, endpoint: EndpointKey) -> Result<Option<EndpointId>, ReadError> {
+        self.read(|reader| configuration::deleted_endpoint_id(reader, endpoint))
     }
 
     fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {

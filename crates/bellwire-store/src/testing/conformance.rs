@@ -9,10 +9,11 @@ use crate::{
     Store, Target, TaskKind, TaskQuery, TaskStatus, WaitingHead, Work,
 };
 use bellwire_model::{
-    ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, AttemptId, ContentFilter, Cutoff,
-    DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey, EventType,
-    FailureClass, FilterSource, Fingerprint, Health, Limits, Logout, OrganisationId, Outcome, Partition, RequestDigest,
-    RetryAfter, RetrySchedule, Scope, Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, Trigger, Waiting,
+    ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
+    ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
+    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Health, Limits, Logout, OrganisationId, Outcome,
+    Partition, PayloadValidation, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape, TaskId, Timestamp,
+    TokenChange, TokenId, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -215,7 +216,7 @@ fn application(key: u32) -> Application {
         uid: Some("their own".to_owned()),
         name: "Näme".to_owned(),
         throttle_rate: NonZeroU16::new(9),
-        settings: Default::default(),
+        settings: ApplicationSettings { payload_validation: PayloadValidation::Refuse },
         metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         created_at: Timestamp::from_micros(1_700_000_000_000_001),
         updated_at: Timestamp::from_micros(1_700_000_000_000_002),

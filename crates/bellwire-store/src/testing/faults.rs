@@ -5,8 +5,8 @@ use crate::{
     Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointKey, Ledger, Message, Partition, Sequence, TaskId,
-    Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
+    Sequence, TaskId, Timestamp, Waiting,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -133,6 +133,10 @@ impl Store for FaultyStore {
 
     fn attempt(&self, id: AttemptId) -> Result<Option<Attempt>, ReadError> {
         self.inner.attempt(id)
+    }
+
+    fn deleted_endpoint(&self, endpoint: EndpointKey) -> Result<Option<EndpointId>, ReadError> {
+        self.inner.deleted_endpoint(endpoint)
     }
 
     fn attempts_of_message(&self, message: Sequence, query: &AttemptQuery) -> Result<Page<Attempt>, ReadError> {
