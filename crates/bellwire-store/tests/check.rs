@@ -89,7 +89,7 @@ fn some() -> TempDir {
     // One that nobody has tried yet.
     store.commit(&load.message().0).expect("commits");
     drop(store);
-    damage(folder.path(), "INSERT INTO deleted_endpoint VALUES (1), (2)");
+    damage(folder.path(), "INSERT INTO deleted_endpoint (key) VALUES (1), (2)");
     folder
 }
 
