@@ -6,12 +6,13 @@ use crate::call::Call;
 use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::{Faults, event_type_name};
+use crate::openapi_import::Imported;
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Ordered, Ordering, Paging, cut};
 use crate::schema::Schema;
 use crate::wire::{Keep, Patch, Time};
 use axum::response::Response;
-use bellwire_model::EventType;
+use bellwire_model::{EventType, OrganisationId};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
@@ -85,7 +86,7 @@ impl JsonSchema for Schemas {
 /// An event type, to be created or replaced.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct EventTypeIn {
+pub(crate) struct EventTypeIn {
     /// The event type's name
     #[schemars(required, length(max = 256), regex(pattern = crate::wire::NAME_PATTERN))]
     name: Option<String>,
@@ -143,7 +144,7 @@ struct EventTypePatch {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EventTypeOut")]
-struct EventTypeOut<'a> {
+pub(crate) struct EventTypeOut<'a> {
     name: &'a str,
     description: &'a str,
     #[schemars(default)]
@@ -162,7 +163,7 @@ struct EventTypeOut<'a> {
 }
 
 impl<'a> EventTypeOut<'a> {
-    fn new(event_type: &'a EventType, with_content: bool) -> Self {
+    pub(crate) fn new(event_type: &'a EventType, with_content: bool) -> Self {
         let flags = &event_type.feature_flags;
         let schemas = event_type.schemas.as_deref().filter(|_| with_content);
         EventTypeOut {
@@ -198,18 +199,27 @@ struct DeleteQuery {
 }
 
 /// What a valid [`EventTypeIn`] says, beside the name.
-struct NewEventType {
+pub(crate) struct NewEventType {
     description: String,
     archived: bool,
     deprecated: bool,
-    schemas: Option<String>,
+    pub(crate) schemas: Option<String>,
     feature_flags: Vec<String>,
     group_name: Option<String>,
 }
 
 impl EventTypeIn {
+    /// Its name, checked.
+    pub(crate) fn take_name(&mut self, faults: &mut Faults) -> String {
+        let name = faults.required("name", self.name.take());
+        if let Some(name) = &name {
+            faults.event_type_name("name", name);
+        }
+        name.unwrap_or_default()
+    }
+
     /// Beside the name.
-    fn check(self, api: &Api, mut faults: Faults) -> Result<NewEventType, Error> {
+    pub(crate) fn check(self, api: &Api, mut faults: Faults) -> Result<NewEventType, Error> {
         let description = faults.required("description", self.description).unwrap_or_default();
         faults.printable("description", &description);
         let schemas = self.schemas.and_then(|schemas| check_schemas(api, &mut faults, &schemas));
@@ -232,10 +242,38 @@ impl EventTypeIn {
 }
 
 impl NewEventType {
-    fn put(self, call: &Call, name: &str, existing: Option<&EventType>) -> Arc<EventType> {
-        let now = call.api.backend().now();
+    /// From an OpenAPI document; its schema stays where it is.
+    pub(crate) fn of_import(api: &Api, imported: &Imported, mut faults: Faults) -> Result<Self, Error> {
+        faults.printable("description", &imported.description);
+        let feature_flags = check_flags(&mut faults, "x-svix-feature-flags", imported.feature_flags.clone());
+        check_group(&mut faults, imported.group_name.as_deref());
+        if let Some(schema) = &imported.schema
+            && let Err(error) = Schema::compile(schema, api.settings().json_depth_max)
+        {
+            faults.add("schema", format!("cannot be used as a JSON Schema: {error}"));
+        }
+        faults.end()?;
+        Ok(NewEventType {
+            description: imported.description.clone(),
+            archived: false,
+            deprecated: imported.deprecated,
+            schemas: None,
+            feature_flags,
+            group_name: imported.group_name.clone(),
+        })
+    }
+
+    /// Over an existing one, or as a new one.
+    pub(crate) fn put(
+        self,
+        api: &Api,
+        organisation: &OrganisationId,
+        name: &str,
+        existing: Option<&EventType>,
+    ) -> Arc<EventType> {
+        let now = api.backend().now();
         Arc::new(EventType {
-            organisation: call.principal.organisation().clone(),
+            organisation: organisation.clone(),
             name: name.to_owned(),
             description: self.description,
             archived: self.archived,
@@ -329,12 +367,8 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
     let mut input: EventTypeIn = body.parse()?;
     let mut faults = Faults::new();
-    let name = faults.required("name", input.name.take());
-    if let Some(name) = &name {
-        faults.event_type_name("name", name);
-    }
+    let name = input.take_name(&mut faults);
     let new = input.check(&call.api, faults)?;
-    let name = name.unwrap_or_default();
     let mut edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
         Begun::Kept(answer) => return Ok(answer),
@@ -344,7 +378,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         let detail = "An event_type with this name already exists";
         return Err(Error::refused(StatusCode::CONFLICT, "event_type_exists", detail));
     }
-    let event_type = new.put(&call, &name, existing.as_deref());
+    let event_type = new.put(&call.api, call.principal.organisation(), &name, existing.as_deref());
     edit.put(Change::PutEventType(event_type.clone()));
     edit.answer(StatusCode::CREATED, &EventTypeOut::new(&event_type, true)).await
 }
@@ -364,7 +398,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     let mut edit = call.api.edit().await;
     let existing = find(&call);
     let status = if existing.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-    let event_type = new.put(&call, name, existing.as_deref());
+    let event_type = new.put(&call.api, call.principal.organisation(), name, existing.as_deref());
     edit.put(Change::PutEventType(event_type.clone()));
     edit.answer(status, &EventTypeOut::new(&event_type, true)).await
 }

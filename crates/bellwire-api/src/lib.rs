@@ -31,6 +31,8 @@ mod endpoint_headers;
 mod endpoint_shape;
 mod endpoint_secret;
 mod event_type;
+mod openapi_import;
+mod event_type_import;
 mod message;
 mod message_look;
 mod schema_bounds;
@@ -172,6 +174,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(endpoint_headers::operations());
     all.extend(endpoint_secret::operations());
     all.extend(event_type::operations());
+    all.extend(event_type_import::operations());
     all.extend(message::operations());
     all.extend(message_look::operations());
     all.extend(try_out::operations());

@@ -41,11 +41,15 @@ impl Permission {
         match path {
             "/api/v1/auth/whoami" | "/api/v1/auth/logout" => Permission::Own,
             "/api/v1/app/{app_id}/msg" if *method == Method::POST => Permission::SendMessage,
-            "/api/v1/app/{app_id}/msg/precheck/active" | "/api/v1/app/{app_id}/msg/search" => Permission::Read,
+            "/api/v1/app/{app_id}/msg/precheck/active"
+            | "/api/v1/app/{app_id}/msg/search"
+            | "/api/v1/environment/export" => Permission::Read,
             _ if reads && matches!(last, "secret" | "oauth" | "mtls" | "token") => Permission::ReadSecret,
             _ if reads => Permission::Read,
             _ if endpoint && path.ends_with("/secret/rotate") => Permission::ManageSecret,
-            _ if endpoint && matches!(last, "recover" | "replay-missing" | "bulk-replay" | "send-example") => {
+            _ if endpoint
+                && matches!(last, "recover" | "replay-missing" | "bulk-replay" | "send-example" | "test-attempt") =>
+            {
                 Permission::CreateAttempt
             }
             "/api/v1/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend" => Permission::CreateAttempt,

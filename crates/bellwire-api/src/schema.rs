@@ -95,11 +95,16 @@ pub(crate) fn versions(text: &str) -> Map<String, Value> {
 
 /// The newest of an event type's schemas by version: numbers by their value, also with dots, before other texts by their letters.
 pub(crate) fn newest(schemas: &Map<String, Value>) -> Option<&Value> {
+    newest_version(schemas).and_then(|version| schemas.get(version))
+}
+
+/// The version of [`newest`].
+pub(crate) fn newest_version(schemas: &Map<String, Value>) -> Option<&str> {
     let rank = |version: &str| {
         let numbers: Option<Vec<u64>> = version.trim_start_matches('v').split('.').map(|n| n.parse().ok()).collect();
         (numbers, version.to_owned())
     };
-    schemas.iter().max_by_key(|(version, _)| rank(version)).map(|(_, schema)| schema)
+    schemas.keys().map(String::as_str).max_by_key(|version| rank(version))
 }
 
 fn short(mut text: String) -> String {

@@ -120,6 +120,7 @@ fn sample(id: &str) -> Value {
         "v1.message.create" => json!({ "eventType": "a.b", "payload": {} }),
         "v1.endpoint.bulk-create" => json!({ "endpoints": [{ "url": "https://example.com" }] }),
         "v1.endpoint.send-example" => json!({ "eventType": "svix.ping" }),
+        "v1.event-type.import-openapi" => json!({ "spec": { "webhooks": {} } }),
         "v1.message.precheck" => json!({ "eventType": "a.b" }),
         "v1.authentication.create-message-token"
         | "v1.management.authentication.create-api-token"

@@ -13,6 +13,7 @@ mod change;
 mod lists;
 mod look;
 mod payload;
+mod import;
 mod try_out;
 mod once;
 mod retry;
