@@ -1,7 +1,8 @@
 //! Signs and verifies webhooks: the bytes that are signed, the secrets they are signed with, and those secrets at rest.
 //!
 //! The sender makes a [`Signer`] of an endpoint's secrets and asks it for one header value per attempt; a receiver
-//! asks [`verify()`] before it looks at anything else. [`sealed`] is what the store uses to keep secrets on disk.
+//! asks [`verify()`] before it looks at anything else. [`header_hmac`] signs for receivers that know only a form of their
+//! own. [`sealed`] is what the store uses to keep secrets on disk.
 //!
 //! Promises: no I/O, no clock, no runtime (time and randomness are arguments); no panic, whatever the input; no secret
 //! in an error or in `Debug` output; secrets and keys are wiped when dropped; MACs are compared in constant time.
@@ -26,8 +27,10 @@ mod secret;
 mod sign;
 mod verify;
 mod scheme;
+pub mod header_hmac;
 pub mod sealed;
 
+pub use header_hmac::HeaderHmac;
 pub use scheme::standard_webhooks::{ID_HEADER, SIGNATURE_HEADER, SIGNATURES_MAX, TIMESTAMP_HEADER};
 pub use sealed::{MainKey, MainKeys, OpenError};
 pub use secret::{Secret, SecretError, SecretKind, VerifyKey};
