@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Host;
@@ -25,6 +25,7 @@ use crate::{
     resolve::{Resolve, ResolveError},
     stream::{Socket, Stream},
     target::{Origin, Scheme},
+    tls,
 };
 
 /// How many of a name's addresses are tried. All of them are judged.
@@ -36,7 +37,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub(crate) struct Connector {
     pub(crate) guard: Arc<Guard>,
     pub(crate) resolver: Arc<dyn Resolve>,
-    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) tls: Arc<tls::Base>,
     pub(crate) proxy: Option<Arc<Proxy>>,
     pub(crate) connect_timeout: Duration,
 }
@@ -167,7 +168,8 @@ impl Connector {
         let failed =
             |source: io::Error| SendError::Tls { host: origin.host.to_string(), problem: tls_problem(&source), source };
         let name = server_name(&origin.host).map_err(failed)?;
-        let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.map_err(failed)?;
+        let config = origin.tls.as_ref().map_or(&self.tls.config, |profile| &profile.config);
+        let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(failed)?;
         progress.timings.tls = started.elapsed();
         Ok(tls)
     }

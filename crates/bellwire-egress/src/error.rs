@@ -5,7 +5,8 @@
 
 use std::{borrow::Cow, fmt, io, time::Duration};
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
+use url::Host;
 
 use crate::{guard::Forbidden, proxy::ProxyError, resolve::ResolveError, target::UrlError};
 
@@ -103,6 +104,8 @@ pub enum TlsProblem {
     UnknownIssuer,
     /// Something else about the certificate.
     Certificate,
+    /// The other end does not accept our certificate, or that we have none.
+    OurCertificate,
     /// No version or cipher in common, or the other end refused the handshake.
     Protocol,
     /// The connection ended during the handshake.
@@ -191,6 +194,9 @@ impl TlsProblem {
             Self::WrongName => "the TLS certificate is for another host name",
             Self::UnknownIssuer => "the TLS certificate is not signed by a trusted authority",
             Self::Certificate => "the TLS certificate is not acceptable",
+            Self::OurCertificate => {
+                "the host asked for a client certificate and did not accept ours, or that there is none"
+            }
             Self::Protocol => "the TLS handshake failed",
             Self::Closed => "the connection was closed during the TLS handshake",
         }
@@ -210,7 +216,42 @@ pub(crate) fn tls_problem(error: &io::Error) -> TlsProblem {
             CertificateError::UnknownIssuer => TlsProblem::UnknownIssuer,
             _ => TlsProblem::Certificate,
         },
+        Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert) => TlsProblem::OurCertificate,
         Some(_) => TlsProblem::Protocol,
         None => TlsProblem::Closed,
     }
+}
+
+/// With TLS 1.3 a server refuses our certificate only after we have begun to send: what looks like nonsense or a loss
+/// then is an alert. Nothing was acted upon.
+pub(crate) fn refused_by_alert(error: SendError, host: &Host<String>) -> SendError {
+    let (SendError::Malformed { source } | SendError::ConnectionLost { source, .. }) = &error else { return error };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && let Some(rustls::Error::AlertReceived(alert)) =
+                io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            && is_about_our_certificate(*alert)
+        {
+            let source = io::Error::new(io.kind(), rustls::Error::AlertReceived(*alert));
+            return SendError::Tls { host: host.to_string(), problem: TlsProblem::OurCertificate, source };
+        }
+        cause = error.source();
+    }
+    error
+}
+
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
 }

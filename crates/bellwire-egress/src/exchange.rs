@@ -22,9 +22,10 @@ use hyper::body::Incoming;
 use crate::{
     connect::Connector,
     connection::{Connection, HEADERS_MAX, Http2, Message, NoResponse, ReadBody, is_loss},
-    error::{SendError, Stage},
+    error::{SendError, Stage, refused_by_alert},
     pool::Pool,
     target::{Origin, Target},
+    tls::{PemError, TlsOptions, TlsProfile},
 };
 
 /// A deadline is no longer than this, whatever the caller says.
@@ -153,6 +154,15 @@ impl Client {
         }
     }
 
+    /// TLS for targets with these options, for [`Target::with_tls`](crate::Target::with_tls). Costs about a millisecond;
+    /// to be kept.
+    ///
+    /// # Errors
+    /// [`PemError`], if a text does not parse.
+    pub fn tls_profile(&self, options: &TlsOptions<'_>) -> Result<Arc<TlsProfile>, PemError> {
+        self.connector.tls.profile(options).map(Arc::new)
+    }
+
     /// How many connections wait for their next request.
     #[must_use]
     pub fn idle_connections(&self) -> usize {
@@ -184,13 +194,14 @@ impl Client {
                     message = *unsent;
                 }
                 Err(NoResponse::Unsent(_, error)) => {
-                    return Err(if is_loss(&error) {
+                    let error = if is_loss(&error) {
                         SendError::ConnectionLost { bytes_written: false, source: Box::new(error) }
                     } else {
                         SendError::Malformed { source: Box::new(error) }
-                    });
+                    };
+                    return Err(refused_by_alert(error, &origin.host));
                 }
-                Err(NoResponse::Failed(error)) => return Err(error),
+                Err(NoResponse::Failed(error)) => return Err(refused_by_alert(error, &origin.host)),
             }
         }
     }

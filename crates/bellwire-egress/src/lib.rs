@@ -30,8 +30,6 @@ mod error;
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ClientConfig;
-
 pub use crate::{
     error::{SendError, Stage, TlsProblem},
     exchange::{BodyError, Client, Request, Response, Timings},
@@ -40,7 +38,7 @@ pub use crate::{
     proxy::Proxy,
     resolve::{NameServers, Resolve, ResolveError},
     target::{Target, UrlError},
-    tls::TlsSettings,
+    tls::{PemError, TlsOptions, TlsProfile, TlsSettings},
 };
 
 /// Everything that can be set about outgoing requests.
@@ -80,7 +78,7 @@ impl Default for Settings {
 pub struct Egress {
     settings: Settings,
     guard: Arc<Guard>,
-    tls: Arc<ClientConfig>,
+    tls: Arc<tls::Base>,
     proxy: Option<Arc<Proxy>>,
 }
 
@@ -103,7 +101,7 @@ impl Egress {
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         Ok(Self {
             guard: Arc::new(settings.guard.clone()),
-            tls: tls::client_config(&settings.tls)?,
+            tls: Arc::new(tls::Base::new(&settings.tls)?),
             proxy: settings.proxy.clone().map(Arc::new),
             settings,
         })

@@ -7,6 +7,8 @@ use http::{HeaderValue, Uri, uri::PathAndQuery};
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
+use crate::tls::TlsProfile;
+
 /// A URL in the pieces that an exchange needs. Cheap to clone.
 ///
 /// User name and password of the URL become an `authorization` header; the fragment is dropped. [`fmt::Debug`] and
@@ -14,6 +16,7 @@ use url::{Host, Url};
 #[derive(Clone)]
 pub struct Target(Arc<Parts>);
 
+#[derive(Clone)]
 struct Parts {
     origin: Arc<Origin>,
     /// The request target of a direct HTTP/1.1 request: path and query.
@@ -25,7 +28,7 @@ struct Parts {
     authorization: Option<HeaderValue>,
 }
 
-/// What a connection leads to; the pool's key.
+/// What a connection leads to, and as whom; the pool's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// Whether TLS is spoken.
@@ -34,6 +37,8 @@ pub struct Origin {
     pub host: Host<String>,
     /// The port, given or implied.
     pub port: u16,
+    /// What is particular about TLS to it.
+    pub tls: Option<Arc<TlsProfile>>,
 }
 
 /// The two schemes that we speak.
@@ -102,12 +107,23 @@ impl Target {
             .build()
             .map_err(|_| UrlError::Host)?;
         Ok(Self(Arc::new(Parts {
-            origin: Arc::new(Origin { scheme, host, port }),
+            origin: Arc::new(Origin { scheme, host, port, tls: None }),
             origin_form: Uri::from(path_and_query),
             absolute_form,
             host_header: HeaderValue::try_from(authority).map_err(|_| UrlError::Host)?,
             authorization: basic_authorization(url)?,
         })))
+    }
+
+    /// The same target by connections of their own, made under `profile`. It has no meaning for plain HTTP.
+    #[must_use]
+    pub fn with_tls(self, profile: Arc<TlsProfile>) -> Self {
+        if self.0.origin.scheme == Scheme::Http {
+            return self;
+        }
+        let mut parts = Arc::unwrap_or_clone(self.0);
+        parts.origin = Arc::new(Origin { tls: Some(profile), ..Origin::clone(&parts.origin) });
+        Self(Arc::new(parts))
     }
 
     /// What a connection for this target leads to.

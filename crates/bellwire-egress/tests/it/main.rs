@@ -7,6 +7,7 @@ mod guarded;
 mod zoo;
 mod reuse;
 mod tls;
+mod profile;
 mod http2;
 mod proxied;
 mod dns;

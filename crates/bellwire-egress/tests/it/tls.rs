@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bellwire_egress::{SendError, Settings, Stage, TlsProblem, TlsSettings};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::{
@@ -25,17 +26,46 @@ impl Authority {
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // A name of its own: with equal ones, the fault of a stranger's certificate would be its signature.
+        let name = BASE64_STANDARD.encode(key.public_key_raw());
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = params.self_signed(&key).unwrap().der().clone();
         Self { issuer: Issuer::new(params, key), root }
     }
 
     pub fn server_config(&self, change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
+        let (certificate, key) = self.certificate(change);
+        server_config(certificate, key)
+    }
+
+    /// A server's certificate and its key.
+    pub fn certificate(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
         change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        server_config(certificate, &key)
+        (certificate, private(&key))
+    }
+
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// The root as a text.
+    pub fn root_pem(&self) -> String {
+        pem("CERTIFICATE", &self.root)
+    }
+
+    /// A client's key and certificate as a text.
+    pub fn identity_pem(&self, change: impl FnOnce(&mut CertificateParams)) -> String {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["bellwire".into()]).unwrap();
+        change(&mut params);
+        format!("{}\n{}", key.serialize_pem(), params.signed_by(&key, &self.issuer).unwrap().pem())
     }
 
     pub fn settings(&self) -> Settings {
@@ -44,8 +74,15 @@ impl Authority {
     }
 }
 
-fn server_config(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+}
+
+fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))
+}
+
+fn server_config(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -55,7 +92,7 @@ fn server_config(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerC
         .unwrap()
 }
 
-async fn tls_server(config: ServerConfig) -> Server {
+pub async fn tls_server(config: ServerConfig) -> Server {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     Server::start(move |stream, _| {
         let acceptor = acceptor.clone();
@@ -70,7 +107,7 @@ async fn tls_server(config: ServerConfig) -> Server {
     .await
 }
 
-fn https(server: &Server, host: &str) -> String {
+pub fn https(server: &Server, host: &str) -> String {
     format!("https://{host}:{}/hook", server.address.port())
 }
 
@@ -101,7 +138,7 @@ async fn a_good_certificate_is_accepted_for_name_and_address_and_its_connection_
 async fn a_self_signed_certificate_is_refused() {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-    let config = server_config(params.self_signed(&key).unwrap().der().clone(), &key);
+    let config = server_config(params.self_signed(&key).unwrap().der().clone(), private(&key));
     assert_eq!(problem(config, settings()).await, TlsProblem::UnknownIssuer);
 }
 
