@@ -22,32 +22,55 @@ enum Who {
 const EVERYBODY: [Who; 6] =
     [Who::Nobody, Who::Forger, Who::OtherOrganisation, Who::Organisation, Who::OwnApplication, Who::OtherApplication];
 
+/// A world in which there is one of everything that a path can name.
+pub(crate) struct Furnished {
+    pub(crate) world: World,
+    own: String,
+    other: String,
+    ids: Vec<(&'static str, String)>,
+}
+
+impl Furnished {
+    pub(crate) async fn new() -> Self {
+        let world = World::new();
+        let own = world.application("own").await;
+        let other = world.application("other").await;
+        let endpoint = world.endpoint("own").await;
+        let message = world.message("own").await;
+        let attempt = world.attempt(&message, &endpoint, Ok(500), b"");
+        world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
+        let tokens = format!("/api/v1/management/authentication/{ORGANISATION}/api-token");
+        let registered = world.post(&tokens, json!({ "name": "a" })).await.expect(200);
+        let ids = vec![
+            ("{app_id}", "own".to_owned()),
+            ("{endpoint_id}", endpoint),
+            ("{msg_id}", message),
+            ("{attempt_id}", attempt),
+            ("{env_id}", ORGANISATION.to_owned()),
+            ("{key_id}", registered["id"].as_str().unwrap().to_owned()),
+            ("{event_type_name}", "a.b".to_owned()),
+        ];
+        Furnished { world, own, other, ids }
+    }
+
+    /// A path of the document, with what is there for its names.
+    pub(crate) fn path(&self, template: &str) -> String {
+        self.ids.iter().fold(template.to_owned(), |path, (name, id)| path.replace(name, id))
+    }
+}
+
 #[tokio::test]
 async fn every_operation_refuses_whom_it_must() {
     let document = bellwire_api::openapi_document();
     for (name, operation) in operations(&document) {
         for who in EVERYBODY {
             // A world of its own, so that one call does not change what the next one sees.
-            let world = World::new();
-            let own = world.application("own").await;
-            let other = world.application("other").await;
-            let endpoint = world.endpoint("own").await;
-            let message = world.message("own").await;
-            let attempt = world.attempt(&message, &endpoint, Ok(500), b"");
-            world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
-            let tokens = format!("/api/v1/management/authentication/{ORGANISATION}/api-token");
-            let registered = world.post(&tokens, json!({ "name": "a" })).await.expect(200);
+            let furnished = Furnished::new().await;
+            let Furnished { world, own, other, .. } = &furnished;
             let before = world.kept().changes.len();
 
             let (method, path) = name.split_once(' ').unwrap();
-            let path = path
-                .replace("{app_id}", "own")
-                .replace("{endpoint_id}", &endpoint)
-                .replace("{msg_id}", &message)
-                .replace("{attempt_id}", &attempt)
-                .replace("{env_id}", ORGANISATION)
-                .replace("{key_id}", registered["id"].as_str().unwrap())
-                .replace("{event_type_name}", "a.b");
+            let path = furnished.path(path);
             let token = match who {
                 Who::Nobody => None,
                 Who::Forger => {
@@ -57,8 +80,8 @@ async fn every_operation_refuses_whom_it_must() {
                 }
                 Who::OtherOrganisation => Some(organisation_token(OTHER_ORGANISATION)),
                 Who::Organisation => Some(organisation_token(ORGANISATION)),
-                Who::OwnApplication => Some(application_token(ORGANISATION, &own, &[])),
-                Who::OtherApplication => Some(application_token(ORGANISATION, &other, &[])),
+                Who::OwnApplication => Some(application_token(ORGANISATION, own, &[])),
+                Who::OtherApplication => Some(application_token(ORGANISATION, other, &[])),
             };
             let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(&path);
             if let Some(token) = token {
@@ -110,7 +133,7 @@ async fn every_operation_refuses_whom_it_must() {
 const WANTS_MORE: [&str; 2] = ["v1.application.stats.attempts", "v1.message.test-attempt"];
 
 /// A body that each operation accepts.
-fn sample(id: &str) -> Value {
+pub(crate) fn sample(id: &str) -> Value {
     match id {
         "v1.application.create" | "v1.application.update" => json!({ "name": "A" }),
         "v1.endpoint.create" | "v1.endpoint.update" => json!({ "url": "https://example.com" }),

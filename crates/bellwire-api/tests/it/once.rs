@@ -1,5 +1,7 @@
 //! Idempotency: the same request once, whatever it does, and however many come at the same moment.
 
+use crate::access::{Furnished, sample};
+use crate::document::operations;
 use crate::world::{ORGANISATION, World, application_token};
 use bellwire_api::backend::AcceptError;
 use bellwire_store::Change;
@@ -114,4 +116,38 @@ async fn an_answer_of_200_is_kept_as_200() {
     let first = world.post_once("/api/v1/app?get_if_exists=true", "k", body.clone()).await.expect(200);
     world.delete("/api/v1/app/a").await.expect(204);
     assert_eq!(world.post_once("/api/v1/app?get_if_exists=true", "k", body).await.expect(200), first);
+}
+
+/// They change nothing, so a key has nothing to keep.
+const ONLY_LOOK: [&str; 3] = ["v1.message.precheck", "v1.message.search", "v1.environment.export"];
+/// The first ends its own token; the second waits for an engine, and has a test of its own.
+const APART: [&str; 2] = ["v1.authentication.logout", "v1.message.test-attempt"];
+
+#[tokio::test]
+async fn every_post_is_done_once_for_one_key() {
+    let document = bellwire_api::openapi_document();
+    let mut done = 0;
+    for (name, operation) in operations(&document) {
+        let Some(template) = name.strip_prefix("POST ") else { continue };
+        let id = operation["operationId"].as_str().unwrap();
+        if APART.contains(&id) {
+            continue;
+        }
+        let furnished = Furnished::new().await;
+        let (world, path, body) = (&furnished.world, furnished.path(template), sample(id));
+        let first = world.post_once(&path, "k", body.clone()).await;
+        assert!(first.status.is_success(), "{id}: {}", first.text);
+        let second = world.post_once(&path, "k", body.clone()).await;
+        assert_eq!((second.status, &second.text), (first.status, &first.text), "{id}");
+        let mut other = body;
+        other["unknown"] = json!(true);
+        let third = world.post_once(&path, "k", other).await;
+        if ONLY_LOOK.contains(&id) {
+            assert_eq!(third.status, first.status, "{id}");
+        } else {
+            assert_eq!(third.expect(409)["code"], "idempotency_key_reused", "{id}");
+            done += 1;
+        }
+    }
+    assert!(done > 12, "{done}");
 }
