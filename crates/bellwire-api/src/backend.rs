@@ -87,6 +87,12 @@ pub trait Backend: Send + Sync + 'static {
         let _ = (endpoint, why);
     }
 
+    /// Whether these PEM texts are a client's key with its certificates, and authorities' certificates, that can be used now.
+    ///
+    /// # Errors
+    /// What is wrong with the first one that is: a verb and the rest of a clause. Repeats nothing of the text.
+    fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String>;
+
     /// Whether the store can commit; the text says why not. For readiness.
     ///
     /// # Errors

@@ -270,7 +270,8 @@ pub(crate) fn event_type_name(name: &str) -> Option<String> {
     (!name.bytes().all(is_name)).then(|| "may only hold letters, digits, `-`, `_` and `.`".to_owned())
 }
 
-fn header_name(name: &str) -> Option<String> {
+/// What is wrong with a header's name.
+pub(crate) fn header_name(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
     if HeaderName::from_bytes(name.as_bytes()).is_err() {
         return Some("is not a header name: letters, digits and !#$%&'*+-.^_`|~ only".to_owned());

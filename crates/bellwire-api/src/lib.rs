@@ -30,6 +30,9 @@ mod endpoint;
 mod endpoint_headers;
 mod endpoint_shape;
 mod endpoint_secret;
+mod endpoint_authentication;
+mod endpoint_oauth;
+mod endpoint_tls;
 mod event_type;
 mod openapi_import;
 mod event_type_import;
@@ -81,6 +84,8 @@ pub struct Settings {
     pub serves_tls: bool,
     /// Endpoints must be `https`.
     pub https_only: bool,
+    /// An endpoint may ask that its certificate be not verified.
+    pub unverified_tls_allowed: bool,
     /// What a new endpoint's secret is, unless its creator brings one.
     pub default_secret_kind: SecretKind,
     /// A larger payload is refused with 413.
@@ -106,6 +111,7 @@ impl Default for Settings {
             app_portal_url: None,
             serves_tls: false,
             https_only: false,
+            unverified_tls_allowed: false,
             default_secret_kind: SecretKind::Symmetric,
             payload_bytes_max: 1024 * 1024,
             body_bytes_max: 2 * 1024 * 1024,
@@ -121,6 +127,7 @@ impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Settings")
             .field("https_only", &self.https_only)
+            .field("unverified_tls_allowed", &self.unverified_tls_allowed)
             .field("default_secret_kind", &self.default_secret_kind)
             .field("payload_bytes_max", &self.payload_bytes_max)
             .field("body_bytes_max", &self.body_bytes_max)
@@ -173,6 +180,9 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(endpoint::operations());
     all.extend(endpoint_headers::operations());
     all.extend(endpoint_secret::operations());
+    all.extend(endpoint_authentication::operations());
+    all.extend(endpoint_oauth::operations());
+    all.extend(endpoint_tls::operations());
     all.extend(event_type::operations());
     all.extend(event_type_import::operations());
     all.extend(message::operations());

@@ -4,5 +4,7 @@
 //! decides nothing: what an outcome means is `model`'s business, when to try again is the engine's.
 
 mod push;
+mod access;
+mod oauth;
 
 pub use push::{HeaderNames, Push, PushSettings};

@@ -3,6 +3,8 @@
 //! What does not change between attempts (the URL taken apart, the keys, the header block) is prepared once for each
 //! version of an endpoint and kept. The payload's bytes go from the message to the socket without a copy.
 
+use crate::access::{self, Proof};
+use crate::oauth::Tokens;
 use bellwire_egress::{Client, Request, Response, SendError, Target};
 use bellwire_model::{
     Directive, Endpoint, EndpointKey, FailureClass, Message, Outcome, RESPONSE_BODY_MAX, RetryAfter, Timestamp,
@@ -39,6 +41,8 @@ pub struct PushSettings {
     pub response_body_max: usize,
     /// The `user-agent`.
     pub user_agent: HeaderValue,
+    /// Whether an endpoint may ask that its certificate be not verified; without it, it is verified all the same.
+    pub unverified_tls: bool,
 }
 
 impl Default for PushSettings {
@@ -48,6 +52,7 @@ impl Default for PushSettings {
             timeout: Duration::from_secs(15),
             response_body_max: RESPONSE_BODY_MAX,
             user_agent: HeaderValue::from_static(concat!("Bellwire/", env!("CARGO_PKG_VERSION"))),
+            unverified_tls: false,
         }
     }
 }
@@ -65,13 +70,14 @@ const SVIX: [HeaderName; 3] = [
 const DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Endpoints whose preparation is kept; beyond this many, all are dropped and made again as they are used.
-const PREPARED_MAX: usize = 16_384;
+pub(crate) const PREPARED_MAX: usize = 16_384;
 
 /// Makes attempts, on one thread.
 pub struct Push {
     client: Client,
     settings: PushSettings,
     prepared: RefCell<HashMap<EndpointKey, Rc<Prepared>>>,
+    tokens: Tokens,
 }
 
 /// An endpoint, ready to be called.
@@ -83,23 +89,39 @@ struct Prepared {
     target: Target,
     headers: HeaderMap,
     signer: Signer,
+    proof: Proof,
 }
 
 impl Push {
     /// Sends by `client`, which must belong to this thread's runtime.
     pub fn new(client: Client, settings: PushSettings) -> Self {
-        Push { client, settings, prepared: RefCell::default() }
+        Push { client, settings, prepared: RefCell::default(), tokens: Tokens::default() }
     }
 
     /// Makes one attempt, at wall time `wall`. Ends within the timeout, and always with an outcome.
     pub async fn attempt(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Outcome {
-        let request = match self.request(endpoint, message, wall) {
-            Ok(request) => request,
+        let prepared = self.prepare(endpoint, wall);
+        let request = prepared.and_then(|prepared| Ok((self.request(&prepared, message, wall)?, prepared)));
+        let (mut request, prepared) = match request {
+            Ok(ready) => ready,
             Err(text) => return failure(wall, Duration::ZERO, FailureClass::Unsendable, text.into()),
         };
         let started = tokio::time::Instant::now();
+        let mut token = None;
+        if let Some(source) = prepared.proof.tokens() {
+            match source.token(&self.client, &self.settings, wall).await {
+                Ok(value) => drop(request.headers.insert(header::AUTHORIZATION, token.insert(value).clone())),
+                Err(text) => return failure(wall, started.elapsed(), FailureClass::AccessToken, text.into()),
+            }
+            request.deadline = request.deadline.saturating_sub(started.elapsed());
+        }
         match self.client.exchange(request).await {
-            Ok(response) => outcome(wall, response),
+            Ok(response) => {
+                if let (401, Some(source), Some(token)) = (response.status, prepared.proof.tokens(), token) {
+                    source.refused(&token, wall);
+                }
+                Outcome { duration: started.elapsed(), ..outcome(wall, response) }
+            }
             Err(error) => {
                 let text = Bytes::from(error.customer_text().into_owned());
                 failure(wall, started.elapsed(), class(&error), text)
@@ -108,8 +130,7 @@ impl Push {
     }
 
     /// The signed request.
-    fn request(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Result<Request, String> {
-        let prepared = self.prepare(endpoint, wall)?;
+    fn request(&self, prepared: &Prepared, message: &Message, wall: Timestamp) -> Result<Request, String> {
         let body = message.payload.clone().ok_or("the payload has expired")?;
         let id = message.id.to_string();
         let seconds = wall.as_seconds();
@@ -131,6 +152,7 @@ impl Push {
             other => HeaderValue::from_str(other).map_err(|e| e.to_string())?,
         };
         headers.insert(header::CONTENT_TYPE, content_type);
+        prepared.proof.sign(&mut headers, &id, seconds, &body)?;
         Ok(Request {
             method: Method::POST,
             target: prepared.target.clone(),
@@ -151,7 +173,7 @@ impl Push {
             return Ok(Rc::clone(found));
         }
         let secrets: Vec<_> = endpoint.signing_secrets(wall).collect();
-        let target = Target::parse(&endpoint.url).map_err(|e| format!("the endpoint's URL cannot be called: {e}"))?;
+        let target = access::target(&self.client, endpoint, self.settings.unverified_tls)?;
         // Places for what each attempt brings, so that its copy of the block never grows.
         let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 12);
         let names = match self.settings.header_names {
@@ -169,6 +191,7 @@ impl Push {
                 .map_err(|_| format!("the value of header {name} cannot be sent"))?;
             headers.insert(name, value);
         }
+        let proof = Proof::prepare(endpoint, &mut headers, &self.tokens)?;
         let prepared = Rc::new(Prepared {
             valid_until: endpoint
                 .secrets
@@ -180,6 +203,7 @@ impl Push {
             endpoint: Arc::clone(endpoint),
             target,
             headers,
+            proof,
         });
         if all.len() >= PREPARED_MAX {
             all.clear();
@@ -191,6 +215,7 @@ impl Push {
     /// Drops what was prepared for an endpoint that is gone.
     pub fn forget(&self, endpoint: EndpointKey) {
         self.prepared.borrow_mut().remove(&endpoint);
+        self.tokens.forget(endpoint);
     }
 }
 

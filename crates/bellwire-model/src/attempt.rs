@@ -77,11 +77,13 @@ pub enum FailureClass {
     ResponseLost,
     /// We could not build the request (no secret, unusable URL).
     Unsendable,
+    /// The token endpoint gave no access token for the endpoint.
+    AccessToken,
 }
 
 impl FailureClass {
     /// All, in the order of their numbers.
-    pub const ALL: [FailureClass; 9] = [
+    pub const ALL: [FailureClass; 10] = [
         FailureClass::Forbidden,
         FailureClass::Dns,
         FailureClass::Connect,
@@ -91,6 +93,7 @@ impl FailureClass {
         FailureClass::Malformed,
         FailureClass::ResponseLost,
         FailureClass::Unsendable,
+        FailureClass::AccessToken,
     ];
 
     /// Its name in logs, metrics and the API.
@@ -105,6 +108,7 @@ impl FailureClass {
             FailureClass::Malformed => "malformed_response",
             FailureClass::ResponseLost => "response_lost",
             FailureClass::Unsendable => "unsendable",
+            FailureClass::AccessToken => "access_token",
         }
     }
 

@@ -21,7 +21,7 @@ mod health;
 mod ledger;
 mod token;
 
-pub use access::Access;
+pub use access::{Access, ClientAuthentication, Credentials, Oauth, SecretText, TlsAccess};
 pub use application::{
     Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,
     PayloadValidation,

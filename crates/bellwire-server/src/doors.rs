@@ -178,6 +178,11 @@ impl Backend for Doors {
         tracing::debug!(endpoint.id = %endpoint.id, why, "a filter could not say whether its endpoint takes a message");
     }
 
+    fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String> {
+        let options = bellwire_egress::TlsOptions { identity, authorities, unverified: false };
+        options.check(crate::clock::wall().as_seconds()).map_err(|error| error.to_string())
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.core.failing().map_or(Ok(()), Err)
     }

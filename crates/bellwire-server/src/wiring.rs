@@ -49,6 +49,7 @@ pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
         app_portal_url: config.server.app_portal_url.clone(),
         serves_tls: config.server.tls.is_some(),
         https_only: config.delivery.https_only,
+        unverified_tls_allowed: config.egress.allow_unverified_tls,
         default_secret_kind: config.delivery.default_secret_kind,
         body_bytes_max: config.server.body_bytes_max,
         payload_bytes_max: config.server.payload_bytes_max,
@@ -73,5 +74,6 @@ pub(crate) fn push(config: &Config) -> PushSettings {
         timeout: config.delivery.timeout,
         response_body_max: config.delivery.response_body_bytes_max,
         user_agent: config.delivery.user_agent.clone(),
+        unverified_tls: config.egress.allow_unverified_tls,
     }
 }

@@ -41,6 +41,11 @@ impl Furnished {
         world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
         let tokens = format!("/api/v1/management/authentication/{ORGANISATION}/api-token");
         let registered = world.post(&tokens, json!({ "name": "a" })).await.expect(200);
+        // What is only there once it was set.
+        for id in ["v1.endpoint.set-oauth-config", "v1.endpoint.set-mtls-config"] {
+            let path = if id.contains("oauth") { "oauth" } else { "mtls" };
+            world.put(&format!("/api/v1/app/own/endpoint/{endpoint}/{path}"), sample(id)).await.expect(204);
+        }
         let ids = vec![
             ("{app_id}", "own".to_owned()),
             ("{endpoint_id}", endpoint),
@@ -137,6 +142,13 @@ pub(crate) fn sample(id: &str) -> Value {
     match id {
         "v1.application.create" | "v1.application.update" => json!({ "name": "A" }),
         "v1.endpoint.create" | "v1.endpoint.update" => json!({ "url": "https://example.com" }),
+        "v1.endpoint.set-authentication" => json!({ "type": "bearer", "token": "t" }),
+        "v1.endpoint.set-oauth-config" => json!({
+            "grantType": "clientCredentials", "authMethod": "clientSecretBasic", "clientId": "c", "clientSecret": "s",
+            "tokenUrl": "https://example.com/token",
+        }),
+        "v1.endpoint.set-mtls-config" => json!({ "identity": "-----BEGIN" }),
+        "v1.endpoint.set-ssl-verification" => json!({ "enabled": true }),
         "v1.endpoint.update-headers" | "v1.endpoint.patch-headers" => json!({ "headers": {} }),
         "v1.event-type.create" => json!({ "name": "c.d", "description": "" }),
         "v1.event-type.update" => json!({ "description": "" }),

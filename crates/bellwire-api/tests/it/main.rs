@@ -7,6 +7,7 @@ mod world;
 mod life;
 mod access;
 mod tokens;
+mod authentication;
 mod rules;
 mod shape;
 mod change;

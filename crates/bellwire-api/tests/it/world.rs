@@ -367,6 +367,11 @@ impl Backend for TestBackend {
         if url.host_str() == Some("127.0.0.1") { Err("address 127.0.0.1 is not allowed".to_owned()) } else { Ok(()) }
     }
 
+    fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String> {
+        let wrong = identity.into_iter().chain(authorities).any(|text| !text.starts_with("-----BEGIN"));
+        if wrong { Err("is not PEM".to_owned()) } else { Ok(()) }
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.memory.0.lock().refuse.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
     }

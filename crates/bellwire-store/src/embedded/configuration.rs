@@ -1,5 +1,6 @@
 //! Applications, endpoints and event types: small tables, read whole at a start, written one row at a time.
 
+use super::access;
 use super::codec;
 use super::fault::Fault;
 use super::message_log::array;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Seals the secrets of endpoints before they are written, and opens them again.
 pub trait Sealer: Send + Sync {
@@ -130,8 +132,8 @@ pub(super) fn put_endpoint(
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO endpoint (key, application, id, uid, url, description, disabled, event_types, channels, \
-             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape, access) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
         )?
         .execute(params![
             endpoint.key.0,
@@ -153,6 +155,7 @@ pub(super) fn put_endpoint(
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
             shape::stored(&endpoint.shape),
+            access::seal(sealer, endpoint),
         ])?;
     Ok(())
 }
@@ -217,7 +220,8 @@ pub(super) fn put_health(
 pub(super) fn endpoints(connection: &Connection, sealer: Option<&dyn Sealer>) -> Result<Vec<Arc<Endpoint>>, Fault> {
     let mut statement = connection.prepare(
         "SELECT key, application, id, uid, url, description, disabled, event_types, channels, throttle_rate, fifo, \
-         secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape FROM endpoint ORDER BY key",
+         secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape, \
+         access FROM endpoint ORDER BY key",
     )?;
     let mut rows = statement.query([])?;
     let mut endpoints = Vec::new();
@@ -249,7 +253,7 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
         headers: json(row, 12, WHAT)?,
         retry_schedule: schedule.transpose().map_err(|error| Fault::damaged(WHAT, error.to_string()))?,
         shape: shape::read(row.get::<_, Option<String>>(18)?)?,
-        access: Default::default(),
+        access: access::open(sealer, application, id, row.get::<_, Option<Vec<u8>>>(19)?)?,
         metadata: json(row, 14, WHAT)?,
         health: Health { failing_since, written: failing_since.is_some() },
         created_at: time(row, 16)?,
@@ -327,10 +331,7 @@ fn seal_secrets(
         })
         .collect();
     let plain = codec::json(&stored);
-    match sealer {
-        Some(sealer) => sealer.seal(&place(application, id), plain.as_bytes()),
-        None => [&[PLAIN], plain.as_bytes()].concat(),
-    }
+    seal(sealer, &place(application, id, "secrets"), plain.as_bytes())
 }
 
 fn open_secrets(
@@ -341,11 +342,7 @@ fn open_secrets(
 ) -> Result<Vec<ActiveSecret>, Fault> {
     const WHAT: &str = "a secret";
     let about = |detail: String| Fault::damaged(WHAT, format!("of endpoint {id}: {detail}"));
-    let plain = match (sealer, row) {
-        (Some(sealer), _) => sealer.open(&place(application, id), row).map_err(about)?,
-        (None, [PLAIN, plain @ ..]) => plain.to_vec(),
-        (None, _) => return Err(about("it is sealed, and there is no main secret".to_owned())),
-    };
+    let plain = open(sealer, &place(application, id, "secrets"), row).map_err(about)?;
     let stored: Vec<StoredSecret> = serde_json::from_slice(&plain).map_err(|_| about("it is not JSON".to_owned()))?;
     stored
         .into_iter()
@@ -356,8 +353,26 @@ fn open_secrets(
         .collect()
 }
 
-fn place(application: ApplicationKey, id: EndpointId) -> Vec<u8> {
-    sealed::aad(&application.0.to_string(), &id.to_string(), "secrets")
+/// Seals what is bound to `place`, or marks it as plain.
+pub(super) fn seal(sealer: Option<&dyn Sealer>, place: &[u8], plain: &[u8]) -> Vec<u8> {
+    match sealer {
+        Some(sealer) => sealer.seal(place, plain),
+        None => [&[PLAIN], plain].concat(),
+    }
+}
+
+/// Opens what [`seal`] made.
+pub(super) fn open(sealer: Option<&dyn Sealer>, place: &[u8], row: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    match (sealer, row) {
+        (Some(sealer), _) => sealer.open(place, row).map(Zeroizing::new),
+        (None, [PLAIN, plain @ ..]) => Ok(Zeroizing::new(plain.to_vec())),
+        (None, _) => Err("it is sealed, and there is no main secret".to_owned()),
+    }
+}
+
+/// Where a sealed column of an endpoint stands.
+pub(super) fn place(application: ApplicationKey, id: EndpointId, column: &str) -> Vec<u8> {
+    sealed::aad(&application.0.to_string(), &id.to_string(), column)
 }
 
 fn disabled_code(by: DisabledBy) -> i64 {

@@ -15,6 +15,7 @@ mod waiting_room;
 mod keys;
 mod configuration;
 mod shape;
+mod access;
 mod index;
 mod ledger;
 mod check;

@@ -3,6 +3,7 @@
 //! The checks speak to the trait alone. They do upkeep between steps, at random or to its end, so that every list is asked for with
 //! the indexes empty, half filled and full, and they close and open the store in the middle.
 
+use super::access::every_access;
 use super::world::{APPLICATION, Draft, TAKES, World, attempt_pages, attempt_query, message_query, pages};
 use crate::{
     AttemptFilter, Batch, Change, CommitError, Found, KeptAnswer, RecoveredTokens, ReplayFilter, Span, StatusFilter,
@@ -54,6 +55,7 @@ checks![
     payloads_come_back_byte_for_byte,
     an_attempt_comes_back_as_it_was,
     configuration_comes_back_as_it_was,
+    every_way_of_access_comes_back,
     health_changes_nothing_else,
     an_edit_leaves_alone_what_was_found_out_and_the_owner_has_the_last_word,
     a_key_leads_to_its_message_at_once_and_for_ever,
@@ -308,6 +310,17 @@ fn configuration_comes_back_as_it_was(world: &mut World) {
     let recovered = world.reopen();
     assert_eq!(recovered.endpoints, [full]);
     assert_eq!(recovered.last_key, 7, "keys are never used again");
+}
+
+fn every_way_of_access_comes_back(world: &mut World) {
+    let endpoints: Vec<_> =
+        (1..).zip(every_access()).map(|(key, access)| Arc::new(Endpoint { access, ..endpoint(key, 1) })).collect();
+    let changes = endpoints.iter().cloned().map(Change::PutEndpoint).collect();
+    world.commit(Batch { changes, ..Batch::default() });
+    assert_eq!(world.reopen().endpoints, endpoints);
+    let open = Endpoint { access: Default::default(), ..Endpoint::clone(&endpoints[0]) };
+    world.change(Change::PutEndpoint(Arc::new(open.clone())));
+    assert_eq!(*world.reopen().endpoints[0], open, "what was taken away is gone");
 }
 
 fn health_changes_nothing_else(world: &mut World) {

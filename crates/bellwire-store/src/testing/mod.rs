@@ -1,5 +1,6 @@
 //! What every back end is held to, and a store that fails on purpose. For tests only; free of any back end's specifics.
 
+pub mod access;
 pub mod conformance;
 pub mod faults;
 mod world;

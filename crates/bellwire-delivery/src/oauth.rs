@@ -1,0 +1,325 @@
+//! Access tokens of the client credentials grant (RFC 6749 §4.4), one source for each endpoint that asks for them.
+//!
+//! A token is kept until it expires and asked for again a while before that. There is one request to the token endpoint
+//! at a time for each endpoint: whoever finds no token waits for the one that is being fetched and shares its fate.
+//! The request goes through the same guard, deadline and caps as any attempt. When the endpoint answers 401 the token is
+//! thrown away, but not more often than once in [`REFUSAL_PAUSE`]: one that is refused however fresh must not turn every
+//! attempt into two.
+
+use crate::access::{basic, bearer};
+use crate::push::{PREPARED_MAX, PushSettings};
+use bellwire_egress::{Client, Request, Target};
+use bellwire_model::{ClientAuthentication, EndpointKey, Oauth, SecretText, Timestamp};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use serde::Deserialize;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// A token whose end is not told is taken to be good for this long.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(3600);
+/// No token is kept longer, whatever is told.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A token is asked for again when a fifth of its life is left, and no earlier than this before its end.
+const AHEAD_MAX: Duration = Duration::from_secs(300);
+/// After a token could not be renewed ahead of time, the next try.
+const AHEAD_PAUSE: Duration = Duration::from_secs(10);
+/// Between two tokens that are thrown away because the endpoint answered 401.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
+/// A token endpoint's answer is not read further.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// A longer token would not pass most servers' limits on headers.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The sources of one thread's endpoints.
+#[derive(Default)]
+pub(crate) struct Tokens(RefCell<HashMap<EndpointKey, Rc<TokenSource>>>);
+
+/// Where one endpoint's tokens come from.
+pub(crate) struct TokenSource {
+    oauth: Arc<Oauth>,
+    state: RefCell<State>,
+    /// Held by whoever asks the token endpoint.
+    asking: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<Token>,
+    /// Requests to the token endpoint that have ended.
+    asked: u64,
+    /// Why the last one of them brought nothing.
+    failure: Option<String>,
+    /// When a token was last thrown away because of a 401.
+    refused_at: Option<Timestamp>,
+}
+
+struct Token {
+    authorization: HeaderValue,
+    renew_at: Timestamp,
+    expires_at: Timestamp,
+}
+
+impl Tokens {
+    /// The endpoint's source; what it knows is kept across changes of the endpoint that do not touch its OAuth.
+    pub(crate) fn source(&self, endpoint: EndpointKey, oauth: &Arc<Oauth>) -> Rc<TokenSource> {
+        let mut all = self.0.borrow_mut();
+        if let Some(found) = all.get(&endpoint)
+            && found.oauth == *oauth
+        {
+            return Rc::clone(found);
+        }
+        if all.len() >= PREPARED_MAX {
+            all.clear();
+        }
+        let source =
+            Rc::new(TokenSource { oauth: Arc::clone(oauth), state: RefCell::default(), asking: Mutex::const_new(()) });
+        all.insert(endpoint, Rc::clone(&source));
+        source
+    }
+
+    pub(crate) fn forget(&self, endpoint: EndpointKey) {
+        self.0.borrow_mut().remove(&endpoint);
+    }
+}
+
+impl TokenSource {
+    /// The `authorization` of an attempt at `wall`; ends within the timeout of an attempt.
+    ///
+    /// # Errors
+    /// Why there is none, for the endpoint's owner.
+    pub(crate) async fn token(
+        &self,
+        client: &Client,
+        settings: &PushSettings,
+        wall: Timestamp,
+    ) -> Result<HeaderValue, String> {
+        let (known, asked) = {
+            let state = self.state.borrow();
+            let known = state.usable(wall).map(|token| (token.authorization.clone(), wall < token.renew_at));
+            (known, state.asked)
+        };
+        match known {
+            Some((authorization, true)) => Ok(authorization),
+            // Whoever comes first renews it; for all others, and if that fails, the old one is still good.
+            Some((authorization, false)) => match self.asking.try_lock() {
+                Ok(_asking) => {
+                    let renewed = self.ask(client, settings, settings.timeout / 3, wall).await;
+                    Ok(renewed.unwrap_or(authorization))
+                }
+                Err(_) => Ok(authorization),
+            },
+            None => {
+                let first = async {
+                    let _asking = self.asking.lock().await;
+                    if let Some(answer) = self.state.borrow().answer_since(asked, wall) {
+                        return answer;
+                    }
+                    self.ask(client, settings, settings.timeout, wall).await
+                };
+                let late = || Err("no access token: the token endpoint did not answer in time".to_owned());
+                tokio::time::timeout(settings.timeout, first).await.unwrap_or_else(|_| late())
+            }
+        }
+    }
+
+    /// The endpoint answered 401 to this `authorization`.
+    pub(crate) fn refused(&self, authorization: &HeaderValue, wall: Timestamp) {
+        let mut state = self.state.borrow_mut();
+        let is_current = state.token.as_ref().is_some_and(|token| token.authorization == authorization);
+        if is_current && state.refused_at.is_none_or(|before| wall.since(before) >= REFUSAL_PAUSE) {
+            tracing::debug!("an endpoint refused its access token; the next attempt asks for another");
+            state.token = None;
+            state.refused_at = Some(wall);
+        }
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        settings: &PushSettings,
+        deadline: Duration,
+        wall: Timestamp,
+    ) -> Result<HeaderValue, String> {
+        let answer = match self.request(settings, deadline) {
+            Ok(request) => match client.exchange(request).await {
+                Ok(response) => token_of(response.status, response.truncated, &response.body),
+                Err(error) => Err(format!("the token endpoint cannot be asked: {}", error.customer_text())),
+            },
+            Err(text) => Err(text),
+        };
+        let mut state = self.state.borrow_mut();
+        state.asked += 1;
+        match answer {
+            Ok((authorization, lifetime)) => {
+                let ahead = (lifetime / 5).min(AHEAD_MAX);
+                state.token = Some(Token {
+                    authorization: authorization.clone(),
+                    renew_at: wall.plus(lifetime.saturating_sub(ahead)),
+                    expires_at: wall.plus(lifetime),
+                });
+                state.failure = None;
+                Ok(authorization)
+            }
+            Err(text) => {
+                if let Some(token) = &mut state.token {
+                    token.renew_at = wall.plus(AHEAD_PAUSE).min(token.expires_at);
+                }
+                let text = format!("no access token: {text}");
+                state.failure = Some(text.clone());
+                Err(text)
+            }
+        }
+    }
+
+    /// RFC 6749 §4.4.2 and §2.3.1.
+    fn request(&self, settings: &PushSettings, deadline: Duration) -> Result<Request, String> {
+        let oauth = &*self.oauth;
+        let target = Target::parse(&oauth.token_url).map_err(|e| format!("the token URL cannot be called: {e}"))?;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if !oauth.scopes.is_empty() {
+            form.append_pair("scope", &oauth.scopes.join(" "));
+        }
+        for (name, value) in &oauth.parameters {
+            form.append_pair(name, value.reveal());
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &oauth.headers {
+            let name = HeaderName::try_from(name).map_err(|_| format!("header {name:?} cannot be sent"))?;
+            let mut value = HeaderValue::try_from(value.reveal())
+                .map_err(|_| format!("the value of header {name} cannot be sent"))?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, settings.user_agent.clone());
+        match oauth.method {
+            ClientAuthentication::Basic => {
+                let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+                let secret = SecretText::new(encoded(oauth.client_secret.reveal()));
+                headers.insert(header::AUTHORIZATION, basic(&encoded(&oauth.client_id), &secret)?);
+            }
+            ClientAuthentication::Post => {
+                form.append_pair("client_id", &oauth.client_id);
+                form.append_pair("client_secret", oauth.client_secret.reveal());
+            }
+        }
+        Ok(Request {
+            method: Method::POST,
+            target,
+            headers,
+            body: Bytes::from(form.finish()),
+            deadline,
+            response_body_max: ANSWER_BYTES_MAX,
+        })
+    }
+}
+
+impl State {
+    fn usable(&self, wall: Timestamp) -> Option<&Token> {
+        self.token.as_ref().filter(|token| wall < token.expires_at)
+    }
+
+    /// What a request brought that ended after `asked` had.
+    fn answer_since(&self, asked: u64, wall: Timestamp) -> Option<Result<HeaderValue, String>> {
+        if self.asked == asked {
+            return None;
+        }
+        match (self.usable(wall), &self.failure) {
+            (Some(token), _) => Some(Ok(token.authorization.clone())),
+            (None, Some(text)) => Some(Err(text.clone())),
+            (None, None) => None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    token_type: Option<String>,
+    /// A number; some servers write it as text.
+    expires_in: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// Reads the token endpoint's answer. What it says is repeated only as far as it is a code of RFC 6749 §5.2.
+fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<(HeaderValue, Duration), String> {
+    if !(200..300).contains(&status) {
+        let code = serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error);
+        let is_code = |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        return Err(match (code.filter(is_code), status) {
+            (Some(code), _) => format!("the token endpoint answered {status} ({code})"),
+            (None, 300..400) => format!("the token endpoint answered {status}; redirects are not followed"),
+            (None, _) => format!("the token endpoint answered {status}"),
+        });
+    }
+    if truncated {
+        return Err(format!("the token endpoint's answer is larger than {ANSWER_BYTES_MAX} bytes"));
+    }
+    let answer: Answer = serde_json::from_slice(body)
+        .map_err(|_| "the token endpoint's answer is not a JSON object with access_token".to_owned())?;
+    if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+        return Err("the token endpoint gave a token that is not of type Bearer".to_owned());
+    }
+    let is_token =
+        |text: &str| (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_token(&answer.access_token) {
+        return Err("the token endpoint gave a token that cannot be sent in a header".to_owned());
+    }
+    let seconds = match answer.expires_in {
+        Some(serde_json::Value::Number(number)) => number.as_f64(),
+        Some(serde_json::Value::String(text)) => text.parse().ok(),
+        _ => None,
+    };
+    let lifetime = seconds
+        .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
+        .map_or(LIFETIME_DEFAULT, |seconds| Duration::from_secs_f64(seconds.min(LIFETIME_MAX.as_secs_f64())));
+    Ok((bearer(&answer.access_token)?, lifetime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_as_the_standard_has_them() {
+        let check = |status, body: &str, expected: Result<(&str, u64), &str>| {
+            let got = token_of(status, false, body.as_bytes());
+            let got = got.as_ref().map(|(value, life)| (value.to_str().expect("text"), life.as_secs()));
+            assert_eq!(got.map_err(String::as_str), expected, "{body}");
+        };
+        check(200, r#"{"access_token":"a.b","token_type":"bearer","expires_in":60}"#, Ok(("Bearer a.b", 60)));
+        check(200, r#"{"access_token":"a","expires_in":"60"}"#, Ok(("Bearer a", 60)));
+        check(200, r#"{"access_token":"a","expires_in":1e99,"more":[1]}"#, Ok(("Bearer a", 86_400)));
+        for nonsense in ["-1", "null", "{}", r#""soon""#] {
+            check(200, &format!(r#"{{"access_token":"a","expires_in":{nonsense}}}"#), Ok(("Bearer a", 3_600)));
+        }
+        check(
+            201,
+            r#"{"access_token":"a","token_type":"mac"}"#,
+            Err("the token endpoint gave a token that is not of type Bearer"),
+        );
+        for bad in ["", "a b", "é", "a\\r\\nx: y"] {
+            let body = format!(r#"{{"access_token":"{bad}"}}"#);
+            check(200, &body, Err("the token endpoint gave a token that cannot be sent in a header"));
+        }
+        let no_object = Err("the token endpoint's answer is not a JSON object with access_token");
+        for body in ["", "<html>", "[]", r#"{"access_token":5}"#, r#"{"error":"x"}"#] {
+            check(200, body, no_object);
+        }
+        check(400, r#"{"error":"invalid_client"}"#, Err("the token endpoint answered 400 (invalid_client)"));
+        check(400, r#"{"error":"<script>"}"#, Err("the token endpoint answered 400"));
+        check(302, "", Err("the token endpoint answered 302; redirects are not followed"));
+        assert!(token_of(200, true, b"{}").expect_err("too large").contains("larger than 65536 bytes"));
+    }
+}
