@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, wall};
 use crate::config::Config;
-use crate::connections::{self, tls::Tls};
+use crate::connections::{self, clients::Clients, tls::Tls};
 use crate::core::Core;
 use crate::doors::Doors;
 use crate::observe::{self, Metrics};
@@ -97,6 +97,7 @@ impl Server {
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
         let (stop, stopped) = watch::channel(false);
         let api = wiring::api(config)?;
+        let clients = config.limits.connections_per_client_max.map(Clients::new);
         let mut threads = Vec::with_capacity(shards);
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
             let doors: Arc<dyn Backend> = Arc::new(Doors { core: Arc::clone(&core), shard: index });
@@ -110,7 +111,7 @@ impl Server {
                 tls: tls.as_ref().map(Tls::acceptor),
                 router: router(&core, api.clone()),
                 tokens: (index == 0).then_some(api),
-                limits: wiring::connections(config, shards),
+                limits: wiring::connections(config, shards, clients.clone()),
                 egress: Arc::clone(&egress),
                 push: wiring::push(config),
                 stop: stopped.clone(),

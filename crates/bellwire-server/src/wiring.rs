@@ -1,7 +1,7 @@
 //! From settings to the parts that take them, where a part's own types differ from the settings'.
 
 use crate::config::Config;
-use crate::connections::ConnectionLimits;
+use crate::connections::{ConnectionLimits, clients::Clients};
 use bellwire_delivery::PushSettings;
 use bellwire_signature::sealed::MainKeys;
 use bellwire_store::Sealer;
@@ -58,8 +58,9 @@ pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
 }
 
 /// The bounds for clients of one of `shards` listeners.
-pub(crate) fn connections(config: &Config, shards: usize) -> ConnectionLimits {
+pub(crate) fn connections(config: &Config, shards: usize, clients: Option<Arc<Clients>>) -> ConnectionLimits {
     ConnectionLimits {
+        clients,
         connections_max: config.limits.connections_max.div_ceil(shards),
         head_timeout: config.server.header_timeout,
         body_timeout: config.server.body_timeout,

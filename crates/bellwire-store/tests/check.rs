@@ -125,7 +125,8 @@ fn each_kind_of_damage_is_found_and_a_sound_store_has_none() {
         ),
         ("UPDATE meta SET delivered = delivered - 1, matched = matched - 1", &[Ledger], "a counter disagrees"),
         ("UPDATE meta SET matched = matched + 1", &[Ledger], "does not come out"),
-        ("UPDATE meta SET watermark = newest + 2", &[Order, Lost], "contradict"),
+        ("UPDATE meta SET watermark = newest + 2", &[Lost], "never tried"),
+        ("UPDATE meta SET indexed = newest + 1", &[Order], "contradict"),
         ("UPDATE meta SET newest = 1, upkeep_newest = 0", &[Order], "newer than the newest"),
         (
             "UPDATE attempt SET message = sequence + 1000 WHERE sequence = (SELECT max(sequence) FROM attempt)",

@@ -15,6 +15,8 @@ pub(crate) struct Limits {
     /// As many as a second has, if absent.
     pub(crate) requests_burst: Option<NonZeroU32>,
     pub(crate) connections_max: usize,
+    /// `None`: as many as all may have together.
+    pub(crate) connections_per_client_max: Option<usize>,
     pub(crate) batch_messages_max: usize,
     pub(crate) batch_bytes_max: usize,
     pub(crate) queue_messages_max: usize,
@@ -31,6 +33,8 @@ impl Limits {
                 .take("limits.requests_burst", optional("same", count(1..=1_000_000)))
                 .and_then(number),
             connections_max: layers.take("limits.connections_max", count(1..=1_000_000)),
+            connections_per_client_max: layers
+                .take("limits.connections_per_client_max", optional("none", count(1..=1_000_000))),
             batch_messages_max: layers.take("limits.batch_messages_max", count(1..=100_000)),
             batch_bytes_max: layers.take("limits.batch_bytes_max", memory(64 << 10..=1 << 30)),
             queue_messages_max: layers.take("limits.queue_messages_max", count(1..=10_000_000)),

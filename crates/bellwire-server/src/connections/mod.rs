@@ -4,9 +4,11 @@
 //! A [`Scanner`] reads along on every connection. Once a second a sweeper looks at what each client is doing and for how long, and
 //! closes those that are too slow; that costs a request nothing.
 
+pub(crate) mod clients;
 mod scanner;
 pub(crate) mod tls;
 
+use self::clients::{Clients, Place};
 use self::scanner::{Phase, Scanner};
 use axum::Router;
 use hyper::service::Service;
@@ -17,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,6 +33,8 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) struct ConnectionLimits {
     /// Open at a time on this listener; beyond that the oldest idle one is closed, or the new one if none is idle.
     pub(crate) connections_max: usize,
+    /// Bounds each client's connections on all listeners; absent if they are not bounded. One too many is closed.
+    pub(crate) clients: Option<Arc<Clients>>,
     /// From the first byte of a head to its end; also from a new connection, its handshake included, to the first byte.
     pub(crate) head_timeout: Duration,
     /// From the end of a head to the end of the body.
@@ -80,7 +85,14 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let place = match &limits.clients {
+                    None => None,
+                    Some(clients) => match clients.enter(peer.ip()) {
+                        None => continue,
+                        place => place,
+                    },
+                };
                 if all.borrow().len() >= limits.connections_max {
                     all.borrow_mut().retain(|w| !finished(w));
                     if all.borrow().len() >= limits.connections_max && !close_an_idle_one(&all) {
@@ -97,8 +109,8 @@ pub(crate) async fn serve(
                 });
                 let (router, closed) = (router.clone(), closed.clone());
                 let task = match tls.clone() {
-                    None => spawn_local(connection(stream, router, Rc::clone(&watched), closed)),
-                    Some(tls) => spawn_local(secured(stream, tls, router, Rc::clone(&watched), closed)),
+                    None => spawn_local(connection(stream, router, Rc::clone(&watched), closed, place)),
+                    Some(tls) => spawn_local(secured(stream, tls, router, Rc::clone(&watched), closed, place)),
                 };
                 *watched.task.borrow_mut() = Some(task.abort_handle());
                 all.borrow_mut().push(watched);
@@ -165,6 +177,7 @@ async fn secured(
     router: Router,
     watched: Rc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
+    place: Option<Place>,
 ) {
     let shaken = tokio::select! {
         biased;
@@ -172,7 +185,7 @@ async fn secured(
         _ = closing.wait_for(|c| *c) => return,
     };
     match shaken {
-        Ok(stream) => connection(stream, router, watched, closing).await,
+        Ok(stream) => connection(stream, router, watched, closing, place).await,
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
     }
 }
@@ -182,6 +195,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     router: Router,
     watched: Rc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
+    _place: Option<Place>,
 ) {
     let counted = Rc::clone(&watched);
     let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });

@@ -9,6 +9,7 @@ mod starting;
 mod commands;
 mod backup;
 mod tokens;
+mod bars;
 mod settings;
 mod swap;
 mod tls;

@@ -72,6 +72,11 @@ impl Program {
         self.log.lock().unwrap().iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains(message)))
     }
 
+    /// All that it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// Sends it a signal such as `HUP`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
