@@ -10,6 +10,7 @@ mod commands;
 mod backup;
 mod tokens;
 mod bars;
+mod packaging;
 mod settings;
 mod swap;
 mod tls;
