@@ -89,6 +89,10 @@ fn run(connection: Connection, shared: &Shared, writer: &Mutex<Writer>, failure:
             continue;
         }
         if let Err(fault) = checkpoint(&connection, writer) {
+            // The log still holds what could not be copied.
+            if fault.is_refused_write() && writer.lock().no_room() {
+                continue;
+            }
             match fault.into_commit() {
                 // The log keeps everything; the next commit asks again.
                 CommitError::Full | CommitError::Busy(_) | CommitError::LeaseLost { .. } => {}

@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// More than a commit of a few rows takes.
+const PROBE_BYTES: u64 = 64 << 10;
+
 /// A data folder that we hold alone.
 pub(super) struct Folder {
     path: PathBuf,
@@ -39,6 +42,10 @@ pub(super) fn database(folder: &Path) -> PathBuf {
     folder.join("bellwire.db")
 }
 
+fn is_no_room(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// How many bytes the files in `folder` take.
 pub(super) fn bytes(folder: &Path) -> Option<u64> {
     let database = std::fs::metadata(database(folder)).ok()?.len();
@@ -50,6 +57,32 @@ pub(super) fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(PermissionsExt::from_mode(0o600))?;
     Ok(file)
+}
+
+/// The index of the write-ahead log, made large enough beforehand: on a full disk SQLite finds out that it cannot grow only when
+/// the batch is on the disk, and whether the batch is kept is not known then.
+pub(super) struct IndexRoom {
+    /// Held open for as long as any connection: closing a file gives up the process's locks on it, SQLite's own included.
+    _index: Option<File>,
+}
+
+impl IndexRoom {
+    /// Of a log of half a gigabyte: a segment of 32 KiB is for 4,096 pages.
+    const BYTES: u64 = 1 << 20;
+
+    /// Takes the room. The index is there: a connection has opened the log.
+    pub(super) fn take(folder: &Path) -> IndexRoom {
+        let taken = OpenOptions::new().read(true).write(true).open(folder.join("bellwire.db-shm")).and_then(|index| {
+            if index.metadata()?.len() < Self::BYTES {
+                rustix::fs::fallocate(&index, rustix::fs::FallocateFlags::empty(), 0, Self::BYTES)?;
+            }
+            Ok(index)
+        });
+        if let Err(error) = &taken {
+            tracing::warn!(%error, "no room could be taken for the log's index; should the disk fill up, the process may end");
+        }
+        IndexRoom { _index: taken.ok() }
+    }
 }
 
 /// Space that is kept back on the disk. When the disk is full it is given up, and while it is given up no further message is
@@ -88,6 +121,15 @@ impl Reserve {
         self.held
     }
 
+    /// Whether the disk, or our quota of it, has no room for another file.
+    pub(super) fn no_room_beside(&self) -> bool {
+        let probe = self.file.with_extension("probe");
+        let tried = private_file(&probe)
+            .and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, PROBE_BYTES)?));
+        let _ = std::fs::remove_file(&probe);
+        tried.is_err_and(|error| is_no_room(error.kind()))
+    }
+
     fn allocate(&self) -> io::Result<()> {
         let file = private_file(&self.file)?;
         if file.metadata()?.len() != self.bytes {
@@ -103,5 +145,21 @@ impl Reserve {
         // Nothing else can be done if it fails: the disk is full either way.
         let _ = OpenOptions::new().write(true).open(&self.file).and_then(|file| file.set_len(0));
         had
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_used_up_quota_is_a_full_disk_and_a_broken_one_is_not() {
+        let kind = |errno: rustix::io::Errno| io::Error::from(errno).kind();
+        assert!(is_no_room(kind(rustix::io::Errno::DQUOT)));
+        assert!(is_no_room(kind(rustix::io::Errno::NOSPC)));
+        assert!(!is_no_room(kind(rustix::io::Errno::IO)));
+        let folder = tempfile::TempDir::new().expect("a folder");
+        assert!(!Reserve::take(folder.path(), 0).no_room_beside());
+        assert!(!folder.path().join("reserve.probe").exists());
     }
 }

@@ -43,7 +43,7 @@ use bellwire_model::{
 };
 use checkpoint::{Checkpointer, Failure};
 use fault::Fault;
-use folder::{Folder, Reserve};
+use folder::{Folder, IndexRoom, Reserve};
 use index::{AttemptRecord, MessageRecord, Tail};
 use parking_lot::{Mutex, RwLock};
 use reading::{Reader, Readers, Snapshot};
@@ -145,6 +145,14 @@ pub enum OpenError {
         /// Its version.
         found: &'static str,
     },
+    /// The file system cannot hold a write-ahead log.
+    #[error("the file system of {} cannot hold a write-ahead log: SQLite chose the journal mode {mode}", folder.display())]
+    NoLog {
+        /// Which folder.
+        folder: PathBuf,
+        /// What SQLite chose instead.
+        mode: String,
+    },
     /// The schema could not be brought up to date.
     #[error("the schema of {} could not be brought up to date", folder.display())]
     Schema {
@@ -193,6 +201,7 @@ pub struct EmbeddedStore {
     has_tasks: AtomicBool,
     settings: Settings,
     path: PathBuf,
+    _index_room: Option<IndexRoom>,
     _folder: Option<Folder>,
 }
 
@@ -205,9 +214,9 @@ impl EmbeddedStore {
         check_version()?;
         let folder = Folder::hold(path)?;
         let path = folder.path().to_owned();
-        let failed = |source| OpenError::Database { folder: path.clone(), source };
-        let mut connection = open_writer(&path).map_err(failed)?;
+        let mut connection = open_writer(&path)?;
         migrate(&mut connection, &path)?;
+        let index_room = IndexRoom::take(&path);
         let reserve = Reserve::take(&path, settings.reserve_bytes);
         let failure: Failure = Arc::new(OnceLock::new());
         let tail = Arc::new(RwLock::new(Tail::default()));
@@ -215,7 +224,7 @@ impl EmbeddedStore {
             .map_err(|fault| OpenError::Read { folder: path.clone(), source: fault.into() })?;
         let has_tasks = AtomicBool::new(writer.has_tasks());
         let writer = Arc::new(Mutex::new(writer));
-        let second = open_writer(&path).map_err(failed)?;
+        let second = open_writer(&path)?;
         let checkpointer = Checkpointer::start(second, Arc::clone(&writer), failure)?;
         Ok(EmbeddedStore {
             checkpointer: Some(checkpointer),
@@ -226,6 +235,7 @@ impl EmbeddedStore {
             has_tasks,
             settings,
             path,
+            _index_room: Some(index_room),
             _folder: Some(folder),
         })
     }
@@ -249,6 +259,7 @@ impl EmbeddedStore {
             has_tasks: AtomicBool::new(false),
             settings: Settings::default(),
             path: path.to_owned(),
+            _index_room: None,
             _folder: None,
         })
     }
@@ -484,18 +495,29 @@ fn check_version() -> Result<(), OpenError> {
 }
 
 /// A connection that may write: every commit is synced, and no checkpoint falls into a commit.
-fn open_writer(folder: &Path) -> rusqlite::Result<Connection> {
+fn open_writer(folder: &Path) -> Result<Connection, OpenError> {
+    let failed = |source| OpenError::Database { folder: folder.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(folder::database(folder), flags)?;
+    let connection = Connection::open_with_flags(folder::database(folder), flags).map_err(failed)?;
+    let mode = write_ahead(&connection).map_err(failed)?;
+    // Where it cannot have one, SQLite goes on without, and everything that is promised here rests on it.
+    if mode != "wal" {
+        return Err(OpenError::NoLog { folder: folder.to_owned(), mode });
+    }
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+/// Turns the write-ahead log on. Answers the mode that the database is in.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<String> {
     connection.busy_timeout(Duration::from_millis(250))?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(()))?;
     connection.execute_batch(
         "PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;",
     )?;
-    connection.set_prepared_statement_cache_capacity(128);
-    Ok(connection)
+    Ok(mode)
 }
 
 fn open_reader(folder: &Path) -> Result<Connection, OpenError> {
@@ -576,6 +598,26 @@ mod tests {
         limit_pages(&store, 1_000_000);
         store.commit(&batch(kept + 1)).expect("the same batch, later");
         assert_eq!(store.ledger().expect("read").accepted, kept + 1);
+    }
+
+    #[test]
+    fn the_log_s_index_has_its_room_before_it_needs_it() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        let bytes = || std::fs::metadata(folder.path().join("bellwire.db-shm")).map_or(0, |file| file.len());
+        assert_eq!(bytes(), 1 << 20);
+        for sequence in 1..200 {
+            store.commit(&batch(sequence)).expect("commits");
+        }
+        assert_eq!((bytes(), store.ledger().expect("read").accepted), (1 << 20, 199));
+        // A reader of another process finds the same.
+        assert_eq!(EmbeddedStore::open_reading(folder.path()).expect("opens").ledger().expect("read").accepted, 199);
+    }
+
+    #[test]
+    fn a_database_that_cannot_have_a_log_is_known() {
+        let memory = Connection::open_in_memory().expect("opens");
+        assert_eq!(write_ahead(&memory).expect("a mode"), "memory");
     }
 
     #[test]

@@ -209,7 +209,11 @@ impl Writer {
             }
             Err(fault) => {
                 self.counts.undo();
-                let mut answer = fault.into_commit();
+                let mut answer = if fault.is_refused_write() && self.reserve.no_room_beside() {
+                    CommitError::Full
+                } else {
+                    fault.into_commit()
+                };
                 if !self.connection.is_autocommit()
                     && let Err(error) = self.connection.execute_batch("ROLLBACK")
                 {
@@ -230,6 +234,11 @@ impl Writer {
         let result = work(self)?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(result)
+    }
+
+    /// See [`Reserve::no_room_beside`].
+    pub(super) fn no_room(&self) -> bool {
+        self.reserve.no_room_beside()
     }
 
     /// Gives up the space that is kept back, if it is still there.
