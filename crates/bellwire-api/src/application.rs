@@ -278,7 +278,8 @@ async fn list(call: Call) -> Result<Response, Error> {
     let without: Without = call.query()?;
     let page = {
         let catalogue = call.api.backend().catalogue().read();
-        let all = catalogue.applications_of(call.principal.organisation()).filter(|entry| without.keeps(entry));
+        let all = catalogue.applications_within(call.principal.organisation(), wanted.bounds(order));
+        let all = all.filter(|entry| without.keeps(entry));
         let page = wanted.cut(all, |entry| entry.application.id, order);
         bellwire_store::Page { items: page.items.into_iter().cloned().collect::<Vec<_>>(), done: page.done }
     };

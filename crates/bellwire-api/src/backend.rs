@@ -30,6 +30,9 @@ pub enum AcceptError {
     /// The event id is taken: 409.
     #[error("a message with this event id exists")]
     EventIdTaken,
+    /// The idempotency key made a message that is no longer kept: 409. A second one must not be made, and there is none to show.
+    #[error("the message that was made under this idempotency key is no longer kept")]
+    Outlived,
     /// Too much waits: 503 with `Retry-After`.
     #[error("too many messages wait to be stored")]
     Busy,

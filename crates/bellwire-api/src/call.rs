@@ -183,6 +183,8 @@ impl Api {
         T: Send + 'static,
         F: FnOnce(&dyn Store) -> Result<T, ReadError> + Send + 'static,
     {
+        // It is never closed; and who does not get a place would have to wait for a thread.
+        let _place = self.reads().acquire().await;
         let store = self.backend().store().clone();
         let answer = tokio::task::spawn_blocking(move || verbs(&*store)).await;
         Ok(answer.map_err(|error| Error::Internal(format!("a read of the store ended: {error}")))??)

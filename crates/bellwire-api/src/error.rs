@@ -127,6 +127,9 @@ impl From<AcceptError> for Error {
         match error {
             AcceptError::KeyReused => Error::key_reused(),
             AcceptError::EventIdTaken => Error::conflict("A message with this eventId already exists"),
+            AcceptError::Outlived => Error::conflict(
+                "This Idempotency-Key made a message that is no longer kept; nothing was sent again. For a new message use a new key.",
+            ),
             AcceptError::Busy => later(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",

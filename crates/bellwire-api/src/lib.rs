@@ -98,6 +98,9 @@ pub struct Settings {
     pub json_keys_max: usize,
     /// How many verified tokens are remembered.
     pub token_cache_max: usize,
+    /// So many requests read the store at the same time; the next ones wait. Fewer than the threads that may block, or due
+    /// deliveries would wait for lists.
+    pub reads_max: usize,
 }
 
 impl Default for Settings {
@@ -118,6 +121,7 @@ impl Default for Settings {
             json_depth_max: 64,
             json_keys_max: 65_536,
             token_cache_max: 4_096,
+            reads_max: 3,
         }
     }
 }
@@ -134,6 +138,7 @@ impl std::fmt::Debug for Settings {
             .field("json_depth_max", &self.json_depth_max)
             .field("json_keys_max", &self.json_keys_max)
             .field("token_cache_max", &self.token_cache_max)
+            .field("reads_max", &self.reads_max)
             .finish_non_exhaustive()
     }
 }
@@ -147,13 +152,16 @@ struct Shared {
     tokens: auth::Tokens,
     settings: Settings,
     schemas: payload::Schemas,
+    /// Who may read the store at the same time.
+    reads: tokio::sync::Semaphore,
 }
 
 impl Api {
     /// On a backend.
     pub fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
         let tokens = auth::Tokens::new(&settings);
-        Api(Arc::new(Shared { backend, tokens, settings, schemas: payload::Schemas::default() }))
+        let reads = tokio::sync::Semaphore::new(settings.reads_max.max(1));
+        Api(Arc::new(Shared { backend, tokens, settings, schemas: payload::Schemas::default(), reads }))
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -166,6 +174,10 @@ impl Api {
 
     pub(crate) fn schemas(&self) -> &payload::Schemas {
         &self.0.schemas
+    }
+
+    pub(crate) fn reads(&self) -> &tokio::sync::Semaphore {
+        &self.0.reads
     }
 
     pub(crate) fn tokens(&self) -> &auth::Tokens {

@@ -11,6 +11,7 @@ use bellwire_store::{Page, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
+use std::ops::Bound;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -150,6 +151,20 @@ impl Ordered {
 }
 
 impl<K: Ord + Copy> Wanted<K> {
+    /// Where in the list the page can be at all.
+    pub(crate) fn bounds(&self, order: Ordering) -> (Bound<K>, Bound<K>) {
+        let (at, back) = match self.from {
+            From::Start => return (Bound::Unbounded, Bound::Unbounded),
+            From::After(at) => (at, false),
+            From::Before(at) => (at, true),
+        };
+        if (order == Ordering::Ascending) != back {
+            (Bound::Excluded(at), Bound::Unbounded)
+        } else {
+            (Bound::Unbounded, Bound::Excluded(at))
+        }
+    }
+
     /// The page of a list that is in memory, given by rising key.
     pub(crate) fn cut<T>(
         &self,

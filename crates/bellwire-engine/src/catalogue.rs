@@ -6,10 +6,11 @@
 use crate::engine::Input;
 use crate::tokens::TokenRegister;
 use bellwire_model::{
-    Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, OrganisationId,
+    Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, Ksuid, OrganisationId,
 };
 use bellwire_store::Change;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// An application and its endpoints. Replaced as a whole when either changes.
@@ -76,14 +77,29 @@ impl Catalogue {
         (entry.application.organisation == *organisation).then_some(entry)
     }
 
-    /// Applications of an organisation in the order of their ids, from `after` (exclusive) on; reversed by `.rev()`.
+    /// All applications of an organisation in the order of their ids; reversed by `.rev()`.
     pub fn applications_of<'a>(
         &'a self,
         organisation: &OrganisationId,
     ) -> impl DoubleEndedIterator<Item = &'a Arc<ApplicationEntry>> + use<'a> {
-        let first = (organisation.clone(), ApplicationId::from_parts(bellwire_model::Sequence::ZERO, [0; 12]));
-        let last = (organisation.clone(), ApplicationId(bellwire_model::Ksuid::from_bytes([0xff; 20])));
-        self.of_organisation.range(first..=last).filter_map(|(_, key)| self.applications.get(key))
+        self.applications_within(organisation, (Bound::Unbounded, Bound::Unbounded))
+    }
+
+    /// Applications of an organisation with ids within bounds, of which one at least is open.
+    pub fn applications_within<'a>(
+        &'a self,
+        organisation: &OrganisationId,
+        (from, to): (Bound<ApplicationId>, Bound<ApplicationId>),
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<ApplicationEntry>> + use<'a> {
+        let with = |bound: Bound<ApplicationId>, end: [u8; 20]| {
+            let own = |id| (organisation.clone(), id);
+            match bound {
+                Bound::Unbounded => Bound::Included(own(ApplicationId(Ksuid::from_bytes(end)))),
+                bound => bound.map(own),
+            }
+        };
+        let range = (with(from, [0; 20]), with(to, [0xff; 20]));
+        self.of_organisation.range(range).filter_map(|(_, key)| self.applications.get(key))
     }
 
     /// One endpoint, by key.

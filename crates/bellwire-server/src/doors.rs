@@ -101,7 +101,8 @@ impl Doors {
         let read = tokio::task::spawn_blocking(move || store.message(sequence, true)).await;
         match read {
             Ok(Ok(Some(message))) => Ok(Accepted::Same(Arc::new(message))),
-            Ok(Ok(None)) => Err(AcceptError::Failed("a key leads to a message that is gone".into())),
+            // Its retention has ended before its key's.
+            Ok(Ok(None)) => Err(AcceptError::Outlived),
             Ok(Err(error)) => Err(AcceptError::Failed(error.to_string())),
             Err(error) => Err(AcceptError::Failed(error.to_string())),
         }
@@ -185,5 +186,137 @@ impl Backend for Doors {
 
     fn ready(&self) -> Result<(), String> {
         self.core.failing().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::observe::Metrics;
+    use bellwire_engine::{Intake, IntakeSettings};
+    use bellwire_model::{ApplicationKey, ContentType, DedupeKey, EndpointKey, RequestDigest};
+    use bellwire_store::{Batch, EmbeddedStore, Settings};
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    const INTAKE: IntakeSettings = IntakeSettings {
+        shards: 1,
+        batch_messages_max: 10,
+        batch_bytes_max: 10_000,
+        queue_messages_max: 10,
+        queue_bytes_max: 10_000,
+    };
+
+    /// The doors of a process without a committing thread: the test commits.
+    fn doors(folder: &std::path::Path, settings: Settings) -> Doors {
+        let store = EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..settings }).unwrap();
+        let newest = store.recover().unwrap().newest;
+        let egress = bellwire_egress::Egress::new(bellwire_egress::Settings::default()).unwrap();
+        let core = Core::new(
+            Clock::start(newest.time()),
+            Arc::new(store),
+            Intake::new(INTAKE, newest, [1; 32]),
+            Catalogue::default(),
+            1,
+            0,
+            Metrics::new(),
+            Arc::clone(egress.guard()),
+        );
+        Doors { core: Arc::new(core), shard: 0 }
+    }
+
+    fn draft() -> Draft {
+        Draft {
+            application: ApplicationKey(1),
+            fan_out: [EndpointKey(5)].into_iter().collect(),
+            event_type: "a.b".into(),
+            event_id: None,
+            channels: Vec::new(),
+            tags: Vec::new(),
+            payload: bytes::Bytes::from_static(b"{}"),
+            content_type: ContentType::Json,
+            expires_at: Timestamp::FAR_FUTURE,
+            deliver_at: None,
+            idempotency: None,
+            event: None,
+        }
+    }
+
+    fn with_event() -> Draft {
+        Draft { event: Some(DedupeKey([9; 16])), ..draft() }
+    }
+
+    fn with_key(body: u8) -> Draft {
+        Draft { idempotency: Some((DedupeKey([1; 16]), RequestDigest([body; 8]))), ..draft() }
+    }
+
+    impl Doors {
+        /// What the committing thread does, and the shard's pump.
+        fn commit(&self, kept: bool) {
+            let sealed = self.core.intake.lock().seal().expect("something waits");
+            let number = sealed.number;
+            if kept {
+                self.core.store.commit(&sealed.batch).unwrap();
+                self.core.intake.lock().committed();
+                self.core.durable.store(number, Ordering::Release);
+                self.core.mailboxes[0].settle(number, &Ok(()));
+            } else {
+                self.core.intake.lock().failed();
+                self.core.mailboxes[0].settle(number, &Err(AcceptError::Full));
+            }
+        }
+    }
+
+    fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_key_is_refused_as_taken_when_the_message_that_has_it_is_durable() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let doors = doors(folder.path(), Settings::default());
+        for (own, other, taken) in [
+            (with_event(), with_event(), AcceptError::EventIdTaken),
+            (with_key(1), with_key(2), AcceptError::KeyReused),
+        ] {
+            let mut first = pin!(doors.accept(own));
+            assert!(poll(first.as_mut()).is_none());
+            let mut second = pin!(doors.accept(other.clone()));
+            assert!(poll(second.as_mut()).is_none(), "nothing durable has the key");
+            doors.commit(false);
+            assert!(matches!(poll(first), Some(Err(AcceptError::Full))));
+            assert!(poll(second.as_mut()).is_none(), "the key is free: now it is the second one's");
+            let mut third =
+                pin!(doors.accept(if matches!(taken, AcceptError::KeyReused) { with_key(3) } else { other }));
+            assert!(poll(third.as_mut()).is_none());
+            doors.commit(true);
+            assert!(matches!(poll(second), Some(Ok(Accepted::New(_)))));
+            let refused = poll(third).expect("an answer").expect_err("taken");
+            assert_eq!(std::mem::discriminant(&refused), std::mem::discriminant(&taken));
+        }
+    }
+
+    #[test]
+    fn a_key_that_outlives_its_message_makes_no_second_one() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let doors = doors(folder.path(), Settings { messages: Duration::from_secs(1), ..Settings::default() });
+        let mut first = pin!(doors.accept(with_key(1)));
+        assert!(poll(first.as_mut()).is_none());
+        doors.commit(true);
+        assert!(matches!(poll(first), Some(Ok(Accepted::New(_)))));
+        // Nothing is owed any more, and a minute later nothing is kept.
+        let delivered = Batch { watermark: Some(doors.sequence()), ..Batch::default() };
+        doors.core.store.commit(&delivered).unwrap();
+        let later = doors.core.clock.engine().plus(Duration::from_secs(120));
+        while doors.core.store.upkeep(later).unwrap() {}
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(matches!(runtime.block_on(doors.accept(with_key(1))), Err(AcceptError::Outlived)));
+        assert!(matches!(runtime.block_on(doors.accept(with_key(2))), Err(AcceptError::KeyReused)));
     }
 }

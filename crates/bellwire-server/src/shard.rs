@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Threads of a shard that may block on reading the store.
-const READERS: usize = 4;
+/// Threads of a shard that may block on reading the store. Requests of the API use half of them at most, so that due deliveries
+/// never wait for lists.
+pub(crate) const READERS: usize = 6;
 
 /// How often the last uses of tokens are written down.
 const TOKENS_PERIOD: Duration = Duration::from_secs(30);

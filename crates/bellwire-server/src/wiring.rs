@@ -53,6 +53,7 @@ pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
         default_secret_kind: config.delivery.default_secret_kind,
         body_bytes_max: config.server.body_bytes_max,
         payload_bytes_max: config.server.payload_bytes_max,
+        reads_max: crate::shard::READERS / 2,
         ..bellwire_api::Settings::default()
     })
 }

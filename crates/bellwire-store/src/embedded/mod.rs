@@ -309,7 +309,7 @@ impl EmbeddedStore {
         attempt_wanted: impl Fn(&AttemptRecord) -> bool,
         work: impl FnOnce(&Snapshot<'_>) -> Result<R, Fault>,
     ) -> Result<R, ReadError> {
-        let reader = self.readers.take()?;
+        let reader = self.readers.take_for_list()?;
         let snapshot = Snapshot::new(&reader, &self.tail, message_wanted, attempt_wanted)?;
         Ok(work(&snapshot)?)
     }
@@ -455,7 +455,8 @@ impl Store for EmbeddedStore {
     }
 
     fn ledger(&self) -> Result<Ledger, ReadError> {
-        self.read(|reader| ledger::count(&*reader.unchecked_transaction()?))
+        let reader = self.readers.take_for_list()?;
+        Ok(ledger::count(&*reader.unchecked_transaction().map_err(Fault::from)?)?)
     }
 
     fn upkeep(&self, now: Timestamp) -> Result<bool, CommitError> {
@@ -612,6 +613,23 @@ mod tests {
         assert_eq!((bytes(), store.ledger().expect("read").accepted), (1 << 20, 199));
         // A reader of another process finds the same.
         assert_eq!(EmbeddedStore::open_reading(folder.path()).expect("opens").ledger().expect("read").accepted, 199);
+    }
+
+    #[test]
+    fn slow_lists_leave_readers_for_what_deliveries_wait_for() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        store.commit(&batch(1)).expect("commits");
+        let lists: Vec<_> = (0..8).map(|_| store.readers.take_for_list().expect("a reader")).collect();
+        std::thread::scope(|threads| {
+            let ninth = threads.spawn(|| store.ledger().map(|ledger| ledger.accepted));
+            let found = store.lease_due(EndpointKey(1), false, Timestamp::FAR_FUTURE, 10);
+            assert!(found.expect("read at once").is_empty());
+            assert!(store.message(Sequence::from_u64(1), true).expect("read at once").is_some());
+            assert!(!ninth.is_finished(), "one list too many");
+            drop(lists);
+            assert_eq!(ninth.join().expect("ends").expect("reads"), 1);
+        });
     }
 
     #[test]

@@ -15,12 +15,14 @@ use bellwire_model::{
 use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::{Connection, Rows};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// At most so many connections read at a time; the next reader waits.
 const READERS_MAX: usize = 16;
+/// Of them, so many may be reading lists or counting: what deliveries and doors wait for takes microseconds, and never waits for those.
+const LISTS_MAX: usize = 8;
 
 /// Read-only connections, opened as they are needed.
 pub(super) struct Readers {
@@ -33,32 +35,45 @@ pub(super) struct Readers {
 struct Idle {
     connections: Vec<Connection>,
     out: usize,
+    lists: usize,
 }
 
 /// A connection that goes back when dropped.
 pub(super) struct Reader<'a> {
     readers: &'a Readers,
     connection: Option<Connection>,
+    list: bool,
 }
 
 impl Readers {
     /// Opens the first one, to see that it can be done.
     pub(super) fn open(folder: &Path) -> Result<Readers, OpenError> {
         let first = open_reader(folder)?;
-        let idle = Mutex::new(Idle { connections: vec![first], out: 0 });
+        let idle = Mutex::new(Idle { connections: vec![first], ..Idle::default() });
         Ok(Readers { folder: folder.to_owned(), idle, returned: Condvar::new() })
     }
 
+    /// For what is found at once.
     pub(super) fn take(&self) -> Result<Reader<'_>, Fault> {
+        self.take_for(false)
+    }
+
+    /// For what may have to look at much.
+    pub(super) fn take_for_list(&self) -> Result<Reader<'_>, Fault> {
+        self.take_for(true)
+    }
+
+    fn take_for(&self, list: bool) -> Result<Reader<'_>, Fault> {
         let mut idle = self.idle.lock();
-        while idle.out == READERS_MAX {
+        while idle.out == READERS_MAX || (list && idle.lists == LISTS_MAX) {
             self.returned.wait(&mut idle);
         }
         let connection = idle.connections.pop();
         idle.out += 1;
+        idle.lists += usize::from(list);
         drop(idle);
         // From here on the place is given back, whatever happens.
-        let mut reader = Reader { readers: self, connection };
+        let mut reader = Reader { readers: self, connection, list };
         if reader.connection.is_none() {
             let opened = open_reader(&self.folder);
             reader.connection = Some(opened.map_err(|error| Fault::damaged("a data folder", error.to_string()))?);
@@ -79,9 +94,11 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let mut idle = self.readers.idle.lock();
         idle.out -= 1;
+        idle.lists -= usize::from(self.list);
         idle.connections.extend(self.connection.take());
         drop(idle);
-        self.readers.returned.notify_one();
+        // Not all who wait may take every place.
+        self.readers.returned.notify_all();
     }
 }
 
@@ -90,6 +107,40 @@ pub(super) struct Snapshot<'a> {
     transaction: Open<'a>,
     meta: Meta,
     pub(super) view: View,
+    /// What the tail says of each delivery. A view that is asked for one delivery at a time is not gone through each time.
+    tried: HashMap<Delivery, Last>,
+}
+
+/// How far a delivery has come, as far as attempts say.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    /// The newest attempt, and what followed it.
+    after: Option<(Sequence, u8)>,
+    /// The newest attempt that was answered, and how.
+    answered: Option<(Sequence, i32)>,
+    attempts: AttemptNumber,
+}
+
+impl Last {
+    fn consider(&mut self, at: Sequence, number: AttemptNumber, after: u8, status: Option<i32>) {
+        self.attempts = self.attempts.max(number);
+        if self.after.is_none_or(|(last, _)| last < at) {
+            self.after = Some((at, after));
+        }
+        if let Some(status) = status.filter(|_| self.answered.is_none_or(|(last, _)| last < at)) {
+            self.answered = Some((at, status));
+        }
+    }
+}
+
+/// What the tail says of each delivery.
+fn tried(view: &View) -> HashMap<Delivery, Last> {
+    let mut tried: HashMap<Delivery, Last> = HashMap::new();
+    for attempt in &view.attempts {
+        let last = tried.entry(attempt.delivery()).or_default();
+        last.consider(attempt.sequence, attempt.number, attempt.after, attempt.status);
+    }
+    tried
 }
 
 /// A transaction that is open: a reader's own, or the writer's.
@@ -119,7 +170,7 @@ impl<'a> Snapshot<'a> {
     ) -> Result<Snapshot<'a>, Fault> {
         let transaction = connection.unchecked_transaction()?;
         let (meta, view) = tail.read().view(&transaction, message_wanted, attempt_wanted)?;
-        Ok(Snapshot { transaction: Open::Own(transaction), meta, view })
+        Ok(Snapshot { transaction: Open::Own(transaction), meta, tried: tried(&view), view })
     }
 
     /// Within the transaction that the writer has begun on `connection` and not yet written in.
@@ -130,7 +181,7 @@ impl<'a> Snapshot<'a> {
         attempt_wanted: impl Fn(&AttemptRecord) -> bool,
     ) -> Result<Snapshot<'a>, Fault> {
         let (meta, view) = tail.read().view(connection, message_wanted, attempt_wanted)?;
-        Ok(Snapshot { transaction: Open::Writers(connection), meta, view })
+        Ok(Snapshot { transaction: Open::Writers(connection), meta, tried: tried(&view), view })
     }
 
     /// Goes through the messages of an application in `span`, oldest first, until told to stop. Answers whether it came to the end.
@@ -345,33 +396,20 @@ impl<'a> Snapshot<'a> {
 
     /// As [`Snapshot::state`], with how its last exchange was answered.
     pub(super) fn standing(&self, delivery: Delivery) -> Result<Standing, Fault> {
-        let mut last: Option<(Sequence, u8)> = None;
-        let mut answered: Option<(Sequence, i32)> = None;
-        let mut attempts = 0;
-        let mut consider = |at: Sequence, number: AttemptNumber, after: u8, status: Option<i32>| {
-            attempts = attempts.max(number);
-            if last.is_none_or(|(last, _)| last < at) {
-                last = Some((at, after));
-            }
-            if let Some(status) = status.filter(|_| answered.is_none_or(|(last, _)| last < at)) {
-                answered = Some((at, status));
-            }
-        };
-        for attempt in self.view.attempts.iter().filter(|attempt| attempt.delivery() == delivery) {
-            consider(attempt.sequence, attempt.number, attempt.after, attempt.status);
-        }
+        let mut last = self.tried.get(&delivery).copied().unwrap_or_default();
         let mut statement = self.transaction.prepare_cached(
             "SELECT attempt, number, after, status FROM attempt_by_delivery WHERE message = ?1 AND endpoint = ?2",
         )?;
         let mut rows = statement.query([integer(delivery.message), i64::from(delivery.endpoint.0)])?;
         while let Some(row) = rows.next()? {
-            consider(codec::sequence(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?);
+            last.consider(codec::sequence(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?);
         }
+        let Last { after, answered, attempts } = last;
         let status = answered.map(|(_, status)| status);
         if let Some(waiting) = waiting_room::find(&self.transaction, delivery)? {
             return Ok(Standing { state: DeliveryState::Waiting(waiting), attempts, status });
         }
-        let state = match last {
+        let state = match after {
             None => DeliveryState::Fresh,
             Some((_, codec::DELIVERED)) => DeliveryState::Delivered,
             Some((_, after)) => DeliveryState::Ended(codec::reason_from(after)?),
