@@ -24,6 +24,7 @@ TOGETHER = [
 ]
 ALONE = [
     "kill_under_load", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "thundering_herd", "restart_backlog",
+    "retention",
 ]
 
 known = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run")

@@ -15,10 +15,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(super) fn read(layers: &Layers) -> Store {
-        const HOUR: Duration = Duration::from_secs(3_600);
+        const SECOND: Duration = Duration::from_secs(1);
         const YEARS: Duration = Duration::from_secs(3_650 * 86_400);
         Store {
-            retention: layers.take("store.retention", duration(HOUR..=YEARS)),
+            retention: layers.take("store.retention", duration(SECOND..=YEARS)),
             bytes_max: layers.take("store.bytes_max", optional("none", size(64 << 20..=1 << 50))),
         }
     }

@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::writer::Writer;
 use crate::CommitError;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection};
 use rusqlite::config::DbConfig;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -133,9 +133,17 @@ fn checkpoint(connection: &Connection, writer: &Mutex<Writer>) -> Result<(), Fau
     Ok(())
 }
 
+/// How many bytes the log has, and how many of them are copied; looks and does nothing.
+pub(super) fn extent(connection: &Connection) -> Result<(u64, u64), Fault> {
+    bytes_of(connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?)
+}
+
 /// Copies what can be copied without waiting for anyone. Answers how many bytes the log has, and how many are copied.
 fn passive(connection: &Connection) -> Result<(u64, u64), Fault> {
-    let mut statement = connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
+    bytes_of(connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?)
+}
+
+fn bytes_of(mut statement: CachedStatement<'_>) -> Result<(u64, u64), Fault> {
     let pages = |pages: i64| u64::try_from(pages).unwrap_or(0) * PAGE_BYTES;
     Ok(statement.query_one([], |row| Ok((pages(row.get(1)?), pages(row.get(2)?))))?)
 }

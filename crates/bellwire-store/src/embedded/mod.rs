@@ -615,6 +615,57 @@ mod tests {
         assert_eq!(EmbeddedStore::open_reading(folder.path()).expect("opens").ledger().expect("read").accepted, 199);
     }
 
+    /// A batch of one message with a payload of so many bytes, delivered at once.
+    fn delivered(sequence: u64, bytes: usize) -> Batch {
+        let mut batch = batch(sequence);
+        for accepted in &mut batch.accepted {
+            Arc::make_mut(&mut accepted.message).payload = Some(Bytes::from(vec![7; bytes]));
+            accepted.fan_out = std::iter::empty().collect();
+        }
+        batch.watermark = Some(Sequence::from_u64(sequence + 1));
+        batch
+    }
+
+    fn messages(store: &EmbeddedStore) -> i64 {
+        let writer = store.writer.as_ref().expect("open for writing").lock();
+        writer.connection.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("a count")
+    }
+
+    #[test]
+    fn a_slice_of_retention_is_bounded_in_bytes_too() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        for sequence in 1..=40 {
+            store.commit(&delivered(sequence, 1 << 20)).expect("commits");
+        }
+        let years = Timestamp::EPOCH.plus(Duration::from_secs(100 * 365 * 86_400));
+        let mut left = vec![messages(&store)];
+        while store.upkeep(years).expect("upkeep") {
+            left.push(messages(&store));
+        }
+        left.dedup();
+        assert_eq!(left, [40, 24, 8, 0]);
+    }
+
+    #[test]
+    fn what_upkeep_writes_counts_towards_the_next_checkpoint() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = open(folder.path());
+        let mut many = Batch::default();
+        for sequence in 1..=1_900 {
+            many.accepted.extend(delivered(sequence, 10).accepted);
+        }
+        store.commit(&many).expect("commits");
+        let quiet = Sequence::from_u64(1).time().plus(Duration::from_secs(3600));
+        let mut writer = store.writer.as_ref().expect("open for writing").lock();
+        writer.log_left(0);
+        while writer.upkeep(quiet).expect("upkeep") {
+            let (log, done) = checkpoint::extent(&writer.connection).expect("the log's extent");
+            assert!(writer.log_bytes >= log - done, "{} of {log} - {done}", writer.log_bytes);
+        }
+        assert!(writer.meta.indexed.as_u64() > 0);
+    }
+
     #[test]
     fn slow_lists_leave_readers_for_what_deliveries_wait_for() {
         let folder = tempfile::TempDir::new().expect("a folder");

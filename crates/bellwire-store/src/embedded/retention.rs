@@ -8,6 +8,7 @@
 //! logs and indexes together. Freed pages are used again, so the file stays as large as its busiest time.
 
 use super::attempt_log;
+use super::checkpoint;
 use super::codec::{self, integer};
 use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
@@ -28,6 +29,8 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 const INDEXED_AFTER: Duration = Duration::from_secs(60);
 /// Tasks that have ended are known for so long.
 const TASKS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// So many bytes of payloads or response bodies go in one slice at most: the pages that they leave are written, too.
+const BYTES_MAX: u64 = 16 << 20;
 /// Of how many endpoints the waiting room is searched in one slice.
 const ENDPOINTS_MAX: usize = 2_000;
 /// The upper half of the sequences of a millisecond is upkeep's; the engine never gives out so many.
@@ -49,11 +52,16 @@ pub(super) enum Removal {
 impl Writer {
     /// See [`crate::Store::upkeep`].
     pub(super) fn upkeep(&mut self, now: Timestamp) -> Result<bool, CommitError> {
-        match self.upkeep_slice(now) {
+        let done = match self.upkeep_slice(now) {
             // Cleaning up is what makes room again: it may use the reserve.
             Err(CommitError::Full) if self.give_up_reserve() => self.upkeep_slice(now),
             answer => answer,
+        };
+        // What a slice writes is not known from its rows: it touches pages all over the trees.
+        if let Ok((log, done)) = checkpoint::extent(&self.connection) {
+            self.log_left(log - done);
         }
+        done
     }
 
     fn upkeep_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
@@ -238,10 +246,11 @@ impl Writer {
     fn remove_messages(&mut self) -> Result<bool, Fault> {
         let connection = &self.connection;
         let (mut applications, mut endpoints) = (BTreeSet::new(), BTreeSet::new());
-        let (mut events, mut through, mut rows_gone) = (Vec::new(), None, 0);
+        let (mut events, mut through, mut rows_gone, mut bytes_gone) = (Vec::new(), None, 0, 0);
         {
             let mut oldest = connection.prepare_cached(
-                "SELECT sequence, application, fan_out, event_key FROM message WHERE sequence < ?1 ORDER BY sequence",
+                "SELECT sequence, application, fan_out, event_key, coalesce(length(payload), 0) FROM message \
+                 WHERE sequence < ?1 ORDER BY sequence",
             )?;
             let mut rows = oldest.query([integer(self.meta.floor)])?;
             while let Some(row) = rows.next()? {
@@ -253,7 +262,8 @@ impl Writer {
                 if let Some(key) = row.get::<_, Option<Vec<u8>>>(3)? {
                     events.push(key);
                 }
-                if rows_gone >= self.settings.slice {
+                bytes_gone += row.get::<_, i64>(4)? as u64;
+                if rows_gone >= self.settings.slice || bytes_gone >= BYTES_MAX {
                     break;
                 }
             }
@@ -290,15 +300,20 @@ impl Writer {
     /// Removes the oldest attempts below the floor. Their messages are older still, so they are gone.
     fn remove_attempts(&mut self) -> Result<bool, Fault> {
         let connection = &self.connection;
-        let (mut endpoints, mut through) = (BTreeSet::new(), None);
+        let (mut endpoints, mut through, mut bytes_gone) = (BTreeSet::new(), None, 0);
         {
             let mut oldest = connection.prepare_cached(
-                "SELECT sequence, endpoint FROM attempt WHERE sequence < ?1 ORDER BY sequence LIMIT ?2",
+                "SELECT sequence, endpoint, coalesce(length(body), 0) FROM attempt \
+                 WHERE sequence < ?1 ORDER BY sequence LIMIT ?2",
             )?;
             let mut rows = oldest.query([integer(self.meta.floor), self.settings.slice as i64])?;
             while let Some(row) = rows.next()? {
                 through = Some(row.get::<_, i64>(0)?);
                 endpoints.insert(row.get::<_, u32>(1)?);
+                bytes_gone += row.get::<_, i64>(2)? as u64;
+                if bytes_gone >= BYTES_MAX {
+                    break;
+                }
             }
         }
         let Some(through) = through else { return Ok(false) };
@@ -317,13 +332,23 @@ impl Writer {
         if self.forgettable(now).map_err(Fault::into_commit)? {
             self.transaction(|writer| {
                 let connection = &writer.connection;
-                let expired: Vec<(i64, i64)> = {
+                let mut expired: Vec<(i64, i64)> = Vec::new();
+                {
                     let mut due = connection.prepare_cached(
-                        "SELECT expires_at, message FROM expiring WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+                        "SELECT expires_at, message, \
+                         coalesce((SELECT length(payload) FROM message WHERE sequence = expiring.message), 0) \
+                         FROM expiring WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
                     )?;
-                    let rows = due.query_map([now.as_micros(), limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                    rows.collect::<Result<_, _>>()?
-                };
+                    let mut rows = due.query([now.as_micros(), limit as i64])?;
+                    let mut bytes_gone = 0;
+                    while let Some(row) = rows.next()? {
+                        expired.push((row.get(0)?, row.get(1)?));
+                        bytes_gone += row.get::<_, i64>(2)? as u64;
+                        if bytes_gone >= BYTES_MAX {
+                            break;
+                        }
+                    }
+                }
                 let mut done =
                     connection.prepare_cached("DELETE FROM expiring WHERE expires_at = ?1 AND message = ?2")?;
                 for (expires_at, message) in expired {
