@@ -86,6 +86,7 @@ impl Engine {
         };
         self.lane_of.insert(key, index);
         self.applications[application].lanes.push(index);
+        self.applications[application].lanes_left += 1;
     }
 
     /// The lane became FIFO, or is no longer: the order of its queue and what it knows of the waiting room mean nothing now.
@@ -160,6 +161,18 @@ impl Engine {
         for key in keys {
             self.endpoint_gone(key, effects);
         }
+        self.applications[index].gone = true;
+        self.forget_application(index);
+    }
+
+    /// An application that is gone and has no lane any more makes place for another.
+    pub(crate) fn forget_application(&mut self, index: usize) {
+        let entry = &self.applications[index];
+        if entry.gone && entry.lanes_left == 0 {
+            // What still names its place, in a ring or as an alarm, finds the next one there and asks it in vain.
+            self.applications[index] = Entry::default();
+            self.free_applications.push(index);
+        }
     }
 
     /// Nothing may start for a second where a throttle is set: what was started before this start is not known.
@@ -174,8 +187,10 @@ impl Engine {
         if let Some(index) = self.application_of.get(&key) {
             return *index;
         }
-        let index = self.applications.len();
-        self.applications.push(Entry::default());
+        let index = self.free_applications.pop().unwrap_or_else(|| {
+            self.applications.push(Entry::default());
+            self.applications.len() - 1
+        });
         self.application_of.insert(key, index);
         index
     }

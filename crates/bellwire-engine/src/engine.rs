@@ -254,6 +254,7 @@ pub struct Engine {
 
     pub(crate) applications: Vec<Application>,
     pub(crate) application_of: Table<ApplicationKey, ApplicationIndex>,
+    pub(crate) free_applications: Vec<ApplicationIndex>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) lane_of: Table<EndpointKey, LaneIndex>,
     pub(crate) free_lanes: Vec<LaneIndex>,
@@ -303,6 +304,9 @@ pub(crate) struct Flight {
 pub(crate) struct Application {
     pub(crate) throttle: Option<Box<Throttle>>,
     pub(crate) lanes: Vec<LaneIndex>,
+    /// Its lanes, with those that are gone and still have something in hand.
+    pub(crate) lanes_left: usize,
+    pub(crate) gone: bool,
     /// Attempts in flight and deliveries in queues, by the class of their lane.
     pub(crate) flying: [usize; 3],
     pub(crate) queued: [usize; 3],
@@ -339,6 +343,7 @@ impl Engine {
             through: Sequence::ZERO,
             applications: Vec::new(),
             application_of: Table::default(),
+            free_applications: Vec::new(),
             lanes: Vec::new(),
             lane_of: Table::default(),
             free_lanes: Vec::new(),
@@ -444,6 +449,11 @@ impl Engine {
     pub fn state_of(&self, endpoint: EndpointKey) -> Option<(Option<DisabledBy>, Option<Timestamp>)> {
         let lane = &self.lanes[*self.lane_of.get(&endpoint)?];
         Some((lane.endpoint.disabled, lane.health.failing_since.filter(|_| lane.health.written)))
+    }
+
+    /// Places for applications and endpoints, free ones included: what else its memory grows with.
+    pub fn places(&self) -> (usize, usize) {
+        (self.applications.len(), self.lanes.len())
     }
 
     /// How each lane that is not idle stands.

@@ -230,11 +230,16 @@ impl Lane {
         if self.paused() || self.pace.open_until(now).is_some() {
             return false;
         }
-        if self.pace.tripped() && (!self.queue.is_empty() || self.in_flight > 0) {
+        if self.pace.tripped() && (!self.queue.is_empty() || self.in_flight > 0 || self.awaits_rows(now)) {
             return false;
         }
         !self.fifo()
             || (self.room == Room::Empty && self.ask.is_none() && self.parking + self.returning + self.barrier == 0)
+    }
+
+    /// Rows of the waiting room that are due, or on their way from there: of one attempt at a time it is the oldest one's turn.
+    fn awaits_rows(&self, now: Timestamp) -> bool {
+        self.ask.is_some() || matches!(self.room, Room::Rows { due, .. } if due <= now)
     }
 
     /// How many deliveries it is worth holding in memory.

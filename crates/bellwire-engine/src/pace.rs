@@ -91,6 +91,11 @@ impl Pace {
         self.open_until.filter(|until| *until > now)
     }
 
+    /// Somebody wants to know whether it works again: an open breaker lets one attempt through at once.
+    pub(crate) fn probe(&mut self, now: Timestamp) {
+        self.open_until = self.open_until.map(|until| until.min(now));
+    }
+
     /// The breaker is open or half open.
     pub(crate) fn tripped(&self) -> bool {
         self.open_until.is_some()

@@ -11,7 +11,8 @@ use crate::notify::Notice;
 use crate::pace::Turn;
 use crate::planted::Bug;
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, Sequence, Timestamp, Trigger, after_attempt,
+    AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, Sequence, Timestamp, Trigger, Waiting,
+    after_attempt,
 };
 use std::sync::Arc;
 
@@ -143,7 +144,7 @@ impl Engine {
             self.recorded(delivery, after, effects);
         }
         for waiting in committed.waits {
-            self.waits(waiting.delivery, waiting.due);
+            self.waits(&waiting);
         }
         for (endpoint, by) in committed.disabled {
             self.disabled(endpoint, by, effects);
@@ -156,6 +157,7 @@ impl Engine {
     pub(crate) fn look_again(&mut self, endpoint: EndpointKey) {
         if let Some(index) = self.lane_of.get(&endpoint).copied() {
             self.lanes[index].arrived(Sequence::ZERO, self.now.engine);
+            self.lanes[index].pace.probe(self.now.engine);
             self.mark(index);
         }
     }
@@ -181,7 +183,8 @@ impl Engine {
         }
     }
 
-    fn waits(&mut self, delivery: Delivery, due: Timestamp) {
+    fn waits(&mut self, waiting: &Waiting) {
+        let Waiting { delivery, due, trigger, .. } = *waiting;
         match self.held.get(&delivery).map(|held| (held.phase, held.lane)) {
             Some((Phase::Parking, index)) => {
                 self.let_go(delivery);
@@ -192,6 +195,10 @@ impl Engine {
             None => {
                 let Some(index) = self.lane_of.get(&delivery.endpoint).copied() else { return };
                 self.lanes[index].arrived(delivery.message, due);
+                // Not what we put there ourselves, or an endpoint that is down would be tried again and again.
+                if trigger == Trigger::Manual {
+                    self.lanes[index].pace.probe(self.now.engine);
+                }
                 self.mark(index);
             }
         }

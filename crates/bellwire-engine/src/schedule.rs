@@ -626,7 +626,10 @@ impl Engine {
         }
         lane.forgotten = true;
         lane.in_ring = [false; 3];
+        let application = lane.application;
         self.free_lanes.push(index);
+        self.applications[application].lanes_left -= 1;
+        self.forget_application(application);
     }
 
     /// Takes a delivery in hand.

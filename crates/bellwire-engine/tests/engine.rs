@@ -2,9 +2,9 @@
 
 use bellwire_engine::{CommittedShard, Effect, Ended, Engine, EngineSettings, Fresh, Input, Notice, Start, Undurable};
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, ContentType, Delivery, DisabledBy, EndReason, Endpoint, EndpointId, EndpointKey,
-    FailureClass, Health, Limits, Message, MessageId, Now, Outcome, RetrySchedule, Sequence, SequenceSource, Timestamp,
-    Trigger, Waiting,
+    AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, Delivery, DisabledBy, EndReason, Endpoint,
+    EndpointId, EndpointKey, FailureClass, Health, Limits, Message, MessageId, Now, OrganisationId, Outcome,
+    RetrySchedule, Sequence, SequenceSource, Timestamp, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::num::NonZeroU16;
@@ -509,6 +509,86 @@ fn an_outage_opens_the_breaker_and_one_probe_closes_it() {
     assert!(bench.starts().is_empty());
     bench.end(&probe, status(200));
     assert_eq!(bench.notices(), [Notice::BreakerClosed { endpoint: E }]);
+}
+
+/// Its breaker has just opened, and nothing is in memory.
+fn broken(bench: &mut Bench) -> Vec<Arc<Message>> {
+    let messages = bench.accept_many(10, &[E]);
+    let mut starts = bench.starts();
+    while !starts.is_empty() {
+        starts.iter().for_each(|start| bench.end(start, status(503)));
+        starts = bench.starts();
+    }
+    bench.commit_all();
+    bench.effects.clear();
+    messages
+}
+
+#[test]
+fn a_resend_need_not_wait_for_an_open_breaker() {
+    for by_recover in [false, true] {
+        let mut bench = Bench::new([endpoint(E)]);
+        let messages = broken(&mut bench);
+        let (now, through) = (bench.now, bench.source.last());
+        let delivery = Delivery { endpoint: E, message: messages[0].sequence() };
+        let scheduled = Waiting { delivery, due: now, next: 2, trigger: Trigger::Scheduled };
+        bench.step(Input::Committed(CommittedShard { through, waits: vec![scheduled], ..Default::default() }));
+        assert!(bench.asked().is_empty(), "what is only due waits for the breaker");
+        let manual = Waiting { trigger: Trigger::Manual, ..scheduled };
+        let (waits, recovered) = if by_recover { (vec![], vec![(E, now)]) } else { (vec![manual], vec![]) };
+        bench.step(Input::Committed(CommittedShard { through, waits, recovered, ..Default::default() }));
+        assert_eq!(bench.asked(), [E]);
+        bench.lease_as(E, &[(&messages[0], now, 2)], Trigger::Manual);
+        let probe = bench.one_start();
+        bench.end(&probe, status(200));
+        assert_eq!(bench.notices(), [Notice::BreakerClosed { endpoint: E }]);
+    }
+}
+
+#[test]
+fn the_probe_is_what_is_due_for_longest_not_what_came_last() {
+    let mut bench = Bench::new([endpoint(E)]);
+    let messages = broken(&mut bench);
+    // The breaker is half open by then, and the retries are due.
+    bench.now = bench.now.plus(Duration::from_secs(400));
+    bench.accept(&[E]);
+    assert!(bench.starts().is_empty(), "it is the turn of those that were there before");
+    assert_eq!(waits_of(&bench.commit_all()), 1);
+    assert_eq!(bench.asked(), [E]);
+    let now = bench.now;
+    bench.lease(E, &[(&messages[0], now, 2)]);
+    assert_eq!(bench.one_start().message.sequence(), messages[0].sequence());
+}
+
+#[test]
+fn what_is_deleted_makes_place() {
+    let mut bench = Bench::new([]);
+    let application = |number| Application {
+        key: ApplicationKey(number),
+        id: ApplicationId::from_parts(Sequence::from_u64(u64::from(number)), [0; 12]),
+        organisation: OrganisationId::parse("org_23rb8YdGqMT0qIzpgGwdXfHirMu").unwrap(),
+        uid: None,
+        name: "a".into(),
+        throttle_rate: NonZeroU16::new(3),
+        settings: Default::default(),
+        metadata: Default::default(),
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+    };
+    for number in 1..200 {
+        let key = EndpointKey(number);
+        bench.step(Input::Application(Arc::new(application(number))));
+        bench.step(Input::Endpoint(Arc::new(Endpoint { application: ApplicationKey(number), ..endpoint(key) })));
+        bench.accept_many(5, &[key]);
+        let starts = bench.starts();
+        assert!(!starts.is_empty());
+        bench.step(Input::ApplicationGone(ApplicationKey(number)));
+        starts.iter().for_each(|start| bench.end(start, status(200)));
+        bench.commit_all();
+        bench.after(Duration::from_secs(2));
+    }
+    assert_eq!(bench.engine.in_hand(), (0, 0));
+    assert_eq!(bench.engine.places(), (1, 1));
 }
 
 #[test]
