@@ -1,6 +1,6 @@
 //! A request's body as JSON, with what hostile bodies do taken care of at the door: size, depth, number of members.
 //!
-//! The bytes stay as they came; a payload is a slice of them, whatever numbers, escapes or duplicate members it has.
+//! The bytes stay as they came; a payload is a part of them, whatever numbers, escapes or duplicate members it has.
 
 use crate::Settings;
 use crate::error::{Error, Fault};

@@ -384,7 +384,8 @@ impl MessageIn<'_> {
                 if !payload.get().starts_with('{') {
                     faults.add("payload", "Payload must be an object.");
                 }
-                slice(body.bytes(), payload.get())
+                // A slice would hold on to the connection's whole read buffer for as long as the message waits.
+                Bytes::copy_from_slice(payload.get().as_bytes())
             }
             (None, None) => {
                 faults.add("payload", "`payload` is required and must be an object");
@@ -420,14 +421,6 @@ impl MessageIn<'_> {
         };
         Ok((Unaddressed { draft, place }, self.application))
     }
-}
-
-/// The payload without copying, unless it would hold on to a body that is mostly something else.
-fn slice(body: &Bytes, payload: &str) -> Bytes {
-    if payload.len() < body.len() / 2 {
-        return Bytes::copy_from_slice(payload.as_bytes());
-    }
-    body.slice_ref(payload.as_bytes())
 }
 
 fn retention(faults: &mut Faults, days: Option<i64>, hours: Option<i64>) -> Duration {

@@ -151,6 +151,14 @@ impl Http1 {
         }
     }
 
+    /// Keeps the socket, and lets go of what is needed to speak on it: some 26 KiB. `None` if it has ended, or something lies
+    /// unread that belongs to no request.
+    pub(crate) fn rest(self) -> Option<Connected> {
+        let parts = self.connection?.into_parts();
+        let connected = Connected { stream: parts.io.into_inner(), forwarded: self.forwarded };
+        parts.read_buf.is_empty().then_some(connected)
+    }
+
     fn drive(&mut self, cx: &mut Context<'_>) {
         drive(&mut self.connection, cx);
     }

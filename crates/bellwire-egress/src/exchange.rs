@@ -23,7 +23,7 @@ use crate::{
     connect::Connector,
     connection::{Connection, HEADERS_MAX, Http2, Message, NoResponse, ReadBody, is_loss},
     error::{SendError, Stage, refused_by_alert},
-    pool::Pool,
+    pool::{Found, Pool},
     target::{Origin, Target},
     tls::{PemError, TlsOptions, TlsProfile},
 };
@@ -172,7 +172,7 @@ impl Client {
     async fn run(&self, request: Request, progress: &mut Progress) -> Result<Response, SendError> {
         let Request { method, target, headers, body, response_body_max, .. } = request;
         let origin = target.origin();
-        let (mut connection, mut reused) = match self.pool.take(origin) {
+        let (mut connection, mut reused) = match self.idle(origin).await {
             Some(connection) => (connection, true),
             None => (Box::pin(self.open(origin, progress)).await?, false),
         };
@@ -203,6 +203,14 @@ impl Client {
                 }
                 Err(NoResponse::Failed(error)) => return Err(refused_by_alert(error, &origin.host)),
             }
+        }
+    }
+
+    /// A connection from the pool. One that rests is made ready; that waits for nobody.
+    async fn idle(&self, origin: &Arc<Origin>) -> Option<Connection> {
+        match self.pool.take(origin)? {
+            Found::Ready(connection) => Some(connection),
+            Found::Resting(connected) => Connection::open(connected).await.ok(),
         }
     }
 

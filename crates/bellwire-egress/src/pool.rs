@@ -13,6 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
+    connect::Connected,
     connection::{Connection, Http1, Http2},
     target::Origin,
 };
@@ -24,13 +25,15 @@ pub struct PoolSettings {
     pub idle_per_origin_max: usize,
     /// In total, for each core.
     pub idle_max: usize,
+    /// Of them, so many that were used last are ready to be spoken on; of the others only the socket is kept.
+    pub ready_max: usize,
     /// Shorter than most servers' own limit, so that they seldom close a connection just as we use it.
     pub idle_timeout: Duration,
 }
 
 impl Default for PoolSettings {
     fn default() -> Self {
-        Self { idle_per_origin_max: 64, idle_max: 2048, idle_timeout: Duration::from_secs(20) }
+        Self { idle_per_origin_max: 64, idle_max: 2048, ready_max: 128, idle_timeout: Duration::from_secs(20) }
     }
 }
 
@@ -45,6 +48,9 @@ struct Inner {
     /// Whose connection came in when, oldest first; the number is that of [`Idle::arrival`].
     arrivals: BTreeMap<u64, Arc<Origin>>,
     next_arrival: u64,
+    /// How many HTTP/1.1 connections are ready; those that came in before this number are not.
+    ready: usize,
+    ready_from: u64,
     sweeper_runs: bool,
 }
 
@@ -52,9 +58,22 @@ struct Inner {
 #[derive(Default)]
 struct Waiting {
     /// Newest last.
-    http1: VecDeque<Idle<Box<Http1>>>,
+    http1: VecDeque<Idle<Kept>>,
     /// At most one: it serves many requests at a time.
     http2: Option<Idle<Arc<Http2>>>,
+}
+
+/// An HTTP/1.1 connection without a request.
+enum Kept {
+    Ready(Box<Http1>),
+    Resting(Connected),
+}
+
+/// A connection that may still be open.
+pub(crate) enum Found {
+    Ready(Connection),
+    /// To be opened on this socket.
+    Resting(Connected),
 }
 
 struct Idle<C> {
@@ -69,7 +88,7 @@ impl Pool {
     }
 
     /// A connection to `origin` that may still be open.
-    pub(crate) fn take(&self, origin: &Arc<Origin>) -> Option<Connection> {
+    pub(crate) fn take(&self, origin: &Arc<Origin>) -> Option<Found> {
         let mut inner = self.inner.lock();
         inner.close_older_than(self.settings.idle_timeout);
         let waiting = inner.origins.get_mut(origin)?;
@@ -77,7 +96,7 @@ impl Pool {
             if http2.connection.has_room() {
                 let shared = Arc::clone(&http2.connection);
                 inner.renew_http2(origin);
-                return Some(Connection::Http2(shared));
+                return Some(Found::Ready(Connection::Http2(shared)));
             }
             if http2.connection.is_closed() {
                 let arrival = http2.arrival;
@@ -88,7 +107,11 @@ impl Pool {
         let waiting = inner.origins.get_mut(origin)?;
         let idle = waiting.http1.pop_back()?;
         inner.arrivals.remove(&idle.arrival);
-        Some(Connection::Http1(idle.connection))
+        inner.gone(&idle);
+        Some(match idle.connection {
+            Kept::Ready(http1) => Found::Ready(Connection::Http1(http1)),
+            Kept::Resting(connected) => Found::Resting(connected),
+        })
     }
 
     /// Keeps a connection whose exchange ended as it should.
@@ -96,11 +119,16 @@ impl Pool {
         let mut inner = self.inner.lock();
         let (arrival, since) = inner.arrive(origin);
         let waiting = inner.waiting(origin);
-        waiting.http1.push_back(Idle { connection, arrival, since });
-        if waiting.http1.len() > self.settings.idle_per_origin_max
-            && let Some(oldest) = waiting.http1.pop_front()
-        {
+        waiting.http1.push_back(Idle { connection: Kept::Ready(connection), arrival, since });
+        let crowded = waiting.http1.len() > self.settings.idle_per_origin_max;
+        let oldest = if crowded { waiting.http1.pop_front() } else { None };
+        inner.ready += 1;
+        if let Some(oldest) = oldest {
             inner.arrivals.remove(&oldest.arrival);
+            inner.gone(&oldest);
+        }
+        while inner.ready > self.settings.ready_max {
+            inner.rest_oldest();
         }
         self.settle(inner);
     }
@@ -211,10 +239,36 @@ impl Inner {
     fn close_oldest(&mut self) {
         let Some((arrival, origin)) = self.arrivals.pop_first() else { return };
         let Some(waiting) = self.origins.get_mut(&origin) else { return };
-        if waiting.http1.front().is_some_and(|idle| idle.arrival == arrival) {
-            waiting.http1.pop_front();
-        }
+        let oldest = waiting.http1.pop_front_if(|idle| idle.arrival == arrival);
         waiting.http2.take_if(|idle| idle.arrival == arrival);
+        if let Some(oldest) = oldest {
+            self.gone(&oldest);
+        }
+    }
+
+    /// A connection has left the pool.
+    fn gone(&mut self, idle: &Idle<Kept>) {
+        self.ready -= usize::from(matches!(idle.connection, Kept::Ready(_)));
+    }
+
+    /// Puts the connection to rest that has been ready for the longest time.
+    fn rest_oldest(&mut self) {
+        let oldest = self.arrivals.range(self.ready_from..).next();
+        let Some((arrival, origin)) = oldest.map(|(arrival, origin)| (*arrival, Arc::clone(origin))) else {
+            debug_assert!(false, "a connection is ready that never came in");
+            self.ready = 0;
+            return;
+        };
+        self.ready_from = arrival + 1;
+        let Some(waiting) = self.origins.get_mut(&origin) else { return };
+        // It is another's number, a shared connection's, or its place among its origin's.
+        let Ok(at) = waiting.http1.binary_search_by_key(&arrival, |idle| idle.arrival) else { return };
+        let Some(Idle { connection: Kept::Ready(http1), arrival, since }) = waiting.http1.remove(at) else { return };
+        match http1.rest() {
+            Some(connected) => waiting.http1.insert(at, Idle { connection: Kept::Resting(connected), arrival, since }),
+            None => drop(self.arrivals.remove(&arrival)),
+        }
+        self.ready -= 1;
     }
 }
 

@@ -10,8 +10,8 @@ use super::fault::Fault;
 use super::writer::Writer;
 use crate::CommitError;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{CachedStatement, Connection};
 use rusqlite::config::DbConfig;
+use rusqlite::{CachedStatement, Connection};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
