@@ -63,7 +63,7 @@ with Trial("retention", "R26: what is past its retention goes under load, and th
     trial.row("p99 of the answer while it goes, ms", under, f"<= {max(2 * before, 50):.0f}", under <= max(2 * before, 50))
     trial.row("median of the answer while it goes, ms", statistics.median(load.latencies(begun + seconds / 2)) * 1000)
     trial.row("refused or in trouble", (dict(load.refused), dict(load.trouble)), "none", not load.refused and not load.trouble)
-    trial.row("delivered", len(sink.first("/")), answered, arrived)
+    trial.row("delivered", len(sink.first("/")), str(answered), arrived)
     sums = (drained["accepted"], drained["delivered"], drained["pending"], drained["balances"])
     trial.row("ledger: accepted, delivered, pending, balances", sums, f"({answered}, {answered}, 0, True)", sums == (answered, answered, 0, True))
     gone = until(lambda: not api.call("GET", f"/app/{app}/msg?limit=1")["data"], KEPT * 2, 0.5)
