@@ -7,7 +7,6 @@ use crate::call::Call;
 use crate::error::{self, Error, Fault};
 use crate::field::{self, Faults};
 use crate::idempotency::{Once, event_key};
-use crate::json::Json;
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Paging, Slice, Window};
 use crate::payload;
@@ -287,7 +286,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     let input: MessageIn<'_> = body.parse()?;
     let once = call.once(body.bytes());
     let now = call.api.backend().now();
-    let (draft, application) = input.check(&call.api, &body, once, now)?;
+    let (draft, application) = input.check(&call.api, once, now)?;
     let entry = match call.find_application() {
         Some(entry) => entry,
         None => create_application(&call, application).await?,
@@ -362,7 +361,6 @@ impl MessageIn<'_> {
     pub(crate) fn check(
         self,
         api: &Api,
-        body: &Json,
         once: Option<Once>,
         now: Timestamp,
     ) -> Result<(Unaddressed, Option<ApplicationIn>), Error> {

@@ -149,7 +149,7 @@ async fn test_attempt(mut call: Call) -> Result<Response, Error> {
     faults.end()?;
     let once = call.once(body.bytes());
     let now = call.api.backend().now();
-    let (draft, _) = input.check(&call.api, &body, once, now)?;
+    let (draft, _) = input.check(&call.api, once, now)?;
     let place = draft.place;
     let mut draft = draft.addressed(&application, call.api.backend());
     payload::check(&call.api, &application, &draft, place).await?;

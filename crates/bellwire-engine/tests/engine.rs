@@ -534,9 +534,11 @@ fn a_resend_need_not_wait_for_an_open_breaker() {
         let scheduled = Waiting { delivery, due: now, next: 2, trigger: Trigger::Scheduled };
         bench.step(Input::Committed(CommittedShard { through, waits: vec![scheduled], ..Default::default() }));
         assert!(bench.asked().is_empty(), "what is only due waits for the breaker");
-        let manual = Waiting { trigger: Trigger::Manual, ..scheduled };
-        let (waits, recovered) = if by_recover { (vec![], vec![(E, now)]) } else { (vec![manual], vec![]) };
-        bench.step(Input::Committed(CommittedShard { through, waits, recovered, ..Default::default() }));
+        let waits = vec![Waiting { trigger: Trigger::Manual, ..scheduled }];
+        bench.step(match by_recover {
+            true => Input::LookAgain(E),
+            false => Input::Committed(CommittedShard { through, waits, ..Default::default() }),
+        });
         assert_eq!(bench.asked(), [E]);
         bench.lease_as(E, &[(&messages[0], now, 2)], Trigger::Manual);
         let probe = bench.one_start();
@@ -566,7 +568,7 @@ fn what_is_deleted_makes_place() {
     let application = |number| Application {
         key: ApplicationKey(number),
         id: ApplicationId::from_parts(Sequence::from_u64(u64::from(number)), [0; 12]),
-        organisation: OrganisationId::parse("org_23rb8YdGqMT0qIzpgGwdXfHirMu").unwrap(),
+        organisation: OrganisationId::parse("org_23rb8YdGqMT0qIzpgGwdXfHirMu").expect("an organisation"),
         uid: None,
         name: "a".into(),
         throttle_rate: NonZeroU16::new(3),

@@ -212,9 +212,9 @@ mod tests {
 
     /// The doors of a process without a committing thread: the test commits.
     fn doors(folder: &std::path::Path, settings: Settings) -> Doors {
-        let store = EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..settings }).unwrap();
-        let newest = store.recover().unwrap().newest;
-        let egress = bellwire_egress::Egress::new(bellwire_egress::Settings::default()).unwrap();
+        let store = EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..settings }).expect("works");
+        let newest = store.recover().expect("works").newest;
+        let egress = bellwire_egress::Egress::new(bellwire_egress::Settings::default()).expect("works");
         let core = Core::new(
             Clock::start(newest.time()),
             Arc::new(store),
@@ -259,7 +259,7 @@ mod tests {
             let sealed = self.core.intake.lock().seal().expect("something waits");
             let number = sealed.number;
             if kept {
-                self.core.store.commit(&sealed.batch).unwrap();
+                self.core.store.commit(&sealed.batch).expect("works");
                 self.core.intake.lock().committed();
                 self.core.durable.store(number, Ordering::Release);
                 self.core.mailboxes[0].settle(number, &Ok(()));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_key_is_refused_as_taken_when_the_message_that_has_it_is_durable() {
-        let folder = tempfile::TempDir::new().unwrap();
+        let folder = tempfile::TempDir::new().expect("a folder");
         let doors = doors(folder.path(), Settings::default());
         for (own, other, taken) in [
             (with_event(), with_event(), AcceptError::EventIdTaken),
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_key_that_outlives_its_message_makes_no_second_one() {
-        let folder = tempfile::TempDir::new().unwrap();
+        let folder = tempfile::TempDir::new().expect("a folder");
         let doors = doors(folder.path(), Settings { messages: Duration::from_secs(1), ..Settings::default() });
         let mut first = pin!(doors.accept(with_key(1)));
         assert!(poll(first.as_mut()).is_none());
@@ -312,10 +312,10 @@ mod tests {
         assert!(matches!(poll(first), Some(Ok(Accepted::New(_)))));
         // Nothing is owed any more, and a minute later nothing is kept.
         let delivered = Batch { watermark: Some(doors.sequence()), ..Batch::default() };
-        doors.core.store.commit(&delivered).unwrap();
+        doors.core.store.commit(&delivered).expect("works");
         let later = doors.core.clock.engine().plus(Duration::from_secs(120));
-        while doors.core.store.upkeep(later).unwrap() {}
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        while doors.core.store.upkeep(later).expect("works") {}
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("works");
         assert!(matches!(runtime.block_on(doors.accept(with_key(1))), Err(AcceptError::Outlived)));
         assert!(matches!(runtime.block_on(doors.accept(with_key(2))), Err(AcceptError::KeyReused)));
     }

@@ -48,6 +48,7 @@ impl Egress {
                 idle_max: layers.take("egress.idle_max", count(0..=1_000_000)),
                 idle_timeout: layers
                     .take("egress.idle_timeout", duration(Duration::from_secs(1)..=Duration::from_secs(3_600))),
+                ..PoolSettings::default()
             },
         }
     }
