@@ -13,6 +13,7 @@ use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{Endpoint, Message};
 use bellwire_store::{ReadError, Store};
+use http::Method;
 use http::request::Parts;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -144,7 +145,7 @@ impl Call {
         self.api.edit_once(self.once(body.bytes())).await
     }
 
-    /// The application of the path, if the token may see it.
+    /// The application of the path, if the token may see it. In a path without one, the organisation's operational application.
     ///
     /// # Errors
     /// 404 alike for one that is not there and one that is somebody else's.
@@ -156,11 +157,26 @@ impl Call {
     pub(crate) fn find_application(&self) -> Option<Arc<ApplicationEntry>> {
         let organisation = self.principal.organisation();
         let catalogue = self.api.backend().catalogue().read();
-        let entry = catalogue.find_application(organisation, self.param("app_id"))?;
+        let Some((_, id_or_uid)) = self.params.iter().find(|(key, _)| *key == "app_id") else {
+            return catalogue.operational(organisation).cloned();
+        };
+        let entry = catalogue.find_application(organisation, id_or_uid)?;
+        if entry.application.is_operational() && !self.may_reach_operational() {
+            return None;
+        }
         match &*self.principal {
             Principal::Organisation(_) => Some(entry.clone()),
             Principal::Application { application, .. } => (entry.application.id == *application).then(|| entry.clone()),
         }
+    }
+
+    /// Whether the operational application may be reached by its uid: by its organisation, to see what became of operational
+    /// messages, and to send them again. Everything else about it has operations of its own.
+    fn may_reach_operational(&self) -> bool {
+        let path = self.parts.uri.path().trim_end_matches('/');
+        let reads = matches!(self.parts.method, Method::GET | Method::HEAD);
+        matches!(&*self.principal, Principal::Organisation(_))
+            && (reads || path.ends_with("/resend") || path.ends_with("/recover"))
     }
 
     /// The endpoint of the path, with its application.

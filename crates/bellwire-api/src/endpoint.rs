@@ -28,7 +28,7 @@ const TAG: &str = "Endpoint";
 const URL_MAX: usize = 65_536;
 /// So many endpoints in one request.
 const BULK_MAX: usize = 100;
-const UID_TAKEN: &str = "An endpoint with that id or uid already exists";
+pub(crate) const UID_TAKEN: &str = "An endpoint with that id or uid already exists";
 
 pub(crate) fn operations() -> Vec<Operation> {
     let all = "/api/v1/app/{app_id}/endpoint";
@@ -279,7 +279,7 @@ impl EndpointIn {
 }
 
 /// None of a list means no filter, as Svix's own pages have it, which send an empty one.
-fn some(items: Option<Vec<String>>) -> Option<Vec<String>> {
+pub(crate) fn some(items: Option<Vec<String>>) -> Option<Vec<String>> {
     items.filter(|items| !items.is_empty())
 }
 
@@ -313,17 +313,6 @@ impl NewEndpoint {
         })
     }
 
-    /// A secret that is given must be the one that the endpoint has: receivers need time to learn of another.
-    fn keeps_secret(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let same =
-            |secret: &Secret| endpoint.secrets.iter().any(|own| *own.secret.reveal_text() == *secret.reveal_text());
-        if self.secret.as_ref().is_none_or(same) {
-            return Ok(());
-        }
-        let msg = "the secret of an endpoint is changed by `secret/rotate`; leave `secret` out";
-        Err(Error::invalid(&["body", "secret"], msg))
-    }
-
     /// Over an existing one: secrets stay, and headers unless new ones are given.
     fn replace(self, api: &Api, endpoint: &Endpoint) -> Arc<Endpoint> {
         let mut endpoint = endpoint.clone();
@@ -343,6 +332,16 @@ impl NewEndpoint {
         endpoint.updated_at = api.backend().now();
         Arc::new(endpoint)
     }
+}
+
+/// A secret that is given must be the one that the endpoint has: receivers need time to learn of another.
+pub(crate) fn keeps_secret(endpoint: &Endpoint, given: Option<&Secret>) -> Result<(), Error> {
+    let same = |secret: &Secret| endpoint.secrets.iter().any(|own| *own.secret.reveal_text() == *secret.reveal_text());
+    if given.is_none_or(same) {
+        return Ok(());
+    }
+    let msg = "the secret of an endpoint is changed by `secret/rotate`; leave `secret` out";
+    Err(Error::invalid(&["body", "secret"], msg))
 }
 
 /// Random bytes of the backend, as secrets want them.
@@ -386,7 +385,7 @@ pub(crate) fn check_secret(faults: &mut Faults, field: &str, text: &str) -> Opti
     }
 }
 
-fn check_url(faults: &mut Faults, api: &Api, text: &str) {
+pub(crate) fn check_url(faults: &mut Faults, api: &Api, text: &str) {
     if text.len() > URL_MAX {
         return faults.add("url", format!("`url` must have at most {URL_MAX} characters, not {}", text.len()));
     }
@@ -431,7 +430,7 @@ fn check_event_types(
     }
 }
 
-fn uid_taken(application: &ApplicationEntry, uid: Option<&str>, this: Option<EndpointKey>) -> bool {
+pub(crate) fn uid_taken(application: &ApplicationEntry, uid: Option<&str>, this: Option<EndpointKey>) -> bool {
     uid.is_some_and(|uid| application.find_endpoint(uid).is_some_and(|other| Some(other.key) != this))
 }
 
@@ -537,7 +536,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     let (status, endpoint) = match existing {
         None => (StatusCode::CREATED, new.create(&call.api, &application)),
         Some(existing) => {
-            new.keeps_secret(existing)?;
+            keeps_secret(existing, new.secret.as_ref())?;
             (StatusCode::OK, new.replace(&call.api, existing))
         }
     };
@@ -610,7 +609,7 @@ impl EndpointPatch {
     }
 }
 
-async fn delete(call: Call) -> Result<Response, Error> {
+pub(crate) async fn delete(call: Call) -> Result<Response, Error> {
     let mut edit = call.api.edit().await;
     let (_, endpoint) = call.endpoint()?;
     edit.put(Change::DeleteEndpoint(endpoint.key));

@@ -38,7 +38,7 @@ pub(crate) fn operations() -> Vec<Operation> {
 
 /// All headers of an endpoint.
 #[derive(Deserialize, JsonSchema)]
-struct EndpointHeadersIn {
+pub(crate) struct EndpointHeadersIn {
     #[schemars(required)]
     headers: Option<Pairs<String>>,
 }
@@ -57,12 +57,12 @@ struct EndpointHeadersPatchIn {
 /// The value of the headers is returned in the `headers` field. Sensitive headers that have been redacted are returned in the
 /// sensitive field.
 #[derive(Serialize, JsonSchema)]
-struct EndpointHeadersOut {
+pub(crate) struct EndpointHeadersOut {
     headers: Pairs<String>,
     sensitive: Vec<String>,
 }
 
-async fn get(call: Call) -> Result<Response, Error> {
+pub(crate) async fn get(call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let (sensitive, shown): (Vec<_>, Vec<_>) =
         endpoint.headers.iter().cloned().partition(|(name, _)| is_sensitive(name));
@@ -70,7 +70,7 @@ async fn get(call: Call) -> Result<Response, Error> {
     Ok(error::json(StatusCode::OK, &EndpointHeadersOut { headers: Pairs(shown), sensitive }))
 }
 
-async fn put(mut call: Call) -> Result<Response, Error> {
+pub(crate) async fn put(mut call: Call) -> Result<Response, Error> {
     call.endpoint()?;
     let body = call.json().await?;
     let input: EndpointHeadersIn = body.parse()?;

@@ -44,7 +44,7 @@ pub(crate) fn operations() -> Vec<Operation> {
 
 /// What a receiver verifies with.
 #[derive(Serialize, JsonSchema)]
-struct EndpointSecretOut {
+pub(crate) struct EndpointSecretOut {
     /// `whsec_…`, or of an ed25519 secret the public key, `whpk_…`.
     key: String,
 }
@@ -52,7 +52,7 @@ struct EndpointSecretOut {
 /// How to rotate.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct EndpointSecretRotateIn {
+pub(crate) struct EndpointSecretRotateIn {
     /// The new secret, as on creating an endpoint; one is made if it is absent.
     #[serde(default)]
     key: Option<String>,
@@ -62,13 +62,13 @@ struct EndpointSecretRotateIn {
     grace_period_seconds: Option<u32>,
 }
 
-async fn get(call: Call) -> Result<Response, Error> {
+pub(crate) async fn get(call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let current = endpoint.secrets.first().ok_or_else(Error::not_found)?;
     Ok(error::json(StatusCode::OK, &EndpointSecretOut { key: current.secret.public_text() }))
 }
 
-async fn rotate(mut call: Call) -> Result<Response, Error> {
+pub(crate) async fn rotate(mut call: Call) -> Result<Response, Error> {
     call.endpoint()?;
     let body = call.json().await?;
     let input: EndpointSecretRotateIn = body.parse()?;

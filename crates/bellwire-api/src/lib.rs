@@ -45,6 +45,7 @@ mod example;
 mod try_out;
 mod attempt;
 mod delivery;
+mod operational_endpoint;
 mod stats;
 mod api_token;
 mod portal;
@@ -202,6 +203,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(try_out::operations());
     all.extend(attempt::operations());
     all.extend(delivery::operations());
+    all.extend(operational_endpoint::operations());
     all.extend(stats::operations());
     all.extend(portal::operations());
     all.extend(api_token::operations());

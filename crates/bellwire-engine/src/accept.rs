@@ -3,6 +3,8 @@
 //! Shared by all threads behind a mutex that is held for microseconds. The committing thread calls [`Intake::seal`], commits
 //! without the lock, and reports with [`Intake::committed`] or [`Intake::failed`].
 //!
+//! **Operational messages** that follow from a record, or from a change, get their place in the very batch that makes it durable.
+//!
 //! **Order.** Every sequence in a batch is greater than every sequence in the batches before it, and within a batch the attempts come
 //! after the messages. A message gets its sequence when it is offered, an attempt when its batch is sealed; so where messages
 //! spill over into a further batch, a block of sequences is left free for the attempts of the one before.
@@ -19,6 +21,7 @@
 //! was handed yet. A shard that has settled everything it was ever handed holds nobody back.
 
 use crate::engine::Undurable;
+use crate::operational::Operational;
 use crate::planted::{Bug, Planted};
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DisabledBy,
@@ -207,11 +210,14 @@ struct Open {
 /// What an engine handed in.
 #[derive(Debug)]
 enum Record {
-    Attempt(Attempt),
+    Attempt(Attempt, Told),
     Wait(ShardIndex, Waiting),
-    Health(ShardIndex, EndpointKey, Option<Timestamp>, Option<DisabledBy>),
+    Health(ShardIndex, EndpointKey, Option<Timestamp>, Option<DisabledBy>, Told),
     Watermark(ShardIndex, Sequence),
 }
+
+/// The operational message that follows, if one does.
+type Told = Option<Box<Operational>>;
 
 #[derive(Debug)]
 struct Out {
@@ -220,8 +226,16 @@ struct Out {
     /// Of messages and changes of doors, to be given back to the bounds.
     count: usize,
     bytes: usize,
-    /// The first of the batch's changes come from engines, from these shards.
-    change_shards: Vec<ShardIndex>,
+    decided: Decided,
+}
+
+/// Which parts of a batch come from engines, beside its attempts.
+#[derive(Debug, Default)]
+struct Decided {
+    /// The first of the batch's changes: from which shard each comes, and what is told of it.
+    changes: Vec<(ShardIndex, Told)>,
+    /// What is told of the batch's attempts, by their place.
+    attempts: Vec<(usize, Box<Operational>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -364,13 +378,35 @@ impl Intake {
     /// # Errors
     /// `Busy` or `Closed`; nothing was taken.
     pub fn change(&mut self, changes: Vec<Change>) -> Result<BatchNumber, OfferError> {
+        self.change_and_tell(self.now, changes, Vec::new())
+    }
+
+    /// As [`Intake::change`], with the operational messages that tell of the changes.
+    ///
+    /// # Errors
+    /// `Busy` or `Closed`; nothing was taken.
+    pub fn change_and_tell(
+        &mut self,
+        now: Timestamp,
+        changes: Vec<Change>,
+        told: Vec<Operational>,
+    ) -> Result<BatchNumber, OfferError> {
         if self.closed {
             return Err(OfferError::Closed);
         }
         if self.held || self.queued >= self.settings.queue_messages_max {
             return Err(OfferError::Busy);
         }
-        self.queued += changes.len();
+        self.now = self.now.max(now);
+        self.queued += changes.len() + told.len();
+        for mut told in told {
+            let accepted = told_accepted(&mut told, self.source.next(now), None, &mut self.rng);
+            let bytes = accepted.message.payload.as_ref().map_or(0, Bytes::len);
+            self.queued_bytes += bytes;
+            let open = self.back();
+            open.bytes += bytes;
+            open.accepted.push(accepted);
+        }
         self.back().changes.extend(changes);
         Ok(self.last_number())
     }
@@ -391,16 +427,25 @@ impl Intake {
         watermark: Sequence,
     ) {
         self.now = self.now.max(now);
-        let records = decided.into_iter().map(|undurable| match undurable {
-            Undurable::Attempt { delivery, application, number, trigger, url, outcome, after } => {
-                Record::Attempt(unsealed(delivery, application, number, trigger, url, outcome, after))
-            }
-            Undurable::Wait(waiting) => Record::Wait(shard, waiting),
-            Undurable::Health { endpoint, failing_since, disable } => {
-                Record::Health(shard, endpoint, failing_since, disable)
-            }
-        });
-        self.records.extend(records);
+        for undurable in decided {
+            let record = match undurable {
+                Undurable::Attempt { delivery, application, number, trigger, url, outcome, after } => {
+                    Record::Attempt(unsealed(delivery, application, number, trigger, url, outcome, after), None)
+                }
+                Undurable::Wait(waiting) => Record::Wait(shard, waiting),
+                Undurable::Health { endpoint, failing_since, disable } => {
+                    Record::Health(shard, endpoint, failing_since, disable, None)
+                }
+                Undurable::Operational(operational) => {
+                    match self.records.back_mut() {
+                        Some(Record::Attempt(_, told) | Record::Health(.., told)) => *told = Some(operational),
+                        _ => debug_assert!(false, "an operational message that follows from nothing"),
+                    }
+                    continue;
+                }
+            };
+            self.records.push_back(record);
+        }
         match self.records.back_mut() {
             Some(Record::Watermark(last, newest)) if *last == shard => *newest = watermark.max(*newest),
             None => self.raise(shard, watermark),
@@ -434,13 +479,13 @@ impl Intake {
         if next.accepted.capacity() == 0 {
             next.accepted = emptied;
         }
-        let change_shards = self.seal_records(&mut batch, open.attempts_after);
+        let decided = self.seal_records(&mut batch, open.attempts_after);
         batch.changes.extend(open.changes);
         batch.fences.clone_from(&self.fences);
         let watermark = self.watermark_of(&batch);
         batch.watermark = (watermark > self.watermark).then_some(watermark);
         let batch = Arc::new(batch);
-        self.out = Some(Out { number, batch: Arc::clone(&batch), count, bytes, change_shards });
+        self.out = Some(Out { number, batch: Arc::clone(&batch), count, bytes, decided });
         Some(Sealed { number, batch, awaited: count })
     }
 
@@ -465,14 +510,14 @@ impl Intake {
         for attempt in &batch.attempts {
             shards[self.shard_of(attempt.application)].recorded.push((attempt.delivery, attempt.after));
         }
-        for (change, shard) in batch.changes.iter().zip(&out.change_shards) {
+        for (change, (shard, _)) in batch.changes.iter().zip(&out.decided.changes) {
             match change {
                 Change::Wait { waiting, .. } => shards[*shard].waits.push(*waiting),
                 Change::PutHealth { endpoint, disable: Some(by), .. } => shards[*shard].disabled.push((*endpoint, *by)),
                 _ => {}
             }
         }
-        for change in &batch.changes[out.change_shards.len()..] {
+        for change in &batch.changes[out.decided.changes.len()..] {
             if let Change::Wait { waiting, .. } = change {
                 shards.iter_mut().for_each(|s| s.waits.push(*waiting));
             }
@@ -495,19 +540,24 @@ impl Intake {
         if self.planted.has(Bug::RecordsDropped) {
             return;
         }
-        let changes =
-            out.batch.changes.iter().zip(&out.change_shards).rev().filter_map(|(change, shard)| match change {
-                Change::Wait { waiting, .. } => Some(Record::Wait(*shard, *waiting)),
-                Change::PutHealth { endpoint, failing_since, disable } => {
-                    Some(Record::Health(*shard, *endpoint, *failing_since, *disable))
-                }
-                _ => None,
-            });
-        for record in changes {
-            self.records.push_front(record);
+        let Decided { changes: mut told_of_changes, attempts: mut told_of_attempts } = out.decided;
+        if self.planted.has(Bug::OperationalLost) {
+            told_of_attempts.clear();
         }
-        for attempt in out.batch.attempts.iter().rev() {
-            self.records.push_front(Record::Attempt(attempt.clone()));
+        let decided = &out.batch.changes[..told_of_changes.len()];
+        for change in decided.iter().rev() {
+            let Some((shard, told)) = told_of_changes.pop() else { break };
+            match change {
+                Change::Wait { waiting, .. } => self.records.push_front(Record::Wait(shard, *waiting)),
+                Change::PutHealth { endpoint, failing_since, disable } => {
+                    self.records.push_front(Record::Health(shard, *endpoint, *failing_since, *disable, told));
+                }
+                _ => {}
+            }
+        }
+        for (place, attempt) in out.batch.attempts.iter().enumerate().rev() {
+            let told = told_of_attempts.pop_if(|(of, _)| *of == place).map(|(_, told)| told);
+            self.records.push_front(Record::Attempt(attempt.clone(), told));
         }
         self.recycle(out.batch);
     }
@@ -578,37 +628,36 @@ impl Intake {
         self.next + self.open.len() as u64 - 1
     }
 
-    /// Moves records into `batch`; answers which shard each of its changes comes from.
-    fn seal_records(&mut self, batch: &mut Batch, after: Option<Sequence>) -> Vec<ShardIndex> {
-        let mut own = after.map(SequenceSource::after);
-        let mut change_shards = Vec::new();
+    /// Moves records into `batch`, and the operational messages that follow from them.
+    fn seal_records(&mut self, batch: &mut Batch, after: Option<Sequence>) -> Decided {
+        let mut decided = Decided::default();
         let mut waits: HashMap<Delivery, usize> = HashMap::new();
         let mut overtaken = Vec::new();
-        for _ in 0..RECORDS_PER_BATCH_MAX {
+        // Each takes a sequence, and so does what is told of it.
+        let mut room = RECORDS_PER_BATCH_MAX;
+        while room >= 2 {
             let Some(record) = self.records.pop_front() else { break };
+            room -= 1;
             match record {
-                Record::Attempt(mut attempt) => {
-                    let sequence = match &mut own {
-                        // The block that was left free begins right after the batch's messages: time must not lead out of it.
-                        Some(source) => source.next(Timestamp::EPOCH),
-                        None => self.source.next(self.now),
-                    };
-                    attempt.id = AttemptId::new(sequence, &mut self.rng);
+                Record::Attempt(attempt, told) => {
                     if !waits.is_empty()
                         && let Some(at) = waits.remove(&attempt.delivery)
                     {
                         overtaken.push(at);
                     }
+                    room -= usize::from(told.is_some());
+                    decided.attempts.extend(told.map(|told| (batch.attempts.len(), told)));
                     batch.attempts.push(attempt);
                 }
                 Record::Wait(shard, waiting) => {
                     waits.insert(waiting.delivery, batch.changes.len());
                     batch.changes.push(Change::Wait { waiting, owed: false });
-                    change_shards.push(shard);
+                    decided.changes.push((shard, None));
                 }
-                Record::Health(shard, endpoint, failing_since, disable) => {
+                Record::Health(shard, endpoint, failing_since, disable, told) => {
+                    room -= usize::from(told.is_some());
                     batch.changes.push(Change::PutHealth { endpoint, failing_since, disable });
-                    change_shards.push(shard);
+                    decided.changes.push((shard, told));
                 }
                 Record::Watermark(shard, watermark) => self.raise(shard, watermark),
             }
@@ -620,14 +669,40 @@ impl Intake {
         }
         // Changes are written after attempts, so a wait whose attempt is in the same batch would bring back what has ended.
         if !overtaken.is_empty() && !self.planted.has(Bug::WaitOutlivesAttempt) {
-            let mut stays = vec![true; change_shards.len()];
+            let mut stays = vec![true; decided.changes.len()];
             overtaken.into_iter().for_each(|at| stays[at] = false);
             let mut stay = stays.iter();
             batch.changes.retain(|_| *stay.next().unwrap_or(&true));
             let mut stay = stays.iter();
-            change_shards.retain(|_| *stay.next().unwrap_or(&true));
+            decided.changes.retain(|_| *stay.next().unwrap_or(&true));
         }
-        change_shards
+        self.number(batch, &mut decided, after);
+        decided
+    }
+
+    /// Gives sequences and ids: first to the operational messages, whose place is before the attempts, then to these.
+    fn number(&mut self, batch: &mut Batch, decided: &mut Decided, after: Option<Sequence>) {
+        let now = self.now;
+        let mut own = after.map(SequenceSource::after);
+        let mut next = || match &mut own {
+            // The block that was left free begins right after the batch's messages: time must not lead out of it.
+            Some(source) => source.next(Timestamp::EPOCH),
+            None => self.source.next(now),
+        };
+        let told_of_changes: Vec<_> =
+            decided.changes.iter().filter(|(_, told)| told.is_some()).map(|_| next()).collect();
+        let told_of_attempts: Vec<_> = decided.attempts.iter().map(|_| next()).collect();
+        for attempt in &mut batch.attempts {
+            attempt.id = AttemptId::new(next(), &mut self.rng);
+        }
+        let of_changes = decided.changes.iter_mut().filter_map(|(_, told)| told.as_mut());
+        for (told, sequence) in of_changes.zip(told_of_changes) {
+            batch.accepted.push(told_accepted(told, sequence, None, &mut self.rng));
+        }
+        for ((place, told), sequence) in decided.attempts.iter_mut().zip(told_of_attempts) {
+            let attempt = Some(batch.attempts[*place].id);
+            batch.accepted.push(told_accepted(told, sequence, attempt, &mut self.rng));
+        }
     }
 
     fn raise(&mut self, shard: ShardIndex, watermark: Sequence) {
@@ -681,6 +756,17 @@ fn hand_over(accepted: &Accepted, shard: &mut CommittedShard) {
             shard.fresh.push(crate::engine::Fresh { message: Arc::clone(message), fan_out: accepted.fan_out.clone() })
         }
     }
+}
+
+/// An operational message in its place.
+fn told_accepted(
+    told: &mut Operational,
+    sequence: Sequence,
+    attempt: Option<AttemptId>,
+    rng: &mut ChaCha12Rng,
+) -> Accepted {
+    let message = told.message(MessageId::new(sequence, rng), attempt, sequence.time());
+    Accepted { message: Arc::new(message), fan_out: told.fan_out(), idempotency: None, event: None }
 }
 
 /// An attempt that gets its id when it is sealed.

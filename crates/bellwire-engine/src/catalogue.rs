@@ -30,6 +30,8 @@ pub struct Catalogue {
     /// In the order of their ids within an organisation, for lists.
     of_organisation: BTreeMap<(OrganisationId, ApplicationId), ApplicationKey>,
     by_uid: HashMap<(OrganisationId, String), ApplicationKey>,
+    /// The operational application of each organisation that has one.
+    operational: HashMap<OrganisationId, ApplicationKey>,
     endpoints: HashMap<EndpointKey, ApplicationKey>,
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
     tokens: TokenRegister,
@@ -77,7 +79,17 @@ impl Catalogue {
         (entry.application.organisation == *organisation).then_some(entry)
     }
 
-    /// All applications of an organisation in the order of their ids; reversed by `.rev()`.
+    /// The operational application of an organisation, if it ever had an operational endpoint.
+    pub fn operational(&self, organisation: &OrganisationId) -> Option<&Arc<ApplicationEntry>> {
+        self.applications.get(self.operational.get(organisation)?)
+    }
+
+    /// Whether any organisation has one.
+    pub fn has_operational(&self) -> bool {
+        !self.operational.is_empty()
+    }
+
+    /// All applications of an organisation in the order of their ids, reversed by `.rev()`; without its operational one.
     pub fn applications_of<'a>(
         &'a self,
         organisation: &OrganisationId,
@@ -202,7 +214,11 @@ impl Catalogue {
             self.by_uid.insert((application.organisation.clone(), uid.clone()), key);
         }
         self.by_id.insert(application.id, key);
-        self.of_organisation.insert((application.organisation.clone(), application.id), key);
+        if application.is_operational() {
+            self.operational.insert(application.organisation.clone(), key);
+        } else {
+            self.of_organisation.insert((application.organisation.clone(), application.id), key);
+        }
         self.applications.insert(key, Arc::new(ApplicationEntry { application, endpoints }));
     }
 
@@ -214,6 +230,9 @@ impl Catalogue {
             self.by_uid.remove(&(application.organisation.clone(), uid.clone()));
         }
         self.by_id.remove(&application.id);
+        if application.is_operational() {
+            self.operational.remove(&application.organisation);
+        }
         self.of_organisation.remove(&(application.organisation.clone(), application.id));
         let keys: Vec<_> = entry.endpoints.iter().map(|e| e.key).collect();
         for key in &keys {

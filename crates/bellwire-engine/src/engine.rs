@@ -4,6 +4,7 @@ use crate::accept::CommittedShard;
 use crate::held::{HeldTable, Table};
 use crate::lane::{ApplicationIndex, Lane, LaneIndex};
 use crate::notify::Notice;
+use crate::operational::{Occasion, Operational};
 use crate::pace::BreakerSettings;
 use crate::planted::Planted;
 use crate::settle::FreshLog;
@@ -122,8 +123,11 @@ pub enum Effect {
         /// In which order.
         fifo: bool,
     },
-    /// For the operator: logs, metrics, and later operational webhooks. Emitted when durable.
+    /// For the operator: logs and metrics. Emitted when durable.
     Notice(Notice),
+    /// Operators may want to be told of the write right before it: what [`crate::Operational::of_occasion`] makes of it, if anything, is
+    /// handed in right behind that write as [`Undurable::Operational`].
+    Occasion(Box<Occasion>),
 }
 
 /// An exchange to make.
@@ -172,6 +176,8 @@ pub enum Undurable {
         /// Whether it is disabled by this.
         disable: Option<DisabledBy>,
     },
+    /// Tells of the attempt or the health right before it, and becomes durable with it.
+    Operational(Box<Operational>),
 }
 
 /// Bounds and policies of an engine.

@@ -26,6 +26,7 @@ mod deliver;
 mod record;
 mod disable;
 mod notify;
+mod operational;
 mod settle;
 mod lane;
 mod held;
@@ -39,6 +40,7 @@ pub use catalogue::{ApplicationEntry, Catalogue};
 pub use engine::{Effect, Ended, Engine, EngineSettings, Fresh, Input, LaneSnapshot, Start, Token, Undurable};
 pub use fan_out::fan_out;
 pub use notify::Notice;
+pub use operational::{Occasion, Operational, What};
 #[cfg(feature = "planted-bugs")]
 pub use planted::Bug;
 pub use tokens::{Credential, Registered, TakenBack, TokenRegister};

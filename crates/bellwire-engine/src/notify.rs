@@ -1,4 +1,4 @@
-//! What the operator may want to know of: a log line and a metric now, an operational webhook later.
+//! What the operator may want to know of, as log lines and metrics. Operational webhooks are made of [`crate::Occasion`]s.
 
 use bellwire_model::{AttemptNumber, Delivery, DisabledBy, EndReason, EndpointKey};
 

@@ -56,12 +56,14 @@ pub enum Bug {
     SlotLeaked,
     /// A notice is given before its record is durable, and the record is dropped.
     ExhaustedForgotten,
+    /// What is told of attempts is lost with a batch that failed.
+    OperationalLost,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 25] = [
         Bug::KeyForgotten,
         Bug::DigestIgnored,
         Bug::WatermarkAhead,
@@ -86,6 +88,7 @@ impl Bug {
         Bug::WallClockDue,
         Bug::SlotLeaked,
         Bug::ExhaustedForgotten,
+        Bug::OperationalLost,
     ];
 }
 

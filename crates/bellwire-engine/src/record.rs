@@ -8,11 +8,12 @@ use crate::engine::{Effect, Ended, Engine, Undurable};
 use crate::held::Phase;
 use crate::lane::{LaneIndex, Queued, Room};
 use crate::notify::Notice;
+use crate::operational::{Occasion, What};
 use crate::pace::Turn;
 use crate::planted::Bug;
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, Sequence, Timestamp, Trigger, Waiting,
-    after_attempt,
+    after_attempt, operational_after,
 };
 use std::sync::Arc;
 
@@ -53,6 +54,10 @@ impl Engine {
             self.let_go(delivery);
             return;
         }
+        let told = operational_after(flight.number, trigger, after).map(|kind| {
+            let what = What::attempt(kind, &flight.message, &outcome);
+            Occasion { application: lane.application_key, endpoint: Arc::clone(&lane.endpoint), what }
+        });
         effects.push(Effect::Write(Undurable::Attempt {
             delivery,
             application: lane.application_key,
@@ -62,6 +67,7 @@ impl Engine {
             outcome: Some(outcome),
             after,
         }));
+        effects.extend(told.map(|told| Effect::Occasion(Box::new(told))));
         self.settle_place(delivery);
         self.unrecorded += 1;
         match after {
@@ -79,6 +85,12 @@ impl Engine {
             effects.push(Effect::Write(Undurable::Health { endpoint, failing_since, disable }));
         }
         if disable.is_some() {
+            let lane = &self.lanes[flight.lane];
+            effects.push(Effect::Occasion(Box::new(Occasion {
+                application: lane.application_key,
+                endpoint: Arc::clone(&lane.endpoint),
+                what: What::Disabled { failing_since: health.health.failing_since },
+            })));
             self.disable(flight.lane);
         }
         match turn {

@@ -166,7 +166,7 @@ impl Bench {
                 Undurable::Attempt { delivery, after, .. } => committed.recorded.push((*delivery, *after)),
                 Undurable::Wait(waiting) => committed.waits.push(*waiting),
                 Undurable::Health { endpoint, disable: Some(by), .. } => committed.disabled.push((*endpoint, *by)),
-                Undurable::Health { .. } => {}
+                Undurable::Health { .. } | Undurable::Operational(_) => {}
             }
         }
         self.step(Input::Committed(committed));
@@ -765,4 +765,32 @@ fn a_hundred_thousand_idle_endpoints_ask_for_nothing() {
     assert!(bench.effects.is_empty());
     bench.accept(&[EndpointKey(50_000)]);
     assert_eq!(bench.starts().len(), 1);
+}
+
+#[test]
+fn an_occasion_follows_the_write_that_it_tells_of_and_a_disabling_is_told_once() {
+    let mut bench = Bench::new([endpoint(E)]);
+    bench.accept_many(2, &[E]);
+    let starts = bench.starts();
+    for start in &starts {
+        bench.end(start, status(410));
+    }
+    let told: Vec<_> = bench.effects.iter().map(|e| matches!(e, Effect::Occasion(_))).collect();
+    assert_eq!(told.iter().filter(|told| **told).count(), 1, "{:?}", bench.effects);
+    let at = told.iter().position(|told| *told).unwrap_or_default();
+    assert!(matches!(bench.effects[at - 1], Effect::Write(Undurable::Health { disable: Some(_), .. })));
+
+    // Nothing is told of ordinary successes and failures; of the last attempt it is.
+    let short = Endpoint { retry_schedule: RetrySchedule::new(Vec::new()).ok(), ..endpoint(F) };
+    let mut bench = Bench::new([endpoint(E), short]);
+    bench.accept(&[E, F]);
+    for start in bench.starts() {
+        bench.end(&start, status(500));
+    }
+    let told = bench.effects.iter().position(|e| matches!(e, Effect::Occasion(_))).expect("the last attempt is told");
+    let Effect::Write(Undurable::Attempt { delivery, after, .. }) = &bench.effects[told - 1] else {
+        panic!("{:?}", bench.effects)
+    };
+    assert_eq!((delivery.endpoint, *after), (F, AfterAttempt::Ended(EndReason::Exhausted)));
+    assert_eq!(bench.effects.iter().filter(|e| matches!(e, Effect::Occasion(_))).count(), 1);
 }

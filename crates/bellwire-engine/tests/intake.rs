@@ -1,9 +1,12 @@
 //! The intake, driven by hand: order, batches, keys, failures, the watermark.
 
-use bellwire_engine::{Draft, Intake, IntakeSettings, Offer, OfferError, Undurable};
+use bellwire_engine::{
+    Catalogue, Draft, Intake, IntakeSettings, Occasion, Offer, OfferError, Operational, Undurable, What,
+};
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, ContentType, DedupeKey, Delivery, EndpointKey, Message, RequestDigest, Sequence,
-    Timestamp, Trigger, Waiting,
+    AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
+    EndpointId, EndpointKey, Health, Limits, Message, OPERATIONAL_UID, OperationalType, OrganisationId, RequestDigest,
+    Sequence, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Batch, Change};
 use bytes::Bytes;
@@ -313,4 +316,173 @@ fn ids_and_order_are_the_same_for_the_same_seed() {
         (0..3).map(|_| queued(intake.offer(now(), draft(), 0)).0.id).collect::<Vec<_>>()
     };
     assert_eq!(ids(), ids());
+}
+
+fn organisation() -> OrganisationId {
+    OrganisationId::parse("org_test").expect("a valid name")
+}
+
+fn application(key: ApplicationKey, uid: Option<&str>) -> Arc<Application> {
+    Arc::new(Application {
+        key,
+        id: ApplicationId::from_parts(Sequence::from_u64(u64::from(key.0)), [1; 12]),
+        organisation: organisation(),
+        uid: uid.map(str::to_owned),
+        name: String::new(),
+        throttle_rate: None,
+        settings: Default::default(),
+        metadata: Default::default(),
+        created_at: now(),
+        updated_at: now(),
+    })
+}
+
+fn endpoint(key: u32, application: ApplicationKey, event_types: Option<&[&str]>) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        key: EndpointKey(key),
+        application,
+        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [2; 12]),
+        uid: Some(format!("e{key}")),
+        url: "https://example.com".into(),
+        description: String::new(),
+        disabled: None,
+        event_types: event_types.map(|types| types.iter().map(|t| (*t).to_owned()).collect()),
+        channels: None,
+        limits: Limits::default(),
+        secrets: Vec::new(),
+        headers: Vec::new(),
+        retry_schedule: None,
+        shape: Default::default(),
+        access: Default::default(),
+        metadata: Default::default(),
+        health: Health::default(),
+        created_at: now(),
+        updated_at: now(),
+    })
+}
+
+const OPERATIONAL: ApplicationKey = ApplicationKey(9);
+
+/// Application A with endpoint 5, and an operational endpoint that takes `event_types`.
+fn catalogue(event_types: Option<&[&str]>) -> Catalogue {
+    let applications = vec![application(A, Some("a")), application(OPERATIONAL, Some(OPERATIONAL_UID))];
+    let endpoints = vec![endpoint(5, A, None), endpoint(90, OPERATIONAL, event_types)];
+    Catalogue::new(applications, endpoints, Vec::new())
+}
+
+fn exhausted(application: ApplicationKey) -> Occasion {
+    let (message, _) = queued(intake().offer(now(), draft(), 0));
+    let what = What::Attempt { kind: OperationalType::AttemptExhausted, message, status: 500, started_at: now() };
+    Occasion { application, endpoint: endpoint(5, A, None), what }
+}
+
+fn told() -> Undurable {
+    let told = Operational::of_occasion(&catalogue(None), &exhausted(A));
+    Undurable::Operational(Box::new(told.expect("somebody wants to know")))
+}
+
+fn payloads(batch: &Batch) -> Vec<String> {
+    let told = batch.accepted.iter().filter(|a| a.message.application == OPERATIONAL);
+    told.map(|a| String::from_utf8_lossy(a.message.payload.as_ref().expect("a payload")).into_owned()).collect()
+}
+
+#[test]
+fn what_is_told_of_an_attempt_is_in_its_batch_before_it_and_names_it() {
+    // Also where the messages of a later batch have their places already.
+    for messages in [1, 5] {
+        let mut intake = intake();
+        for _ in 0..messages {
+            queued(intake.offer(now(), draft(), 0));
+        }
+        let plain = || attempt(Sequence::ZERO, AfterAttempt::Delivered);
+        let last = attempt(Sequence::ZERO, AfterAttempt::Ended(EndReason::Exhausted));
+        intake.record(0, now(), [plain(), last, told(), plain()], Sequence::ZERO);
+        let first = intake.seal().expect("sealed");
+        let found = payloads(&first.batch);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains(&first.batch.attempts[1].id.to_string()), "{found:?}");
+        assert_eq!(intake.queued().0, messages, "what engines tell takes no room from the doors");
+        intake.committed();
+        let second = intake.seal();
+        let later = second.iter().flat_map(|s| sequences(&s.batch));
+        let all: Vec<_> = sequences(&first.batch).into_iter().chain(later).collect();
+        assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+    }
+}
+
+#[test]
+fn what_is_told_is_told_again_with_its_record_if_its_batch_fails() {
+    let mut intake = intake();
+    let health = Undurable::Health { endpoint: EndpointKey(5), failing_since: Some(now()), disable: None };
+    let plain = || attempt(Sequence::ZERO, AfterAttempt::Delivered);
+    intake.record(0, now(), [plain(), plain(), told(), wait(Sequence::MAX), health, told()], Sequence::ZERO);
+    let first = intake.seal().expect("sealed");
+    assert_eq!(payloads(&first.batch).len(), 2);
+    intake.failed();
+    let second = intake.seal().expect("sealed");
+    let found = payloads(&second.batch);
+    assert_eq!((found.len(), second.batch.attempts.len(), second.batch.changes.len()), (2, 2, 2));
+    assert!(found.iter().any(|text| text.contains(&second.batch.attempts[1].id.to_string())), "{found:?}");
+    // Once durable, it goes to the shard of the application that it is a message of.
+    let shards = intake.committed();
+    let fresh = &shards[OPERATIONAL.partition().shard(2)].fresh;
+    assert_eq!(fresh.len(), 2);
+    assert_eq!(fresh[0].fan_out.as_slice(), [EndpointKey(90)]);
+    assert!(intake.seal().is_none());
+}
+
+#[test]
+fn what_a_change_tells_is_in_its_batch_and_refused_with_it() {
+    let mut intake = intake();
+    let change = Change::DeleteEndpoint(EndpointKey(5));
+    let told = Operational::of_changes(&catalogue(None), std::slice::from_ref(&change));
+    let batch = intake.change_and_tell(now(), vec![change], told).expect("taken");
+    assert_eq!(intake.queued().0, 2);
+    let sealed = intake.seal().expect("sealed");
+    assert_eq!((sealed.number, payloads(&sealed.batch).len(), sealed.batch.changes.len()), (batch, 1, 1));
+    intake.failed();
+    assert_eq!(intake.queued(), (0, 0));
+    assert!(intake.seal().is_none());
+}
+
+#[test]
+fn who_is_told_of_what() {
+    let check = |catalogue: &Catalogue, change: Change, expected: &[&str]| {
+        let told = Operational::of_changes(catalogue, &[change]);
+        let mut intake = intake();
+        intake.change_and_tell(now(), Vec::new(), told).expect("taken");
+        let batch = intake.seal().map(|sealed| sealed.batch.accepted.clone()).unwrap_or_default();
+        let kinds: Vec<_> = batch.iter().map(|a| a.message.event_type.as_str()).collect();
+        assert_eq!(kinds, expected);
+    };
+    let all = catalogue(None);
+    let put = |endpoint: &Arc<Endpoint>| Change::PutEndpoint(Arc::clone(endpoint));
+    let (old, new) = (endpoint(5, A, None), endpoint(6, A, None));
+    let switch = |enabled| Change::SwitchEndpoint { endpoint: old.key, enabled };
+    check(&all, put(&new), &["endpoint.created"]);
+    check(&all, put(&old), &["endpoint.updated"]);
+    check(&all, switch(false), &["endpoint.disabled"]);
+    check(&all, switch(true), &[]);
+    check(&all, Change::DeleteEndpoint(old.key), &["endpoint.deleted"]);
+    check(&all, Change::DeleteEndpoint(new.key), &[]);
+    let mut one_is_disabled = catalogue(None);
+    one_is_disabled.change_endpoint(old.key, |endpoint| endpoint.switch(false));
+    check(&one_is_disabled, switch(true), &["endpoint.enabled"]);
+    check(&one_is_disabled, switch(false), &[]);
+    // Only what somebody wants to know, only in the same organisation, and nothing of operational endpoints.
+    check(&catalogue(Some(&["endpoint.disabled"])), switch(false), &["endpoint.disabled"]);
+    check(&catalogue(Some(&["endpoint.deleted"])), switch(false), &[]);
+    check(&all, Change::SwitchEndpoint { endpoint: EndpointKey(90), enabled: false }, &[]);
+    check(&all, put(&endpoint(90, OPERATIONAL, None)), &[]);
+    check(&all, Change::DeleteEndpoint(EndpointKey(90)), &[]);
+    assert!(Operational::of_occasion(&all, &exhausted(OPERATIONAL)).is_none());
+    assert!(Operational::of_occasion(&catalogue(Some(&["endpoint.deleted"])), &exhausted(A)).is_none());
+    let other = Application {
+        organisation: OrganisationId::parse("org_other").expect("valid"),
+        ..Application::clone(&application(A, None))
+    };
+    let mut elsewhere = catalogue(None);
+    elsewhere.put_application(Arc::new(other));
+    check(&elsewhere, put(&new), &[]);
+    assert!(Operational::of_occasion(&elsewhere, &exhausted(A)).is_none());
 }

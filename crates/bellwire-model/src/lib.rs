@@ -18,6 +18,7 @@ mod attempt;
 mod filter;
 mod retry;
 mod health;
+mod operational;
 mod ledger;
 mod token;
 
@@ -39,6 +40,7 @@ pub use id::{
 };
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
+pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
 pub use shape::{ContentFilter, FilterSource, Prepared, Shape};
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};

@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
-use bellwire_engine::{Catalogue, Draft, Offer, OfferError};
+use bellwire_engine::{Catalogue, Draft, Offer, OfferError, Operational};
 use bellwire_model::{Endpoint, Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -109,7 +109,9 @@ impl Doors {
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
-        let batch = self.core.intake.lock().change(changes).map_err(refused)?;
+        let told = Operational::of_changes(&self.core.catalogue.read(), &changes);
+        let now = self.core.clock.engine();
+        let batch = self.core.intake.lock().change_and_tell(now, changes, told).map_err(refused)?;
         self.durable(batch).await?;
         // The catalogue follows after the mail.
         while self.core.applied.load(Ordering::Acquire) < batch {

@@ -3,7 +3,7 @@
 
 use crate::core::{Core, Mail};
 use bellwire_delivery::Push;
-use bellwire_engine::{Effect, Ended, Engine, Input, Start, Token, Undurable};
+use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
 use bellwire_model::{EndpointKey, FailureClass, Outcome, Sequence, Timestamp};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -127,6 +127,10 @@ impl Pump {
                 Effect::Lease { endpoint, fifo, until, limit } => self.lease(endpoint, fifo, until, limit),
                 Effect::NextDue { endpoint, fifo } => self.next_due(endpoint, fifo),
                 Effect::Notice(notice) => crate::observe::notice(&self.core, notice),
+                Effect::Occasion(occasion) => {
+                    let told = Operational::of_occasion(&self.core.catalogue.read(), &occasion);
+                    self.writes.extend(told.map(|told| Undurable::Operational(Box::new(told))));
+                }
             }
         }
         self.effects = effects;

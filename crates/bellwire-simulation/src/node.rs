@@ -1,8 +1,8 @@
 //! The process under test: intake and engines, wired as the server wires them, and all of it gone in a crash.
 
 use bellwire_engine::{
-    BatchNumber, Bug, Catalogue, Draft, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings, Sealed,
-    fan_out,
+    BatchNumber, Bug, Catalogue, Draft, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings,
+    OfferError, Operational, Sealed, fan_out,
 };
 use bellwire_model::{ApplicationKey, ContentType, DedupeKey, RequestDigest, RetrySchedule, Sequence, Timestamp};
 use bellwire_store::{Change, Recovered};
@@ -106,6 +106,12 @@ impl Node {
             tick_at: vec![None; shards],
             effects: Vec::new(),
         }
+    }
+
+    /// Hands changes in, with what is told of them.
+    pub(crate) fn change(&mut self, now: Timestamp, changes: Vec<Change>) -> Result<BatchNumber, OfferError> {
+        let told = Operational::of_changes(&self.catalogue, &changes);
+        self.intake.change_and_tell(now, changes, told)
     }
 
     pub(crate) fn shard_of(&self, application: ApplicationKey) -> usize {

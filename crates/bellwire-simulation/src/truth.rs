@@ -3,8 +3,8 @@
 
 use bellwire_engine::Start;
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, DedupeKey, Delivery, DeliveryState, EndReason, EndpointKey, FanOut, RequestDigest,
-    Sequence, TaskId, Trigger,
+    AfterAttempt, ApplicationKey, DedupeKey, Delivery, DeliveryState, EndReason, EndpointId, EndpointKey, FanOut,
+    OperationalType, RequestDigest, Sequence, TaskId, Trigger, operational_after,
 };
 use bellwire_store::{Advanced, Batch, Change, Span, Store, Task, TaskStatus, Work};
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub enum Promise {
     WatermarkIsTrue,
     /// A task touches each message of its range exactly once, whatever happens between its slices.
     TasksTouchEachOnce,
+    /// Operators are told of what became durable, in the same commit, once.
+    OperatorsAreTold,
     /// A retry comes by the schedule, whatever the wall clock does.
     RetriesKeepTheSchedule,
     /// An idle engine does nothing, and a busy one no more than it must.
@@ -117,6 +119,8 @@ pub(crate) struct Truth {
     pub(crate) taken: BTreeSet<Delivery>,
     pub(crate) configured: BTreeMap<EndpointKey, Configured>,
     pub(crate) application_throttle: BTreeMap<ApplicationKey, u16>,
+    /// The operational application, in worlds with one.
+    pub(crate) operational: Option<ApplicationKey>,
     expunged: BTreeSet<Sequence>,
     /// Deliveries that were cancelled, and whether one has started since.
     cancelled: BTreeMap<Delivery, bool>,
@@ -224,6 +228,54 @@ impl Truth {
         for delivery in came {
             self.manual.insert(*delivery, true);
             self.asked_for(*delivery, Some(task.id));
+        }
+        Ok(())
+    }
+
+    /// A batch is about to become durable: it tells operators of just what is in it, whatever became of the batches before.
+    pub(crate) fn tells(&self, batch: &Batch) -> Checked {
+        let Some(operational) = self.operational else { return Ok(()) };
+        let mut told: Vec<(String, String)> = Vec::new();
+        for accepted in batch.accepted.iter().filter(|a| a.message.application == operational) {
+            let payload = accepted.message.payload.clone().unwrap_or_default();
+            let text = String::from_utf8_lossy(&payload).into_owned();
+            let id = |prefix: &str, length: usize| {
+                text.find(prefix).and_then(|at| text.get(at..at + length)).unwrap_or_default().to_owned()
+            };
+            let kind = accepted.message.event_type.clone();
+            match kind.as_str() {
+                "endpoint.disabled" if text.contains("automatic") => told.push((kind, id("ep_", 30))),
+                // Only of those that were not so before.
+                "endpoint.disabled" | "endpoint.enabled" => {}
+                "endpoint.updated" | "endpoint.deleted" => told.push((kind, String::new())),
+                _ => told.push((kind, id("atmpt_", 33))),
+            }
+        }
+        let own = |endpoint: EndpointKey| endpoint.0 / 100 == operational.0;
+        let mut owed = Vec::new();
+        for attempt in batch.attempts.iter().filter(|a| a.application != operational) {
+            let kind = operational_after(attempt.number, attempt.trigger, attempt.after);
+            owed.extend(kind.map(|kind| (kind.name().to_owned(), attempt.id.to_string())));
+        }
+        for change in &batch.changes {
+            match change {
+                Change::PutEndpoint(endpoint) if !own(endpoint.key) => {
+                    owed.push((OperationalType::EndpointUpdated.name().to_owned(), String::new()));
+                }
+                Change::DeleteEndpoint(endpoint) if !own(*endpoint) => {
+                    owed.push((OperationalType::EndpointDeleted.name().to_owned(), String::new()));
+                }
+                Change::PutHealth { endpoint, disable: Some(_), .. } if !own(*endpoint) => {
+                    let id = EndpointId::from_parts(Sequence::from_u64(u64::from(endpoint.0)), [2; 12]);
+                    owed.push((OperationalType::EndpointDisabled.name().to_owned(), id.to_string()));
+                }
+                _ => {}
+            }
+        }
+        told.sort_unstable();
+        owed.sort_unstable();
+        if told != owed {
+            return broken(Promise::OperatorsAreTold, format!("told {told:?}, owed {owed:?}"));
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use crate::node::{Node, Request, Waiter};
 use crate::receiver::Class;
 use crate::store::SimStore;
 use crate::truth::{Checked, Configured, Promise, Truth, Violation, broken};
-use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Start, Token, Undurable};
+use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Operational, Start, Token, Undurable};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, Endpoint, EndpointId,
-    EndpointKey, Health, Limits, Message, Now, OrganisationId, Outcome, RequestDigest, Sequence, TaskId, Timestamp,
-    Trigger, Waiting,
+    EndpointKey, Health, Limits, Message, Now, OPERATIONAL_UID, OrganisationId, Outcome, RequestDigest, Sequence,
+    TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Change, Matching, ReplayFilter, Store, Target, Task, Work};
 use bytes::Bytes;
@@ -33,6 +33,9 @@ const REST_MAX: i64 = 3 * 86_400 * SECOND;
 /// Of an application with many endpoints that hang or lag, and of one that is there to notice it.
 const CROWD: ApplicationKey = ApplicationKey(4);
 const QUIET: ApplicationKey = ApplicationKey(5);
+/// The operational application of worlds that have one, and its endpoint.
+const OPERATIONAL: ApplicationKey = ApplicationKey(6);
+const OPERATIONAL_ENDPOINT: EndpointKey = EndpointKey(601);
 /// More events than any seed needs.
 const EVENTS_MAX: u64 = 400_000;
 /// A healthy endpoint's delivery starts within this after its message was durable.
@@ -141,6 +144,7 @@ pub(crate) struct World {
     doors: ChaCha8Rng,
     net: ChaCha8Rng,
     pub(crate) timing: ChaCha8Rng,
+    tells: ChaCha8Rng,
     pub(crate) store: Arc<SimStore>,
     pub(crate) node: Option<Node>,
     generation: u64,
@@ -199,6 +203,7 @@ impl World {
             doors: stream(2),
             net: stream(3),
             timing: stream(4),
+            tells: stream(5),
             store: Arc::new(SimStore::new(bug.and_then(Planted::in_store))),
             node: None,
             generation: 0,
@@ -277,6 +282,10 @@ impl World {
         if self.rng.random_ratio(1, 6) {
             self.found_crowd(&mut changes);
         }
+        // From a source of its own: worlds without it stay as they were.
+        if self.tells.random_ratio(1, 3) {
+            self.found_operational(&mut changes);
+        }
         let batch = bellwire_store::Batch { changes, ..Default::default() };
         self.store.commit(&batch).expect("an empty store takes everything");
     }
@@ -294,6 +303,25 @@ impl World {
                 changes.push(Change::PutEndpoint(Arc::new(endpoint)));
             }
         }
+    }
+
+    /// Somebody wants to be told of what happens; her receiver is no better than others.
+    fn found_operational(&mut self, changes: &mut Vec<Change>) {
+        // So that there is much to tell of, some endpoints get one attempt.
+        for change in changes.iter_mut() {
+            if let Change::PutEndpoint(endpoint) = change
+                && self.tells.random_ratio(1, 2)
+            {
+                Arc::make_mut(endpoint).retry_schedule = bellwire_model::RetrySchedule::new(Vec::new()).ok();
+            }
+        }
+        let uid = Some(OPERATIONAL_UID.to_owned());
+        changes.push(Change::PutApplication(Arc::new(Application { uid, ..application(OPERATIONAL, None) })));
+        let endpoint = self.endpoint(OPERATIONAL_ENDPOINT, OPERATIONAL, false, None);
+        self.classes.insert(endpoint.key, Class::random(&mut self.tells));
+        self.truth.configured.insert(endpoint.key, configured(&endpoint, self.now));
+        self.truth.operational = Some(OPERATIONAL);
+        changes.push(Change::PutEndpoint(Arc::new(endpoint)));
     }
 
     fn endpoint(&mut self, key: EndpointKey, application: ApplicationKey, fifo: bool, rate: Option<u16>) -> Endpoint {
@@ -625,7 +653,8 @@ impl World {
             80..90 => new.limits.throttle_rate = NonZeroU16::new((version % 6) as u16),
             _ => {}
         }
-        let delete = die >= 90;
+        // Whoever wants to be told goes on wanting it, so that what must be told is known.
+        let delete = die >= 90 && key != OPERATIONAL_ENDPOINT;
         let change = if delete { Change::DeleteEndpoint(key) } else { Change::PutEndpoint(Arc::new(new)) };
         // What is written was read a while ago.
         node.changing = true;
@@ -636,8 +665,9 @@ impl World {
     }
 
     fn edit(&mut self, generation: u64, changes: Vec<Change>) {
+        let now = self.node_now().engine;
         let Some(node) = self.node.as_mut().filter(|_| self.generation == generation) else { return };
-        match node.intake.change(changes.clone()) {
+        match node.change(now, changes.clone()) {
             Ok(batch) => node.waiters.entry(batch).or_default().push(Waiter::Change(changes)),
             Err(_) => node.changing = false,
         }
@@ -663,7 +693,7 @@ impl World {
         }
         let waiting = Waiting { delivery, due: now, next: found.attempts + 1, trigger: Trigger::Manual };
         let change = Change::Wait { waiting, owed: true };
-        if let Ok(batch) = node.intake.change(vec![change.clone()]) {
+        if let Ok(batch) = node.change(now, vec![change.clone()]) {
             node.changing = true;
             node.waiters.entry(batch).or_default().push(Waiter::Change(vec![change]));
             self.note("resend", [u64::from(delivery.endpoint.0), message.as_u64(), 0]);
@@ -706,8 +736,9 @@ impl World {
 
     /// Hands a change to the intake.
     fn ask(&mut self, change: Change) {
+        let now = self.node_now().engine;
         let Some(node) = &mut self.node else { return };
-        if let Ok(batch) = node.intake.change(vec![change.clone()]) {
+        if let Ok(batch) = node.change(now, vec![change.clone()]) {
             node.changing = true;
             node.waiters.entry(batch).or_default().push(Waiter::Change(vec![change]));
             self.schedule_seal();
@@ -715,10 +746,11 @@ impl World {
     }
 
     fn expunge(&mut self) {
+        let now = self.node_now().engine;
         let all: Vec<_> = self.truth.messages.keys().copied().collect();
         let Some(node) = self.node.as_mut().filter(|node| !node.changing && !all.is_empty()) else { return };
         let message = all[self.doors.random_range(0..all.len())];
-        if let Ok(batch) = node.intake.change(vec![Change::ExpungePayload(message)]) {
+        if let Ok(batch) = node.change(now, vec![Change::ExpungePayload(message)]) {
             node.changing = true;
             node.waiters.entry(batch).or_default().push(Waiter::Change(vec![Change::ExpungePayload(message)]));
             self.schedule_seal();
@@ -851,6 +883,7 @@ impl World {
 
     /// Writes a batch, and notes what that means.
     fn keep(&mut self, batch: &bellwire_store::Batch) -> Checked {
+        self.truth.tells(batch)?;
         self.store.commit(batch).expect("a store in memory takes everything");
         self.truth.committed(batch, &self.store, self.now)?;
         if self.events.is_multiple_of(16) {
@@ -1060,6 +1093,10 @@ impl World {
                 Effect::Lease { endpoint, fifo, until, limit } => reads.push((endpoint, fifo, Some((until, limit)))),
                 Effect::NextDue { endpoint, fifo } => reads.push((endpoint, fifo, None)),
                 Effect::Notice(_) => {}
+                Effect::Occasion(occasion) => {
+                    let told = Operational::of_occasion(&node.catalogue, &occasion);
+                    written.extend(told.map(|told| Undurable::Operational(Box::new(told))));
+                }
             }
         }
         node.effects = effects;
@@ -1440,6 +1477,7 @@ impl World {
     fn enable_all(&mut self) -> Checked {
         self.version += 1;
         let version = self.version.to_string();
+        let now = self.node_now().engine;
         let Some(node) = &mut self.node else { return Ok(()) };
         let all: Vec<_> = node.catalogue.endpoints().map(|e| e.key).collect();
         let mut keys = all;
@@ -1451,7 +1489,7 @@ impl World {
             changes.push(Change::PutEndpoint(Arc::new(new)));
             changes.push(Change::SwitchEndpoint { endpoint: key, enabled: true });
         }
-        if !changes.is_empty() && node.intake.change(changes).is_ok() {
+        if !changes.is_empty() && node.change(now, changes).is_ok() {
             self.schedule_seal();
         }
         Ok(())

@@ -46,6 +46,8 @@ impl Furnished {
             let path = if id.contains("oauth") { "oauth" } else { "mtls" };
             world.put(&format!("/api/v1/app/own/endpoint/{endpoint}/{path}"), sample(id)).await.expect(204);
         }
+        let told = json!({ "url": "https://example.com", "uid": "told" });
+        world.post("/api/v1/operational-webhook/endpoint", told).await.expect(201);
         let ids = vec![
             ("{app_id}", "own".to_owned()),
             ("{endpoint_id}", endpoint),
@@ -60,7 +62,11 @@ impl Furnished {
 
     /// A path of the document, with what is there for its names.
     pub(crate) fn path(&self, template: &str) -> String {
-        self.ids.iter().fold(template.to_owned(), |path, (name, id)| path.replace(name, id))
+        let template = match template.strip_prefix("/api/v1/operational-webhook/") {
+            Some(rest) => format!("/api/v1/operational-webhook/{}", rest.replace("{endpoint_id}", "told")),
+            None => template.to_owned(),
+        };
+        self.ids.iter().fold(template, |path, (name, id)| path.replace(name, id))
     }
 }
 
@@ -96,6 +102,8 @@ async fn every_operation_refuses_whom_it_must() {
             let answer = world.send(request.body(Body::from(body.to_string())).unwrap()).await;
 
             let access = operation["x-access"].as_str().unwrap();
+            let operational = name.contains("/operational-webhook/");
+            let upserts = name.starts_with("PUT") && name.ends_with("{endpoint_id}");
             let in_application = name.contains("{app_id}");
             let status = answer.status.as_u16();
             let case = format!("{name} as {who:?}: {status} {}", answer.text);
@@ -113,6 +121,7 @@ async fn every_operation_refuses_whom_it_must() {
                 (_, Who::OtherOrganisation) if name.contains("{event_type_name}") && !name.starts_with("PUT") => {
                     Some(404)
                 }
+                (_, Who::OtherOrganisation) if operational && name.contains("{endpoint_id}") && !upserts => Some(404),
                 (_, Who::OtherOrganisation) => None,
                 ("organisation" | "sender", Who::OwnApplication | Who::OtherApplication) => Some(403),
                 ("application", Who::OtherApplication) => Some(404),
@@ -141,7 +150,6 @@ const WANTS_MORE: [&str; 2] = ["v1.application.stats.attempts", "v1.message.test
 pub(crate) fn sample(id: &str) -> Value {
     match id {
         "v1.application.create" | "v1.application.update" => json!({ "name": "A" }),
-        "v1.endpoint.create" | "v1.endpoint.update" => json!({ "url": "https://example.com" }),
         "v1.endpoint.set-authentication" => json!({ "type": "bearer", "token": "t" }),
         "v1.endpoint.set-oauth-config" => json!({
             "grantType": "clientCredentials", "authMethod": "clientSecretBasic", "clientId": "c", "clientSecret": "s",
@@ -149,7 +157,13 @@ pub(crate) fn sample(id: &str) -> Value {
         }),
         "v1.endpoint.set-mtls-config" => json!({ "identity": "-----BEGIN" }),
         "v1.endpoint.set-ssl-verification" => json!({ "enabled": true }),
-        "v1.endpoint.update-headers" | "v1.endpoint.patch-headers" => json!({ "headers": {} }),
+        "v1.endpoint.create"
+        | "v1.endpoint.update"
+        | "v1.operational-webhook.endpoint.create"
+        | "v1.operational-webhook.endpoint.upsert" => json!({ "url": "https://example.com" }),
+        "v1.endpoint.update-headers" | "v1.endpoint.patch-headers" | "v1.operational-webhook.endpoint.set-headers" => {
+            json!({ "headers": {} })
+        }
         "v1.event-type.create" => json!({ "name": "c.d", "description": "" }),
         "v1.event-type.update" => json!({ "description": "" }),
         "v1.message.create" => json!({ "eventType": "a.b", "payload": {} }),

@@ -18,6 +18,7 @@ mod import;
 mod try_out;
 mod once;
 mod retry;
+mod operational;
 mod hostile;
 mod http_edges;
 mod document;

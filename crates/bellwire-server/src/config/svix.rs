@@ -50,7 +50,10 @@ pub(crate) const UNUSED: [(&str, &str); 28] = [
     ("SVIX_RABBIT_CONSUMER_PREFETCH_SIZE", QUEUE),
     ("SVIX_CACHE_TYPE", CACHE),
     ("SVIX_CACHE_DSN", CACHE),
-    ("SVIX_OPERATIONAL_WEBHOOK_ADDRESS", "there are no operational webhooks yet"),
+    (
+        "SVIX_OPERATIONAL_WEBHOOK_ADDRESS",
+        "operational webhooks are delivered by this process, see docs/operational-webhooks.md",
+    ),
     ("SVIX_OPENTELEMETRY_ADDRESS", "there is no OpenTelemetry export"),
     ("SVIX_OPENTELEMETRY_SAMPLE_RATIO", "there is no OpenTelemetry export"),
     ("SVIX_OPENTELEMETRY_SERVICE_NAME", "there is no OpenTelemetry export"),

@@ -5,6 +5,7 @@ mod program;
 mod receiver;
 mod walkthrough;
 mod shaping;
+mod operational;
 mod starting;
 mod commands;
 mod backup;

@@ -1,0 +1,173 @@
+//! Operators are told what happens to endpoints and messages: signed, durable, once, and never about what they are told.
+
+use crate::program::{Program, eventually};
+use crate::receiver::{Arrival, Receiver};
+use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const FIVE_ATTEMPTS: [(&str, &str); 1] = [("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "20ms,20ms,20ms,20ms")];
+
+/// An endpoint of operational webhooks; answers the key of its signatures.
+fn listen(server: &Program, receiver: &Receiver, event_types: Value) -> VerifyKey {
+    let body = json!({"url": receiver.url(), "uid": "ops", "eventTypes": event_types});
+    assert_eq!(server.call("POST", "/operational-webhook/endpoint", body).0, 201);
+    let (_, secret) = server.call("GET", "/operational-webhook/endpoint/ops/secret", json!(null));
+    VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap()
+}
+
+/// An application with one endpoint, both with the uid `name`.
+fn endpoint(server: &Program, name: &str, url: &str) {
+    assert_eq!(server.call("POST", "/app", json!({"name": name, "uid": name})).0, 201);
+    let endpoint = json!({"url": url, "uid": name});
+    assert_eq!(server.call("POST", &format!("/app/{name}/endpoint"), endpoint).0, 201);
+}
+
+fn send(server: &Program, name: &str) -> Value {
+    let message = json!({"eventType": "a.b", "eventId": format!("of-{name}"), "payload": {}});
+    let (status, message) = server.call("POST", &format!("/app/{name}/msg"), message);
+    assert_eq!(status, 202);
+    message["id"].clone()
+}
+
+fn verified(key: &VerifyKey, arrival: &Arrival) -> Value {
+    let header = |name: &str| arrival.headers[name].as_str();
+    let signed = SignedHeaders {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+    };
+    let now = header("webhook-timestamp").parse().unwrap();
+    verify(std::slice::from_ref(key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
+    serde_json::from_slice(&arrival.body).unwrap()
+}
+
+fn operational_messages(server: &Program) -> Vec<Value> {
+    let (status, page) = server.call("GET", "/app/~operational/msg?limit=250", json!(null));
+    assert_eq!(status, 200);
+    page["data"].as_array().unwrap().clone()
+}
+
+#[test]
+fn every_event_reaches_the_operator_signed_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &FIVE_ATTEMPTS);
+    let operator = Receiver::answering(&[200]);
+    let key = listen(&server, &operator, json!(null));
+
+    // One endpoint works at the fifth attempt, one never does, one is gone.
+    let shaky = Receiver::answering(&[500, 500, 503, 500, 200]);
+    let (dead, gone) = (Receiver::answering(&[500]), Receiver::answering(&[410]));
+    let mut messages = BTreeMap::new();
+    for (name, receiver) in [("shaky", &shaky), ("dead", &dead), ("gone", &gone)] {
+        endpoint(&server, name, &receiver.url());
+        messages.insert(name, send(&server, name));
+    }
+    let mut told: Vec<Value> = (0..8).map(|_| verified(&key, &operator.next())).collect();
+
+    // Then somebody disables the one that works, enables it, and deletes it.
+    for change in [json!({"disabled": true}), json!({"disabled": false})] {
+        assert_eq!(server.call("PATCH", "/app/shaky/endpoint/shaky", change).0, 200);
+    }
+    assert_eq!(server.call("DELETE", "/app/shaky/endpoint/shaky", json!(null)).0, 204);
+    told.extend((0..5).map(|_| verified(&key, &operator.next())));
+
+    let of = |kind: &str, name: &str| {
+        let is = |t: &&Value| t["type"] == kind && t["data"]["appUid"] == name;
+        told.iter().filter(is).map(|t| t["data"].clone()).collect::<Vec<_>>()
+    };
+    let seen = |name: &str| {
+        let of_name = told.iter().filter(|t| t["data"]["appUid"] == name);
+        let mut kinds: Vec<_> = of_name.map(|t| t["type"].as_str().unwrap().to_owned()).collect();
+        kinds.sort();
+        kinds
+    };
+    let of_shaky = [
+        "endpoint.created",
+        "endpoint.deleted",
+        "endpoint.disabled",
+        "endpoint.enabled",
+        "endpoint.updated",
+        "endpoint.updated",
+        "message.attempt.failing",
+        "message.attempt.recovered",
+    ];
+    assert_eq!(seen("shaky"), of_shaky);
+    assert_eq!(seen("dead"), ["endpoint.created", "message.attempt.exhausted", "message.attempt.failing"]);
+    assert_eq!(seen("gone"), ["endpoint.created", "endpoint.disabled"]);
+
+    // What they say is what the API says.
+    let created = &of("endpoint.created", "shaky")[0];
+    assert_eq!(created["endpointUid"], "shaky");
+    assert!(created["appId"].as_str().unwrap().starts_with("app_"));
+    assert!(created["endpointId"].as_str().unwrap().starts_with("ep_"));
+    let by_hand = &of("endpoint.disabled", "shaky")[0];
+    assert_eq!((&by_hand["trigger"], by_hand.get("failSince")), (&json!("manual"), None));
+    let by_us = &of("endpoint.disabled", "gone")[0];
+    assert_eq!(by_us["trigger"], "automatic");
+    assert!(by_us["failSince"].as_str().unwrap().ends_with('Z'), "{by_us}");
+    for (kind, name, status) in [
+        ("message.attempt.failing", "shaky", 500),
+        ("message.attempt.recovered", "shaky", 200),
+        ("message.attempt.failing", "dead", 500),
+        ("message.attempt.exhausted", "dead", 500),
+    ] {
+        let data = &of(kind, name)[0];
+        assert_eq!((&data["msgId"], &data["msgEventId"]), (&messages[name], &json!(format!("of-{name}"))), "{kind}");
+        let id = data["lastAttempt"]["id"].as_str().unwrap();
+        let path = format!("/app/{name}/msg/{}/attempt/{id}", messages[name].as_str().unwrap());
+        let (found, attempt) = server.call("GET", &path, json!(null));
+        assert_eq!((found, &attempt["msgId"]), (200, &data["msgId"]), "{kind}");
+        assert_eq!(attempt["responseStatusCode"], status, "{kind}");
+        assert_eq!(data["lastAttempt"]["responseStatusCode"], status, "{kind}");
+        assert_eq!(data["lastAttempt"]["timestamp"], attempt["timestamp"], "{kind}");
+    }
+    assert_eq!(operational_messages(&server).len(), told.len());
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_becomes_of_operational_messages_is_seen_and_not_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &FIVE_ATTEMPTS);
+    let operator = Receiver::answering(&[500]);
+    listen(&server, &operator, json!(["message.attempt.exhausted"]));
+    let dead = Receiver::answering(&[500]);
+    endpoint(&server, "dead", &dead.url());
+    send(&server, "dead");
+
+    // The one message is tried to its end, under one id.
+    let arrivals: Vec<_> = (0..5).map(|_| operator.next()).collect();
+    assert!(arrivals.iter().all(|a| a.headers["webhook-id"] == arrivals[0].headers["webhook-id"]));
+    let attempts = eventually("the last attempt is recorded", || {
+        let (_, page) = server.call("GET", "/app/~operational/attempt/endpoint/ops", json!(null));
+        page["data"].as_array().filter(|data| data.len() == 5).cloned()
+    });
+    assert!(attempts.iter().all(|a| a["status"] == 2 && a["response"] == "hi"));
+    let all = operational_messages(&server);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0]["eventType"], "message.attempt.exhausted");
+}
+
+#[test]
+fn what_a_change_tells_is_as_durable_as_the_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "1s,1s,1s,1s")]);
+    // Nobody listens there yet.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let body = json!({"url": format!("http://{closed}/"), "uid": "ops"});
+    assert_eq!(server.call("POST", "/operational-webhook/endpoint", body).0, 201);
+    endpoint(&server, "acme", "https://example.com/hooks");
+    server.kill();
+
+    let server = Program::start(folder.path(), &[("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "1s,1s,1s,1s")]);
+    let operator = Receiver::answering(&[200]);
+    let moved = json!({"url": operator.url()});
+    assert_eq!(server.call("PUT", "/operational-webhook/endpoint/ops", moved).0, 200);
+    let arrival = operator.next();
+    let told: Value = serde_json::from_slice(&arrival.body).unwrap();
+    assert_eq!((&told["type"], &told["data"]["endpointUid"]), (&json!("endpoint.created"), &json!("acme")));
+    let all = operational_messages(&server);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0]["id"], arrival.headers["webhook-id"].as_str());
+}
