@@ -23,8 +23,8 @@ TOGETHER = [
     "address_guard", "poison_payloads", "raw_http", "backup",
 ]
 ALONE = [
-    "kill_under_load", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "thundering_herd", "restart_backlog",
-    "retention",
+    "kill_under_load", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "hostile_scripts", "thundering_herd",
+    "restart_backlog", "retention",
 ]
 
 known = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run")

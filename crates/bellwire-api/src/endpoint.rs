@@ -3,7 +3,7 @@
 use crate::Api;
 use crate::call::Call;
 use crate::edit::Begun;
-use crate::endpoint_shape::{FilterIn, FilterOut, check_filter};
+use crate::endpoint_shape::{FilterIn, FilterOut, FormatWire, check_content_type, check_filter};
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
@@ -12,8 +12,8 @@ use crate::wire::{Keep, Pairs, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
-    ActiveSecret, ContentFilter, DisabledBy, Endpoint, EndpointId, EndpointKey, Health, Limits, Metadata,
-    OrganisationId, RetrySchedule, Shape,
+    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Format, Health, Limits, Metadata, OrganisationId,
+    RetrySchedule, Shape,
 };
 use bellwire_signature::{Secret, SecretKind};
 use bellwire_store::Change;
@@ -116,6 +116,11 @@ struct EndpointIn {
     /// Waits between attempts, in seconds, instead of the server's.
     retry_schedule: Option<Vec<u64>>,
     filter: Option<FilterIn>,
+    /// `json` if absent.
+    format: Option<FormatWire>,
+    /// The `content-type` header, instead of that of the format or the message.
+    #[schemars(length(min = 3, max = 4096))]
+    content_type: Option<String>,
 }
 
 /// Changes to an endpoint: absent keeps, null clears.
@@ -141,6 +146,10 @@ struct EndpointPatch {
     /// Waits between attempts, in seconds, instead of the server's.
     retry_schedule: Patch<Vec<u64>>,
     filter: Patch<FilterIn>,
+    format: Patch<FormatWire>,
+    /// The `content-type` header, instead of that of the format or the message.
+    #[schemars(length(min = 3, max = 4096))]
+    content_type: Patch<String>,
 }
 
 /// An endpoint. Its secret is read elsewhere.
@@ -183,6 +192,11 @@ pub(crate) struct EndpointCommon<'a> {
     retry_schedule: Option<Vec<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<FilterOut<'a>>,
+    /// `json` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<FormatWire>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
     created_at: Time,
     updated_at: Time,
 }
@@ -207,6 +221,8 @@ impl<'a> From<&'a Endpoint> for EndpointCommon<'a> {
                 .as_ref()
                 .map(|schedule| schedule.waits().iter().map(std::time::Duration::as_secs).collect()),
             filter: endpoint.shape.filter.as_ref().map(FilterOut::of),
+            format: FormatWire::shown(endpoint.shape.format),
+            content_type: endpoint.shape.content_type.as_deref(),
             created_at: Time(endpoint.created_at),
             updated_at: Time(endpoint.updated_at),
         }
@@ -232,7 +248,8 @@ struct NewEndpoint {
     headers: Option<Vec<(String, String)>>,
     metadata: Metadata,
     retry_schedule: Option<RetrySchedule>,
-    filter: Option<ContentFilter>,
+    /// Without its transformation, which is changed elsewhere.
+    shape: Shape,
 }
 
 impl EndpointIn {
@@ -260,6 +277,8 @@ impl EndpointIn {
         faults.metadata(&metadata);
         let retry_schedule = faults.retry_schedule(self.retry_schedule.as_deref());
         let filter = self.filter.and_then(|filter| check_filter(&mut faults, filter));
+        let format = self.format.map_or(Format::Json, Format::from);
+        check_content_type(&mut faults, format, self.content_type.as_deref());
         faults.end()?;
         Ok(NewEndpoint {
             url: url.unwrap_or_default(),
@@ -273,7 +292,7 @@ impl EndpointIn {
             headers,
             metadata,
             retry_schedule,
-            filter,
+            shape: Shape { filter, transformation: None, format, content_type: self.content_type },
         })
     }
 }
@@ -304,7 +323,7 @@ impl NewEndpoint {
             secrets: vec![ActiveSecret { secret, expires_at: None }],
             headers: self.headers.unwrap_or_default(),
             retry_schedule: self.retry_schedule,
-            shape: Shape { filter: self.filter },
+            shape: self.shape,
             access: Default::default(),
             metadata: self.metadata,
             health: Health::default(),
@@ -324,7 +343,7 @@ impl NewEndpoint {
         endpoint.channels = self.channels;
         endpoint.limits = self.limits;
         endpoint.retry_schedule = self.retry_schedule;
-        endpoint.shape.filter = self.filter;
+        endpoint.shape = Shape { transformation: endpoint.shape.transformation.take(), ..self.shape };
         endpoint.metadata = self.metadata;
         if let Some(headers) = self.headers {
             endpoint.headers = headers;
@@ -606,6 +625,13 @@ impl EndpointPatch {
         }
         self.retry_schedule.apply(&mut endpoint.retry_schedule, |seconds| faults.retry_schedule(Some(&seconds)));
         self.filter.apply(&mut endpoint.shape.filter, |filter| check_filter(faults, filter));
+        match self.format {
+            Patch::Keep => {}
+            Patch::Clear => endpoint.shape.format = Format::Json,
+            Patch::Set(format) => endpoint.shape.format = format.into(),
+        }
+        self.content_type.apply(&mut endpoint.shape.content_type, Some);
+        check_content_type(faults, endpoint.shape.format, endpoint.shape.content_type.as_deref());
     }
 }
 

@@ -1,7 +1,7 @@
-//! What an endpoint makes of a message, on the wire: its filter on content.
+//! What an endpoint makes of a message, on the wire: its filter on content, and how the payload is written.
 
-use crate::field::Faults;
-use bellwire_model::{ContentFilter, FilterSource};
+use crate::field::{self, Faults};
+use bellwire_model::{ContentFilter, FilterSource, Format};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -31,6 +31,65 @@ impl Serialize for FilterOut<'_> {
                 Err(_) => serializer.serialize_none(),
             },
         }
+    }
+}
+
+/// How the payload is written, after the transformation. The signature is over what is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "PayloadFormat")]
+pub(crate) enum FormatWire {
+    /// Byte for byte as it was accepted, or as the transformation returned it.
+    Json,
+    /// `<payload>` with an element for each member, one for each item of an array, `nil="true"` for null.
+    Xml,
+    /// `application/x-www-form-urlencoded`, nested as `a[b]` and `a[0]`; the payload must be an object.
+    Form,
+}
+
+impl From<FormatWire> for Format {
+    fn from(format: FormatWire) -> Self {
+        match format {
+            FormatWire::Json => Format::Json,
+            FormatWire::Xml => Format::Xml,
+            FormatWire::Form => Format::Form,
+        }
+    }
+}
+
+impl FormatWire {
+    /// `None` for the default, which is not shown.
+    pub(crate) fn shown(format: Format) -> Option<Self> {
+        match format {
+            Format::Json => None,
+            Format::Xml => Some(FormatWire::Xml),
+            Format::Form => Some(FormatWire::Form),
+        }
+    }
+}
+
+/// A content type must be one, and must not lie about the format.
+pub(crate) fn check_content_type(faults: &mut Faults, format: Format, content_type: Option<&str>) {
+    let Some(text) = content_type else { return };
+    if let Some(msg) = field::header_value(text) {
+        return faults.add("contentType", msg);
+    }
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let token = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|b| field::is_name(b) || matches!(b, b'+' | b'!' | b'#' | b'$' | b'&' | b'^'))
+    };
+    if !essence.split_once('/').is_some_and(|(kind, of)| token(kind) && token(of)) {
+        return faults.add("contentType", "`contentType` must be a media type such as application/json; charset=utf-8");
+    }
+    let fits = match format {
+        Format::Json => true,
+        Format::Xml => essence.ends_with("/xml") || essence.ends_with("+xml"),
+        Format::Form => essence == bellwire_shape::format::media_type(Format::Form),
+    };
+    if !fits {
+        let name = if format == Format::Xml { "xml" } else { "form" };
+        faults.add("contentType", format!("`contentType` {essence} cannot be together with `format` {name}"));
     }
 }
 

@@ -29,6 +29,7 @@ mod application;
 mod endpoint;
 mod endpoint_headers;
 mod endpoint_shape;
+mod endpoint_transformation;
 mod endpoint_secret;
 mod endpoint_authentication;
 mod endpoint_oauth;
@@ -61,6 +62,7 @@ pub use rate::RateLimit;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
+use bellwire_shape::Scripts;
 use bellwire_signature::SecretKind;
 use http::{HeaderName, Method, StatusCode, Uri};
 use std::sync::Arc;
@@ -102,6 +104,8 @@ pub struct Settings {
     /// So many requests read the store at the same time; the next ones wait. Fewer than the threads that may block, or due
     /// deliveries would wait for lists.
     pub reads_max: usize,
+    /// Where scripts are checked and tried out.
+    pub scripts: Scripts,
 }
 
 impl Default for Settings {
@@ -123,6 +127,7 @@ impl Default for Settings {
             json_keys_max: 65_536,
             token_cache_max: 4_096,
             reads_max: 3,
+            scripts: Scripts::default(),
         }
     }
 }
@@ -192,6 +197,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(application::operations());
     all.extend(endpoint::operations());
     all.extend(endpoint_headers::operations());
+    all.extend(endpoint_transformation::operations());
     all.extend(endpoint_secret::operations());
     all.extend(endpoint_authentication::operations());
     all.extend(endpoint_oauth::operations());

@@ -106,7 +106,8 @@ pub(crate) struct MessageIn<'a> {
     payload_retention_hours: Option<i64>,
     /// The date and time at which the message will be delivered: at least a minute, at most 24 hours from now.
     pub(crate) deliver_at: Option<Time>,
-    /// `rawPayload` (a string) is sent instead of the payload; `headers.content-type` is its media type.
+    /// For the endpoints' transformations to read. `rawPayload` (a string) is sent instead of the payload; `headers.content-type` is its
+    /// media type. Counts as payload.
     #[serde(borrow)]
     #[schemars(with = "Option<AnyObject>")]
     transformations_params: Option<&'a RawValue>,
@@ -372,6 +373,7 @@ impl MessageIn<'_> {
         faults.uid("eventId", self.event_id.as_deref(), MessageId::PREFIX);
         faults.channels(self.channels.as_deref());
         faults.tags(self.tags.as_deref());
+        let transformations_params = self.transformations_params.and_then(for_scripts);
         let raw = self.transformations_params.and_then(|params| RawPayload::read(&mut faults, params));
         let (raw, content_type) = raw.map_or((None, ContentType::Json), |raw| (raw.payload, raw.content_type));
         let place: &[&str] =
@@ -400,7 +402,7 @@ impl MessageIn<'_> {
         }
         faults.end()?;
         let payload_bytes_max = api.settings().payload_bytes_max;
-        if payload.len() > payload_bytes_max {
+        if payload.len() + transformations_params.as_ref().map_or(0, |text| text.len()) > payload_bytes_max {
             return Err(Error::too_large("payload", payload_bytes_max));
         }
         let draft = Draft {
@@ -412,6 +414,7 @@ impl MessageIn<'_> {
             tags: self.tags.unwrap_or_default(),
             payload,
             content_type,
+            transformations_params,
             expires_at: now.plus(keep),
             deliver_at,
             idempotency: once.map(|once| (once.key, once.digest)),
@@ -419,6 +422,20 @@ impl MessageIn<'_> {
         };
         Ok((Unaddressed { draft, place }, self.application))
     }
+}
+
+/// What is kept for scripts to read: the object as it came, or, since its raw payload is kept as the payload, all that is beside that.
+fn for_scripts(params: &RawValue) -> Option<Box<str>> {
+    let Ok(Pairs(mut members)) = serde_json::from_str::<Pairs<&RawValue>>(params.get()) else { return None };
+    let all = members.len();
+    members.retain(|(name, _)| name != "rawPayload");
+    if members.is_empty() {
+        return None;
+    }
+    if members.len() == all {
+        return Some(params.get().into());
+    }
+    serde_json::to_string(&Pairs(members)).ok().map(String::into_boxed_str)
 }
 
 fn retention(faults: &mut Faults, days: Option<i64>, hours: Option<i64>) -> Duration {

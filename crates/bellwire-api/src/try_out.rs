@@ -92,6 +92,7 @@ async fn send_example(mut call: Call) -> Result<Response, Error> {
         tags: Vec::new(),
         payload,
         content_type: ContentType::Json,
+        transformations_params: None,
         expires_at: now.plus(EXAMPLE_KEPT_FOR),
         deliver_at: None,
         idempotency: call.once(body.bytes()).map(|Once { key, digest }| (key, digest)),

@@ -3,6 +3,7 @@
 //! The server calls it once for each attempt that the engine starts, and hands the [`bellwire_model::Outcome`] back. It
 //! decides nothing: what an outcome means is `model`'s business, when to try again is the engine's.
 
+mod shaping;
 mod push;
 mod access;
 mod oauth;

@@ -1,17 +1,21 @@
 //! Push: an HTTP POST to the endpoint's URL, signed by Standard Webhooks.
 //!
+//! An endpoint with a shape gets what its script and its format make of the message ([`crate::shaping`]); that is what is signed.
+//!
 //! What does not change between attempts (the URL taken apart, the keys, the header block) is prepared once for each
 //! version of an endpoint and kept. The payload's bytes go from the message to the socket without a copy.
 
 use crate::access::{self, Proof};
 use crate::oauth::Tokens;
+use crate::shaping::{self, Shaped, Unshaped};
 use bellwire_egress::{Client, Request, Response, SendError, Target};
 use bellwire_model::{
     Directive, Endpoint, EndpointKey, FailureClass, Message, Outcome, RESPONSE_BODY_MAX, RetryAfter, Timestamp,
 };
+use bellwire_shape::Scripts;
 use bellwire_signature::Signer;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -43,6 +47,10 @@ pub struct PushSettings {
     pub user_agent: HeaderValue,
     /// Whether an endpoint may ask that its certificate be not verified; without it, it is verified all the same.
     pub unverified_tls: bool,
+    /// Where the endpoints' scripts run.
+    pub scripts: Scripts,
+    /// What a script makes of a URL must be `https`.
+    pub https_only: bool,
 }
 
 impl Default for PushSettings {
@@ -53,6 +61,8 @@ impl Default for PushSettings {
             response_body_max: RESPONSE_BODY_MAX,
             user_agent: HeaderValue::from_static(concat!("Bellwire/", env!("CARGO_PKG_VERSION"))),
             unverified_tls: false,
+            scripts: Scripts::default(),
+            https_only: false,
         }
     }
 }
@@ -100,8 +110,17 @@ impl Push {
 
     /// Makes one attempt, at wall time `wall`. Ends within the timeout, and always with an outcome.
     pub async fn attempt(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Outcome {
+        let started = tokio::time::Instant::now();
+        let shaped = if endpoint.shape.changes_what_is_sent() {
+            match shaping::shape(endpoint, message, &self.settings.scripts, self.settings.https_only).await {
+                Ok(shaped) => Some(shaped),
+                Err(Unshaped { class, text }) => return failure(wall, started.elapsed(), class, text.into()),
+            }
+        } else {
+            None
+        };
         let prepared = self.prepare(endpoint, wall);
-        let request = prepared.and_then(|prepared| Ok((self.request(&prepared, message, wall)?, prepared)));
+        let request = prepared.and_then(|prepared| Ok((self.request(&prepared, message, shaped, wall)?, prepared)));
         let (mut request, prepared) = match request {
             Ok(ready) => ready,
             Err(text) => return failure(wall, Duration::ZERO, FailureClass::Unsendable, text.into()),
@@ -130,12 +149,22 @@ impl Push {
     }
 
     /// The signed request.
-    fn request(&self, prepared: &Prepared, message: &Message, wall: Timestamp) -> Result<Request, String> {
-        let body = message.payload.clone().ok_or("the payload has expired")?;
+    fn request(
+        &self,
+        prepared: &Prepared,
+        message: &Message,
+        shaped: Option<Shaped>,
+        wall: Timestamp,
+    ) -> Result<Request, String> {
+        let Shaped { method, url, body, content_type, headers: own } = match shaped {
+            Some(shaped) => shaped,
+            None => Shaped::unchanged(message.payload.clone().ok_or("the payload has expired")?),
+        };
         let id = message.id.to_string();
         let seconds = wall.as_seconds();
         let signature = prepared.signer.sign(&id, seconds, &body).map_err(|e| e.to_string())?;
         let mut headers = prepared.headers.clone();
+        own.into_iter().for_each(|(name, value)| drop(headers.insert(name, value)));
         let values = [
             HeaderValue::from_str(&id).map_err(|e| e.to_string())?,
             HeaderValue::from(seconds),
@@ -147,15 +176,24 @@ impl Push {
         if self.settings.header_names != HeaderNames::Webhook {
             SVIX.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
         }
-        let content_type = match message.content_type.as_str() {
-            "application/json" => JSON,
-            other => HeaderValue::from_str(other).map_err(|e| e.to_string())?,
+        let content_type = match (content_type, message.content_type.as_str()) {
+            (Some(content_type), _) => content_type,
+            (None, "application/json") => JSON,
+            (None, other) => HeaderValue::from_str(other).map_err(|e| e.to_string())?,
         };
         headers.insert(header::CONTENT_TYPE, content_type);
         prepared.proof.sign(&mut headers, &id, seconds, &body)?;
+        let target = match url {
+            None => prepared.target.clone(),
+            // With the endpoint's own TLS, and whatever else belongs to its address.
+            Some(url) => {
+                let moved = Endpoint { url, ..Endpoint::clone(&prepared.endpoint) };
+                access::target(&self.client, &moved, self.settings.unverified_tls)?
+            }
+        };
         Ok(Request {
-            method: Method::POST,
-            target: prepared.target.clone(),
+            method,
+            target,
             headers,
             body,
             deadline: self.settings.timeout,

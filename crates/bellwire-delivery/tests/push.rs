@@ -65,6 +65,7 @@ fn message() -> Message {
         tags: Vec::new(),
         payload: Some(Bytes::from_static(PAYLOAD.as_bytes())),
         content_type: ContentType::Json,
+        transformations_params: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
     }

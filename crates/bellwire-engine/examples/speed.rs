@@ -110,6 +110,7 @@ fn draft(number: u64) -> Draft {
         tags: Vec::new(),
         payload: Bytes::from_static(b"{}"),
         content_type: ContentType::Json,
+        transformations_params: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
         idempotency: Some((DedupeKey(key), RequestDigest([0; 8]))),

@@ -80,6 +80,8 @@ pub struct Draft {
     /// See [`Message`].
     pub content_type: ContentType,
     /// See [`Message`].
+    pub transformations_params: Option<Box<str>>,
+    /// See [`Message`].
     pub expires_at: Timestamp,
     /// See [`Message`].
     pub deliver_at: Option<Timestamp>,
@@ -329,7 +331,7 @@ impl Intake {
         if let Some(same) = self.check_keys(&draft, looked)? {
             return Ok(same);
         }
-        let bytes = draft.payload.len();
+        let bytes = draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len());
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
         if self.held || self.queued >= self.settings.queue_messages_max || crowded {
             return Err(OfferError::Busy);
@@ -353,6 +355,7 @@ impl Intake {
             tags: draft.tags,
             payload: Some(payload),
             content_type: draft.content_type,
+            transformations_params: draft.transformations_params,
             expires_at: draft.expires_at,
             deliver_at: draft.deliver_at,
         });

@@ -53,7 +53,7 @@ pub(crate) struct Queued {
 impl Queued {
     /// Its share of its payload.
     pub(crate) fn bytes(&self) -> usize {
-        self.message.payload.as_ref().map_or(0, bytes::Bytes::len).div_ceil(self.sharers.max(1))
+        self.message.content_bytes().div_ceil(self.sharers.max(1))
     }
 }
 

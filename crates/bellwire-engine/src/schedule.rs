@@ -197,7 +197,7 @@ impl Engine {
                 next = Some((waiting.due, delivery.message, postponed));
                 break;
             }
-            let bytes = message.payload.as_ref().map_or(0, bytes::Bytes::len);
+            let bytes = message.content_bytes();
             if lane.paused() || lane.pace.open_until(now).is_some() || !self.admits(index, bytes) {
                 dropped = true;
                 break;

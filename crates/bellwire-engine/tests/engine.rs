@@ -115,6 +115,7 @@ impl Bench {
             tags: Vec::new(),
             payload: Some(Bytes::from_static(b"{}")),
             content_type: ContentType::Json,
+            transformations_params: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         })

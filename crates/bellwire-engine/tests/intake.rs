@@ -44,6 +44,7 @@ fn draft() -> Draft {
         tags: Vec::new(),
         payload: Bytes::from_static(b"{}"),
         content_type: ContentType::Json,
+        transformations_params: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
         idempotency: None,

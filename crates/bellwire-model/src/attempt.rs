@@ -79,11 +79,15 @@ pub enum FailureClass {
     Unsendable,
     /// The token endpoint gave no access token for the endpoint.
     AccessToken,
+    /// The endpoint's script failed: it threw, took too long, or gave nothing that can be sent.
+    Transformation,
+    /// The endpoint's script cancelled the message. Nothing was sent, and nothing failed.
+    Cancelled,
 }
 
 impl FailureClass {
     /// All, in the order of their numbers.
-    pub const ALL: [FailureClass; 10] = [
+    pub const ALL: [FailureClass; 12] = [
         FailureClass::Forbidden,
         FailureClass::Dns,
         FailureClass::Connect,
@@ -94,6 +98,8 @@ impl FailureClass {
         FailureClass::ResponseLost,
         FailureClass::Unsendable,
         FailureClass::AccessToken,
+        FailureClass::Transformation,
+        FailureClass::Cancelled,
     ];
 
     /// Its name in logs, metrics and the API.
@@ -109,6 +115,8 @@ impl FailureClass {
             FailureClass::ResponseLost => "response_lost",
             FailureClass::Unsendable => "unsendable",
             FailureClass::AccessToken => "access_token",
+            FailureClass::Transformation => "transformation",
+            FailureClass::Cancelled => "cancelled",
         }
     }
 
@@ -151,11 +159,16 @@ impl Outcome {
         matches!(self.result, Ok(429 | 502 | 503 | 504) | Err(FailureClass::Timeout))
     }
 
-    /// Says that nothing of the receiver's program answered; the breaker counts these and all 5xx.
+    /// Nothing was sent because the endpoint's owner wanted it so.
+    pub fn is_cancelled(&self) -> bool {
+        self.result == Err(FailureClass::Cancelled)
+    }
+
+    /// Says that nothing of the receiver's program answered, or that its script fails; the breaker counts these and all 5xx.
     pub fn is_outage(&self) -> bool {
         match self.result {
             Ok(status) => status >= 500,
-            Err(FailureClass::Unsendable | FailureClass::Forbidden) => false,
+            Err(FailureClass::Unsendable | FailureClass::Forbidden | FailureClass::Cancelled) => false,
             Err(_) => true,
         }
     }

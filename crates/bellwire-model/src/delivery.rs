@@ -71,7 +71,7 @@ pub enum EndReason {
     EndpointDeleted,
     /// A resend, which is tried once, failed.
     ResendFailed,
-    /// Somebody asked that it be not sent any more.
+    /// Somebody asked that it be not sent any more, or the endpoint's own script said so.
     Cancelled,
 }
 

@@ -31,9 +31,12 @@ pub struct HealthStep {
 
 impl Health {
     /// What follows from `outcome` at engine time `now`: a success clears, a failure starts or continues the window. 410 and
-    /// `webhook-delivery: disable` disable at once; failing for the whole of `window` does too (`None`: never).
+    /// `webhook-delivery: disable` disable at once; what was cancelled says nothing; failing for the whole of `window` does too (`None`: never).
     #[must_use]
     pub fn step(self, outcome: &Outcome, now: Timestamp, window: Option<Duration>) -> HealthStep {
+        if outcome.is_cancelled() {
+            return HealthStep { health: self, write: false, disable: None };
+        }
         let gone = outcome.result == Ok(410) || outcome.directive == Some(Directive::Disable);
         if outcome.is_success() && !gone {
             return HealthStep { health: Health::default(), write: self.written, disable: None };

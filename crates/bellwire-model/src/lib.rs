@@ -42,5 +42,5 @@ pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
-pub use shape::{ContentFilter, FilterSource, Prepared, Shape};
+pub use shape::{ContentFilter, FilterSource, Format, Prepared, Shape, Transformation};
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};

@@ -26,6 +26,8 @@ pub struct Message {
     pub payload: Option<Bytes>,
     /// The payload's media type.
     pub content_type: ContentType,
+    /// What the sender gave for scripts to read: the text of a JSON object. Goes when the payload goes.
+    pub transformations_params: Option<Box<str>>,
     /// When the payload is removed and unfinished deliveries end as expired.
     pub expires_at: Timestamp,
     /// Not before this time, if the sender asked for a delay.
@@ -33,6 +35,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// What it holds in memory that grows with what was sent: the payload, and what scripts can read beside it.
+    pub fn content_bytes(&self) -> usize {
+        self.payload.as_ref().map_or(0, Bytes::len) + self.transformations_params.as_ref().map_or(0, |text| text.len())
+    }
+
     /// Its place in the message log.
     pub fn sequence(&self) -> Sequence {
         self.id.sequence()

@@ -84,7 +84,7 @@ impl FromStr for RetrySchedule {
 
 /// What follows attempt `number` (from 1) of a delivery, given how it went.
 ///
-/// A success delivers. `webhook-delivery: abort-message` ends. A manual attempt is made once. Otherwise the schedule
+/// A success delivers. What the endpoint's script cancelled ends. `webhook-delivery: abort-message` ends. A manual attempt is made once. Otherwise the schedule
 /// decides: wait `number` of it, or exhausted when it is used up. A `Retry-After` can lengthen the wait, never shorten it, up to
 /// [`RETRY_AFTER_MAX`]; jitter, drawn from `rng`, only adds. A 410 or `disable` keeps the delivery waiting by the schedule:
 /// the endpoint is disabled, and whether it is ever enabled again is its owner's decision.
@@ -98,6 +98,9 @@ pub fn after_attempt(
 ) -> AfterAttempt {
     if outcome.is_success() {
         return AfterAttempt::Delivered;
+    }
+    if outcome.is_cancelled() {
+        return AfterAttempt::Ended(EndReason::Cancelled);
     }
     if outcome.directive == Some(Directive::AbortMessage) {
         return AfterAttempt::Ended(EndReason::Aborted);
@@ -172,6 +175,9 @@ mod tests {
         check(&abort(Ok(400)), 1, Manual, Ended(EndReason::Aborted));
         check(&outcome(Ok(500)), 1, Manual, Ended(EndReason::ResendFailed));
         check(&outcome(Err(FailureClass::Timeout)), 9, Manual, Ended(EndReason::ResendFailed));
+        check(&outcome(Err(FailureClass::Cancelled)), 1, Scheduled, Ended(EndReason::Cancelled));
+        check(&outcome(Err(FailureClass::Cancelled)), 3, Manual, Ended(EndReason::Cancelled));
+        check(&outcome(Err(FailureClass::Transformation)), 1, Manual, Ended(EndReason::ResendFailed));
         check(&outcome(Ok(302)), 8, Scheduled, Ended(EndReason::Exhausted));
         check(&outcome(Err(FailureClass::Dns)), 9, Scheduled, Ended(EndReason::Exhausted));
         check(&outcome(Ok(500)), 0, Scheduled, Ended(EndReason::Exhausted));

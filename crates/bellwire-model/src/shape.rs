@@ -4,6 +4,8 @@
 //! Here stands only what the endpoint's owner said. What it means is `bellwire-shape`'s business, which also keeps here, in
 //! [`Prepared`], what it made of the texts, so that nothing is compiled twice for one version of an endpoint.
 
+use crate::application::Metadata;
+use crate::clock::Timestamp;
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,6 +15,53 @@ use std::sync::{Arc, OnceLock};
 pub struct Shape {
     /// Takes only messages for which this says yes; decided when a message is accepted.
     pub filter: Option<ContentFilter>,
+    /// The script that makes of each message what is sent.
+    pub transformation: Option<Transformation>,
+    /// How the payload is written, after the script.
+    pub format: Format,
+    /// The `content-type` header, instead of the format's or the message's.
+    pub content_type: Option<String>,
+}
+
+impl Shape {
+    /// Something is to be done before each attempt.
+    pub fn changes_what_is_sent(&self) -> bool {
+        self.format != Format::Json
+            || self.content_type.is_some()
+            || self.transformation.as_ref().is_some_and(|transformation| transformation.active().is_some())
+    }
+}
+
+/// How a payload is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// The bytes that were accepted, or that a script returned.
+    #[default]
+    Json,
+    /// As XML.
+    Xml,
+    /// As the fields of a form.
+    Form,
+}
+
+/// A script of an endpoint's owner, in JavaScript.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Transformation {
+    /// Its text; it defines `handler`.
+    pub code: Option<Arc<str>>,
+    /// Whether it is applied.
+    pub enabled: bool,
+    /// What it can read beside the message.
+    pub variables: Metadata,
+    /// When any of this was last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+impl Transformation {
+    /// The script, if it is to be applied.
+    pub fn active(&self) -> Option<&Arc<str>> {
+        self.code.as_ref().filter(|_| self.enabled)
+    }
 }
 
 /// A condition on a message's content.

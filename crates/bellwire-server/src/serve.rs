@@ -96,7 +96,8 @@ impl Server {
 
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
         let (stop, stopped) = watch::channel(false);
-        let api = wiring::api(config)?;
+        let scripts = wiring::scripts(config);
+        let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let mut threads = Vec::with_capacity(shards);
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
@@ -113,7 +114,7 @@ impl Server {
                 tokens: (index == 0).then_some(api),
                 limits: wiring::connections(config, shards, clients.clone()),
                 egress: Arc::clone(&egress),
-                push: wiring::push(config),
+                push: wiring::push(config, &scripts),
                 stop: stopped.clone(),
             };
             threads.push(shard.start()?);

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::connections::{ConnectionLimits, clients::Clients};
 use bellwire_delivery::PushSettings;
+use bellwire_shape::{ScriptLimits, Scripts};
 use bellwire_signature::sealed::MainKeys;
 use bellwire_store::Sealer;
 use std::net::SocketAddr;
@@ -39,8 +40,18 @@ impl Sealer for EndpointSecrets {
     }
 }
 
+/// The threads for the endpoints' scripts.
+pub(crate) fn scripts(config: &Config) -> Scripts {
+    Scripts::new(ScriptLimits {
+        threads: config.transformations.threads,
+        deadline: config.transformations.timeout,
+        heap_bytes_max: config.transformations.memory_max,
+        output_bytes_max: config.server.payload_bytes_max,
+    })
+}
+
 /// The API.
-pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
+pub(crate) fn api(config: &Config, scripts: &Scripts) -> anyhow::Result<bellwire_api::Settings> {
     Ok(bellwire_api::Settings {
         jwt_secret: config.jwt_secret()?.reveal().as_bytes().to_vec(),
         jwt_secrets_before: config.jwt_secrets_before(),
@@ -54,6 +65,7 @@ pub(crate) fn api(config: &Config) -> anyhow::Result<bellwire_api::Settings> {
         body_bytes_max: config.server.body_bytes_max,
         payload_bytes_max: config.server.payload_bytes_max,
         reads_max: crate::shard::READERS / 2,
+        scripts: scripts.clone(),
         ..bellwire_api::Settings::default()
     })
 }
@@ -70,12 +82,14 @@ pub(crate) fn connections(config: &Config, shards: usize, clients: Option<Arc<Cl
 }
 
 /// Push.
-pub(crate) fn push(config: &Config) -> PushSettings {
+pub(crate) fn push(config: &Config, scripts: &Scripts) -> PushSettings {
     PushSettings {
         header_names: config.delivery.headers,
         timeout: config.delivery.timeout,
         response_body_max: config.delivery.response_body_bytes_max,
         user_agent: config.delivery.user_agent.clone(),
         unverified_tls: config.egress.allow_unverified_tls,
+        scripts: scripts.clone(),
+        https_only: config.delivery.https_only,
     }
 }

@@ -148,6 +148,7 @@ impl Node {
             tags: Vec::new(),
             payload: request.payload.clone(),
             content_type: ContentType::Json,
+            transformations_params: None,
             expires_at: now.plus(Duration::from_secs(90 * 86_400)),
             deliver_at: request.delayed.map(|wait| now.plus(Duration::from_micros(wait.unsigned_abs()))),
             idempotency: request.idempotency,

@@ -167,6 +167,7 @@ impl Load {
             tags: Vec::new(),
             payload: Some(self.payload.clone()),
             content_type: ContentType::Json,
+            transformations_params: None,
             expires_at: self.now.plus(Duration::from_secs(90 * 24 * 3600)),
             deliver_at: None,
         };

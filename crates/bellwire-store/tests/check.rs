@@ -43,6 +43,7 @@ impl Load {
             tags: Vec::new(),
             payload: Some(Bytes::from_static(&[b'x'; 300])),
             content_type: ContentType::Json,
+            transformations_params: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

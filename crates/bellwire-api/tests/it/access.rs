@@ -175,6 +175,9 @@ pub(crate) fn sample(id: &str) -> Value {
         | "v1.management.authentication.create-api-token"
         | "v1.management.authentication.update-api-token" => json!({ "name": "b" }),
         "v1.endpoint.recover" => json!({ "since": "2025-12-31T00:00:00Z" }),
+        "v1.endpoint.transformation.simulate" => {
+            json!({ "code": "handler = webhook => webhook", "eventType": "a.b", "payload": {} })
+        }
         _ => json!({}),
     }
 }

@@ -307,6 +307,7 @@ impl Backend for TestBackend {
                 tags: draft.tags,
                 payload: Some(draft.payload),
                 content_type: draft.content_type,
+                transformations_params: draft.transformations_params,
                 expires_at: draft.expires_at,
                 deliver_at: draft.deliver_at,
             });

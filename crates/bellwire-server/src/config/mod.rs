@@ -20,6 +20,7 @@ pub(crate) mod server;
 pub(crate) mod auth;
 pub(crate) mod store;
 pub(crate) mod delivery;
+pub(crate) mod transformations;
 pub(crate) mod lanes;
 pub(crate) mod egress;
 pub(crate) mod log;
@@ -52,6 +53,7 @@ pub(crate) struct Config {
     pub(crate) auth: auth::Auth,
     pub(crate) store: store::Store,
     pub(crate) delivery: delivery::Delivery,
+    pub(crate) transformations: transformations::Transformations,
     pub(crate) lanes: lanes::Lanes,
     pub(crate) egress: egress::Egress,
     pub(crate) log: log::Log,
@@ -149,11 +151,23 @@ impl Config {
         let lanes = lanes::Lanes::read(&layers);
         let egress = egress::Egress::read(&layers);
         let log = log::Log::read(&layers);
+        let transformations = transformations::Transformations::read(&layers);
         let limits = limits::Limits::read(&layers);
         if let Some(note) = auth.note() {
             layers.note(note);
         }
-        layers.finish(|notes| Config { server, auth, store, delivery, lanes, egress, log, limits, notes })
+        layers.finish(|notes| Config {
+            server,
+            auth,
+            store,
+            delivery,
+            transformations,
+            lanes,
+            egress,
+            log,
+            limits,
+            notes,
+        })
     }
 
     /// What the API's tokens are signed with: the configured secret, or the one of the data folder, which is made if it is

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver as Queue, channel};
 
 /// A request as it arrived.
 pub(crate) struct Arrival {
+    /// Method, path and version.
+    pub(crate) request: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
@@ -27,10 +29,11 @@ impl Receiver {
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
                 let mut headers = HashMap::new();
-                let mut line = String::new();
+                let (mut line, mut request) = (String::new(), String::new());
                 while stream.read_line(&mut line).unwrap_or(0) > 2 {
-                    if let Some((name, value)) = line.trim_end().split_once(": ") {
-                        headers.insert(name.to_lowercase(), value.to_owned());
+                    match line.trim_end().split_once(": ") {
+                        Some((name, value)) => drop(headers.insert(name.to_lowercase(), value.to_owned())),
+                        None => line.trim_end().clone_into(&mut request),
                     }
                     line.clear();
                 }
@@ -42,7 +45,7 @@ impl Receiver {
                 let status = statuses.next().unwrap();
                 let answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
                 let _ = stream.get_mut().write_all(answer.as_bytes());
-                if sender.send(Arrival { headers, body }).is_err() {
+                if sender.send(Arrival { request, headers, body }).is_err() {
                     return;
                 }
             }

@@ -1,8 +1,9 @@
 //! What an endpoint makes of a message, seen from the receiver.
 
 use crate::program::{Program, eventually, ledger};
-use crate::receiver::Receiver;
-use serde_json::json;
+use crate::receiver::{Arrival, Receiver};
+use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
+use serde_json::{Value, json};
 
 #[test]
 fn an_endpoint_gets_only_what_its_filter_takes_and_the_ledger_knows() {
@@ -35,4 +36,119 @@ fn an_endpoint_gets_only_what_its_filter_takes_and_the_ledger_knows() {
         send(&server, payload);
     }
     assert_eq!(rich.next().body, br#"{"amount":1002}"#);
+}
+
+/// What came of a message: its newest attempt, once there are `count`.
+fn attempts(server: &Program, message: &str, count: usize) -> Value {
+    eventually("the attempts are recorded", || {
+        let (_, page) = server.call("GET", &format!("/app/acme/attempt/msg/{message}"), json!(null));
+        (page["data"].as_array()?.len() == count).then(|| page["data"].clone())
+    })
+}
+
+fn verified(server: &Program, endpoint: &str, arrival: &Arrival) {
+    let (_, secret) = server.call("GET", &format!("/app/acme/endpoint/{endpoint}/secret"), json!(null));
+    let key = VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap();
+    let header = |name: &str| arrival.headers[name].as_str();
+    let signed = SignedHeaders {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+    };
+    let now = header("webhook-timestamp").parse().unwrap();
+    verify(std::slice::from_ref(&key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
+}
+
+#[test]
+fn a_transformation_decides_what_is_sent_and_that_is_what_is_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_TRANSFORMATIONS_TIMEOUT", "2s")]);
+    let receiver = Receiver::answering(&[200]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let endpoint = json!({"url": receiver.url(), "uid": "hooks", "headers": {"x-own": "a", "x-both": "a"}});
+    assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
+    let path = "/app/acme/endpoint/hooks/transformation";
+    let transform = |code: &str| {
+        let patch = json!({"code": code, "enabled": true, "variables": {"team": "red"}});
+        assert_eq!(server.call("PATCH", path, patch).0, 204, "{code}");
+    };
+    let send = || {
+        let message =
+            json!({"eventType": "invoice.paid", "payload": {"id": 7}, "transformationsParams": {"to": "/deep"}});
+        let (status, message) = server.call("POST", "/app/acme/msg", message);
+        assert_eq!((status, &message["payload"]), (202, &json!({"id": 7})));
+        message["id"].as_str().unwrap().to_owned()
+    };
+
+    transform(
+        "function handler(webhook) {\n  webhook.method = 'PUT'; webhook.url += webhook.transformationsParams.to;\n  \
+         webhook.headers = {'x-both': 'b', 'x-team': webhook.variables.team};\n  \
+         webhook.payload = {number: webhook.payload.id, kind: webhook.eventType}; return webhook\n}",
+    );
+    let message = send();
+    let arrival = receiver.next();
+    assert_eq!(arrival.request, "PUT /hooks/deep HTTP/1.1");
+    assert_eq!(arrival.body, br#"{"number":7,"kind":"invoice.paid"}"#);
+    let header = |name: &str| arrival.headers[name].as_str();
+    assert_eq!((header("x-own"), header("x-both"), header("x-team")), ("a", "b", "red"));
+    assert_eq!(header("content-type"), "application/json");
+    verified(&server, "hooks", &arrival);
+    // The message is what was accepted.
+    let (_, kept) = server.call("GET", &format!("/app/acme/msg/{message}"), json!(null));
+    assert_eq!(kept["payload"], json!({"id": 7}));
+
+    // One that throws is a failed attempt that says why, and is tried again by the schedule; nothing was sent.
+    transform("function handler(webhook) {\n\n  throw new Error('not today')\n}");
+    let failed = attempts(&server, &send(), 4);
+    assert_eq!(failed[0]["response"], "the transformation failed: line 3: Error: not today");
+    assert_eq!((&failed[0]["status"], &failed[0]["responseStatusCode"]), (&json!(2), &json!(0)));
+
+    // One that cancels ends the delivery, with the reason in the ledger.
+    transform("handler = webhook => ({ ...webhook, cancel: webhook.payload.id === 7 })");
+    let cancelled = attempts(&server, &send(), 1);
+    assert_eq!(cancelled[0]["response"], "the endpoint's transformation cancelled this message");
+    eventually("the ledger knows", || (ledger(folder.path())["ended"]["cancelled"] == 1).then_some(()));
+
+    // The way out has the same guard whatever a script says, and ours stays ours.
+    transform("handler = webhook => ({ ...webhook, url: 'http://10.0.0.1/' })");
+    assert!(attempts(&server, &send(), 4)[0]["response"].as_str().unwrap().contains("private"));
+    transform("handler = webhook => ({ ...webhook, headers: {'webhook-id': 'x'} })");
+    assert!(attempts(&server, &send(), 4)[0]["response"].as_str().unwrap().contains("set by the server"));
+
+    // Switched off, the bytes are those that were accepted.
+    assert_eq!(server.call("PATCH", path, json!({"enabled": false})).0, 204);
+    send();
+    assert_eq!(receiver.next().body, br#"{"id":7}"#);
+}
+
+#[test]
+fn a_format_is_what_arrives_and_is_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let check = |uid: &str, endpoint: Value, content_type: &str, body: &str| {
+        let receiver = Receiver::answering(&[200]);
+        let mut endpoint = endpoint;
+        endpoint["url"] = json!(receiver.url());
+        endpoint["uid"] = json!(uid);
+        endpoint["channels"] = json!([uid]);
+        assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201, "{uid}");
+        let payload = json!({"id": 7, "lines": [{"sku": "a&b"}, {"sku": "c"}], "note": null});
+        let message = json!({"eventType": "invoice.paid", "channels": [uid], "payload": payload});
+        assert_eq!(server.call("POST", "/app/acme/msg", message).0, 202);
+        let arrival = receiver.next();
+        assert_eq!(String::from_utf8_lossy(&arrival.body), body, "{uid}");
+        assert_eq!(arrival.headers["content-type"], content_type, "{uid}");
+        verified(&server, uid, &arrival);
+    };
+    let json_text = r#"{"id":7,"lines":[{"sku":"a&b"},{"sku":"c"}],"note":null}"#;
+    check("plain", json!({"format": "json"}), "application/json", json_text);
+    check("named", json!({"contentType": "application/cloudevents+json"}), "application/cloudevents+json", json_text);
+    let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><payload><id>7</id><lines><sku>a&amp;b</sku></lines><lines><sku>c</sku></lines>\
+               <note nil=\"true\"/></payload>";
+    check("xml", json!({"format": "xml"}), "application/xml", xml);
+    let own = json!({"format": "xml", "contentType": "text/xml; charset=utf-8"});
+    check("text-xml", own, "text/xml; charset=utf-8", xml);
+    let form = "id=7&lines%5B0%5D%5Bsku%5D=a%26b&lines%5B1%5D%5Bsku%5D=c&note=";
+    check("form", json!({"format": "form"}), "application/x-www-form-urlencoded", form);
 }

@@ -21,8 +21,8 @@ impl<'c> Appender<'c> {
     pub(super) fn new(connection: &'c Connection) -> Result<Self, Fault> {
         let statement = connection.prepare_cached(
             "INSERT INTO message (sequence, id_tail, application, event_type, fan_out, expires_at, deliver_at, \
-             event_id, channels, tags, content_type, idempotency_key, idempotency_digest, event_key, payload) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             event_id, channels, tags, content_type, idempotency_key, idempotency_digest, event_key, payload, \
+             transformations_params) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         )?;
         Ok(Appender { statement, fan_out: Vec::new() })
     }
@@ -51,6 +51,7 @@ impl<'c> Appender<'c> {
             accepted.idempotency.as_ref().map(|entry| entry.digest.0.as_slice()),
             accepted.event.as_ref().map(|key| key.0.as_slice()),
             message.payload.as_deref(),
+            message.transformations_params.as_deref(),
         ])?;
         Ok(())
     }
@@ -58,10 +59,12 @@ impl<'c> Appender<'c> {
 
 /// The columns of [`message_from`], with the payload.
 pub(super) const COLUMNS: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
-                                  m.event_id, m.channels, m.tags, m.content_type, m.payload";
+                                  m.event_id, m.channels, m.tags, m.content_type, m.payload, m.transformations_params";
+/// How many these are.
+pub(super) const COLUMN_COUNT: usize = 12;
 /// The same without it.
 pub(super) const COLUMNS_WITHOUT_PAYLOAD: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
-     m.event_id, m.channels, m.tags, m.content_type, NULL";
+     m.event_id, m.channels, m.tags, m.content_type, NULL, NULL";
 
 /// Reads a message from the first columns of a row.
 pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
@@ -81,6 +84,7 @@ pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
         tags: list(row, 8)?,
         content_type,
         payload: row.get::<_, Option<Vec<u8>>>(10)?.map(Bytes::from),
+        transformations_params: row.get::<_, Option<String>>(11)?.map(String::into_boxed_str),
     })
 }
 
@@ -112,7 +116,7 @@ pub(super) fn find_application(connection: &Connection, at: Sequence) -> Result<
 /// Removes the payload of the message at `sequence`.
 pub(super) fn expunge(connection: &Connection, at: Sequence) -> Result<(), Fault> {
     connection
-        .prepare_cached("UPDATE message SET payload = NULL WHERE sequence = ?1 AND payload IS NOT NULL")?
+        .prepare_cached("UPDATE message SET payload = NULL, transformations_params = NULL WHERE sequence = ?1 AND payload IS NOT NULL")?
         .execute([codec::integer(at)])?;
     Ok(())
 }

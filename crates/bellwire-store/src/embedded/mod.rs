@@ -65,6 +65,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
     ("V3__tasks", include_str!("schema/V3__tasks.sql")),
     ("V4__tokens", include_str!("schema/V4__tokens.sql")),
+    ("V7__transformations", include_str!("schema/V7__transformations.sql")),
     ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
 ];
 
@@ -565,6 +566,7 @@ mod tests {
             tags: Vec::new(),
             payload: Some(Bytes::from(vec![0; 10_000])),
             content_type: ContentType::Json,
+            transformations_params: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

@@ -2,13 +2,38 @@
 
 use super::codec;
 use super::fault::Fault;
-use bellwire_model::{ContentFilter, FilterSource, Shape};
+use bellwire_model::{ContentFilter, FilterSource, Format, Metadata, Shape, Timestamp, Transformation};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
 struct StoredShape {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     filter: Option<StoredFilter>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    transformation: Option<StoredTransformation>,
+    /// `None`: JSON.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    format: Option<StoredFormat>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    content_type: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredFormat {
+    Xml,
+    Form,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTransformation {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    code: Option<String>,
+    enabled: bool,
+    #[serde(skip_serializing_if = "Metadata::is_empty", default)]
+    variables: Metadata,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    updated_at: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,7 +52,18 @@ pub(super) fn stored(shape: &Shape) -> Option<String> {
         FilterSource::Cel(text) => StoredFilter::Cel(text.clone()),
         FilterSource::CloudEvents(text) => StoredFilter::CloudEvents(text.clone()),
     });
-    Some(codec::json(&StoredShape { filter }))
+    let transformation = shape.transformation.as_ref().map(|transformation| StoredTransformation {
+        code: transformation.code.as_deref().map(str::to_owned),
+        enabled: transformation.enabled,
+        variables: transformation.variables.clone(),
+        updated_at: transformation.updated_at.map(Timestamp::as_micros),
+    });
+    let format = match shape.format {
+        Format::Json => None,
+        Format::Xml => Some(StoredFormat::Xml),
+        Format::Form => Some(StoredFormat::Form),
+    };
+    Some(codec::json(&StoredShape { filter, transformation, format, content_type: shape.content_type.clone() }))
 }
 
 /// From the column.
@@ -38,5 +74,16 @@ pub(super) fn read(column: Option<String>) -> Result<Shape, Fault> {
         StoredFilter::Cel(text) => FilterSource::Cel(text),
         StoredFilter::CloudEvents(text) => FilterSource::CloudEvents(text),
     });
-    Ok(Shape { filter: filter.map(ContentFilter::new) })
+    let transformation = stored.transformation.map(|transformation| Transformation {
+        code: transformation.code.map(Into::into),
+        enabled: transformation.enabled,
+        variables: transformation.variables,
+        updated_at: transformation.updated_at.map(Timestamp::from_micros),
+    });
+    let format = match stored.format {
+        None => Format::Json,
+        Some(StoredFormat::Xml) => Format::Xml,
+        Some(StoredFormat::Form) => Format::Form,
+    };
+    Ok(Shape { filter: filter.map(ContentFilter::new), transformation, format, content_type: stored.content_type })
 }

@@ -200,11 +200,14 @@ pub(super) fn lease_due(
     let mut rows = statement.raw_query();
     let mut leased = Vec::new();
     while let Some(row) = rows.next()? {
-        let manual: bool = row.get(15)?;
+        let manual: bool = row.get(message_log::COLUMN_COUNT + 4)?;
         let waiting = Waiting {
-            delivery: Delivery { endpoint: EndpointKey(row.get(11)?), message: codec::sequence(row.get(12)?) },
-            due: Timestamp::from_micros(row.get(13)?),
-            next: row.get(14)?,
+            delivery: Delivery {
+                endpoint: EndpointKey(row.get(message_log::COLUMN_COUNT)?),
+                message: codec::sequence(row.get(message_log::COLUMN_COUNT + 1)?),
+            },
+            due: Timestamp::from_micros(row.get(message_log::COLUMN_COUNT + 2)?),
+            next: row.get(message_log::COLUMN_COUNT + 3)?,
             trigger: trigger(manual),
         };
         leased.push((waiting, message_log::message_from(row)?));

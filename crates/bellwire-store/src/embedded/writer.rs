@@ -167,11 +167,7 @@ impl Writer {
         messages.clear();
         attempts.clear();
         (self.messages, self.attempts) = (messages, attempts);
-        self.log_bytes += batch
-            .accepted
-            .iter()
-            .map(|a| ROW_BYTES + a.message.payload.as_ref().map_or(0, |payload| payload.len() as u64))
-            .sum::<u64>()
+        self.log_bytes += batch.accepted.iter().map(|a| ROW_BYTES + a.message.content_bytes() as u64).sum::<u64>()
             + batch
                 .attempts
                 .iter()

@@ -12,9 +12,9 @@ use crate::{
 use bellwire_model::{
     ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
     ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
-    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Health, Limits, Logout, OrganisationId, Outcome,
-    Partition, PayloadValidation, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape, TaskId, Timestamp,
-    TokenChange, TokenId, Trigger, Waiting,
+    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Limits, Logout, OrganisationId,
+    Outcome, Partition, PayloadValidation, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape, TaskId,
+    Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -167,7 +167,8 @@ fn what_was_accepted_is_there_after_a_restart(world: &mut World) {
 fn payloads_come_back_byte_for_byte(world: &mut World) {
     let every_byte: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     for payload in [Bytes::new(), Bytes::from_static(b"{}"), Bytes::from(every_byte)] {
-        let sequence = world.accept(&Draft { payload: Some(payload.clone()), ..Draft::to(&[1]) });
+        let params = (!payload.is_empty()).then(|| r#"{"region": "north"}"#.into());
+        let sequence = world.accept(&Draft { payload: Some(payload.clone()), params, ..Draft::to(&[1]) });
         let found = world.store().message(sequence, true).expect("read").expect("a message");
         assert_eq!(found.payload, Some(payload));
         let found = world.store().message(sequence, false).expect("read").expect("a message");
@@ -247,7 +248,17 @@ fn endpoint(key: u32, application: u32) -> Endpoint {
         ],
         headers: vec![("x-b".to_owned(), "2".to_owned()), ("x-a".to_owned(), "1".to_owned())],
         retry_schedule: RetrySchedule::new(vec![Duration::from_millis(1_500), SECOND]).ok(),
-        shape: Shape { filter: Some(ContentFilter::new(FilterSource::Cel("payload.a == 1".to_owned()))) },
+        shape: Shape {
+            filter: Some(ContentFilter::new(FilterSource::Cel("payload.a == 1".to_owned()))),
+            transformation: Some(Transformation {
+                code: Some("handler = w => w".into()),
+                enabled: true,
+                variables: [("a".to_owned(), "b".to_owned())].into(),
+                updated_at: Some(Timestamp::from_seconds(3)),
+            }),
+            format: Format::Form,
+            content_type: Some("application/x-www-form-urlencoded; charset=utf-8".to_owned()),
+        },
         access: Default::default(),
         metadata: BTreeMap::new(),
         health: Health::default(),
@@ -264,6 +275,9 @@ fn configuration_comes_back_as_it_was(world: &mut World) {
     let bare = Arc::new(Endpoint {
         shape: Shape {
             filter: Some(ContentFilter::new(FilterSource::CloudEvents(r#"{"exact":{"type":"a"}}"#.to_owned()))),
+            transformation: Some(Transformation::default()),
+            format: Format::Xml,
+            content_type: None,
         },
         uid: Some("e".to_owned()),
         disabled: Some(DisabledBy::User),

@@ -129,7 +129,8 @@ impl Model {
             }
             Change::ExpungePayload(sequence) => {
                 if let Some((message, _)) = self.messages.get_mut(sequence) {
-                    *message = Arc::new(Message { payload: None, ..Message::clone(message) });
+                    *message =
+                        Arc::new(Message { payload: None, transformations_params: None, ..Message::clone(message) });
                 }
             }
             Change::ExpungeResponse(id) => {
@@ -280,6 +281,7 @@ pub(super) struct Draft {
     pub(super) channels: Vec<String>,
     pub(super) tags: Vec<String>,
     pub(super) payload: Option<Bytes>,
+    pub(super) params: Option<Box<str>>,
     pub(super) deliver_at: Option<Timestamp>,
     pub(super) lives: Option<Duration>,
     pub(super) idempotency: Option<(DedupeKey, RequestDigest)>,
@@ -367,6 +369,7 @@ impl World {
             tags: draft.tags.clone(),
             payload: draft.payload.clone(),
             content_type: ContentType::default(),
+            transformations_params: draft.params.clone(),
             expires_at: sequence.time().plus(draft.lives.unwrap_or(Duration::from_secs(90 * 24 * 3600))),
             deliver_at: draft.deliver_at,
         };

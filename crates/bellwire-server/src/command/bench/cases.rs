@@ -39,7 +39,21 @@ struct Scenario {
     pace: Pace,
     duration: Duration,
     retry_schedule: String,
+    feature: Option<Feature>,
 }
+
+/// What every endpoint of a run does beside taking messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Feature {
+    /// Takes messages by what is in them.
+    Filter,
+    /// Makes something of each message, without changing what the bench looks for.
+    Transformation,
+}
+
+const FILTER: &str = "has(payload.bench) && payload.text != 'nothing'";
+const TRANSFORMATION: &str =
+    "function handler(webhook) { webhook.headers = { 'x-kind': webhook.eventType }; return webhook }";
 
 /// Everything that a run needs, set up and ready for its load.
 struct Stage {
@@ -76,6 +90,7 @@ impl Bench {
                 Case::FanOut => self.fan_out()?,
                 Case::Hanging => self.hanging()?,
                 Case::Backlog => self.backlog()?,
+                Case::Features => self.features()?,
             }
         }
         self.progress.finish_and_clear();
@@ -92,6 +107,7 @@ impl Bench {
             pace: Pace::Closed { outstanding_max: i64::MAX, messages_max: u64::MAX },
             duration: self.settings.duration,
             retry_schedule: RETRY_SCHEDULE.into(),
+            feature: None,
         };
         let (mut ceiling, mut server) = (Vec::new(), Vec::new());
         for _ in 0..self.settings.runs {
@@ -128,6 +144,7 @@ impl Bench {
                 pace: Pace::Rate(rate),
                 duration: self.settings.duration,
                 retry_schedule: RETRY_SCHEDULE.into(),
+                feature: None,
             };
             let run = self.measure(&self.settings.subject.clone(), &scenario)?;
             let bound = if rate <= 1_000.0 {
@@ -158,11 +175,38 @@ impl Bench {
             },
             duration: self.settings.duration,
             retry_schedule: RETRY_SCHEDULE.into(),
+            feature: None,
         };
         let run = self.measure(&self.settings.subject.clone(), &scenario)?;
         let measured = Some(run.delivered_per_second);
         self.check(&scenario.case, "deliveries/s", measured, "", Bound::AtLeast(20_000.0));
         self.report.runs.push(run);
+        Ok(())
+    }
+
+    /// As fast as it goes once more, with what endpoints can ask for switched on, one thing at a time.
+    fn features(&mut self) -> anyhow::Result<()> {
+        let subject = self.settings.subject.clone();
+        if matches!(subject, Subject::Remote { .. }) {
+            // Another program may not have them.
+            return Ok(());
+        }
+        for (name, feature) in [
+            ("features: none", None),
+            ("features: filter", Some(Feature::Filter)),
+            ("features: transformation", Some(Feature::Transformation)),
+        ] {
+            let scenario = Scenario {
+                case: name.into(),
+                applications: vec![vec![HEALTHY]; self.settings.applications],
+                pace: Pace::Closed { outstanding_max: i64::MAX, messages_max: u64::MAX },
+                duration: self.settings.duration,
+                retry_schedule: RETRY_SCHEDULE.into(),
+                feature,
+            };
+            let run = self.measure(&subject, &scenario)?;
+            self.report.runs.push(run);
+        }
         Ok(())
     }
 
@@ -177,6 +221,7 @@ impl Bench {
                 pace: Pace::Rate(messages_per_second),
                 duration: self.settings.hanging_duration,
                 retry_schedule: RETRY_SCHEDULE.into(),
+                feature: None,
             }
         };
         let alone = vec![vec![HEALTHY]; 4];
@@ -205,6 +250,7 @@ impl Bench {
             duration: Duration::ZERO,
             // Long enough that nothing is exhausted while the backlog grows.
             retry_schedule: ["5"; 60].join(","),
+            feature: None,
         };
         let subject = self.settings.subject.clone();
         let Stage { mut server, sink, ledger, load } = self.stage(&subject, &scenario)?;
@@ -391,7 +437,17 @@ impl Bench {
             let id = created["id"].as_str().context("the application that was created has no id")?.to_owned();
             for _ in endpoints {
                 let url = endpoint_url(settings.sink_host.as_deref(), sink.port, number);
-                client.post(&format!("/api/v1/app/{id}/endpoint"), &json!({ "url": url }))?;
+                let mut endpoint = json!({ "url": url });
+                if scenario.feature == Some(Feature::Filter) {
+                    endpoint["filter"] = json!(FILTER);
+                }
+                let path = format!("/api/v1/app/{id}/endpoint");
+                let created = client.post(&path, &endpoint)?;
+                if scenario.feature == Some(Feature::Transformation) {
+                    let endpoint = created["id"].as_str().context("the endpoint that was created has no id")?;
+                    let code = json!({ "code": TRANSFORMATION, "enabled": true });
+                    client.patch(&format!("{path}/{endpoint}/transformation"), &code)?;
+                }
                 number += 1;
             }
             applications.push(id);

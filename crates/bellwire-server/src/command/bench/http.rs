@@ -140,6 +140,20 @@ impl Client {
         serde_json::from_slice(&answer).with_context(|| format!("POST {path} was not answered with JSON"))
     }
 
+    /// Changes something, and expects no answer but that it is done.
+    ///
+    /// # Errors
+    /// Whatever is not a 2xx, with the server's words.
+    pub(crate) fn patch(&mut self, path: &str, body: &serde_json::Value) -> anyhow::Result<()> {
+        let body = body.to_string();
+        let (status, answer) =
+            self.exchange("PATCH", path, body.as_bytes()).with_context(|| format!("PATCH {path} was not answered"))?;
+        if !(200..300).contains(&status) {
+            bail!("PATCH {path} was answered with {status}: {}", String::from_utf8_lossy(&answer));
+        }
+        Ok(())
+    }
+
     /// Whether `GET path` is answered with a 2xx.
     pub(crate) fn answers(&mut self, path: &str) -> bool {
         self.exchange("GET", path, b"").is_ok_and(|(status, _)| (200..300).contains(&status))

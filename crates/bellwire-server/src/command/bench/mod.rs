@@ -151,6 +151,8 @@ pub(crate) enum Case {
     Hanging,
     /// Endpoints that are down; kill, restart, catch up
     Backlog,
+    /// Throughput with filters and with transformations
+    Features,
 }
 
 /// How endpoints are down.

@@ -1,0 +1,511 @@
+//! Threads for scripts, and whose turn it is.
+//!
+//! Scripts never run on the threads that accept and deliver. Each endpoint is a lane here: one script at a time, and the lane
+//! that has used the least time goes first, so an endpoint whose script loops waits for itself. Lanes whose last run was slow
+//! never take the last free thread.
+//!
+//! A script is stopped at its deadline by the interpreter. Should it sit in one of the interpreter's own loops, which cannot be
+//! stopped, its thread is given up and replaced, and the script is not started again; that is done a few times at most.
+
+use super::engine::{self, Bounds, Engine};
+use super::{Script, ScriptError, Transformed};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bounds of all scripts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScriptLimits {
+    /// Threads for them; they are started with the first script. At least 2, so that a slow one leaves one free.
+    pub threads: usize,
+    /// For one message.
+    pub deadline: Duration,
+    /// For one script, its message included.
+    pub heap_bytes_max: usize,
+    /// Of what it returns, as JSON.
+    pub output_bytes_max: usize,
+}
+
+impl Default for ScriptLimits {
+    fn default() -> Self {
+        ScriptLimits {
+            threads: 2,
+            deadline: Duration::from_millis(100),
+            heap_bytes_max: 32 * 1024 * 1024,
+            output_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// Slower than this, a lane leaves a thread to others.
+const SLOW_AFTER: Duration = Duration::from_millis(10);
+/// Loaded scripts that each thread keeps.
+const ENGINES_KEPT_MAX: usize = 32;
+const STACK_BYTES_MAX: usize = 256 * 1024;
+const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
+/// After its deadline a script may take so much longer before its thread is given up.
+const GRACE: Duration = Duration::from_secs(1);
+const THREADS_LOST_MAX: usize = 8;
+/// Lanes that are remembered while nothing of theirs waits.
+const LANES_KEPT_MAX: usize = 4_096;
+
+type Done = Result<Option<Transformed>, ScriptError>;
+type Answer = Box<dyn FnOnce(Done) + Send>;
+
+/// Runs scripts. Cheap to clone; all clones share the threads, which end with the last clone.
+#[derive(Clone)]
+pub struct Scripts(Arc<Owner>);
+
+struct Owner(Arc<Shared>);
+
+struct Shared {
+    limits: ScriptLimits,
+    state: Mutex<State>,
+    work: Condvar,
+    watch: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<u64, Lane>,
+    /// Lanes with work and nothing running, by the time that they have used.
+    quick: BTreeSet<(Duration, u64)>,
+    slow: BTreeSet<(Duration, u64)>,
+    running: HashMap<u64, Running>,
+    slow_running: usize,
+    threads: usize,
+    lost: usize,
+    next_ticket: u64,
+    /// What the lane that was started last had used: a new lane begins here, not with a lead.
+    used: Duration,
+    /// Scripts that could not be stopped.
+    barred: HashSet<(u64, Arc<str>)>,
+    ending: bool,
+    watched: bool,
+}
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<(Script, Answer)>,
+    used: Duration,
+    slow: bool,
+    busy: bool,
+}
+
+struct Running {
+    lane: u64,
+    code: Arc<str>,
+    since: Instant,
+    slow: bool,
+    answer: Answer,
+}
+
+impl Scripts {
+    /// No thread is started yet.
+    pub fn new(limits: ScriptLimits) -> Self {
+        let limits = ScriptLimits { threads: limits.threads.max(2), ..limits };
+        let shared = Shared { limits, state: Mutex::default(), work: Condvar::new(), watch: Condvar::new() };
+        Scripts(Arc::new(Owner(Arc::new(shared))))
+    }
+
+    /// Runs a script when its lane's turn comes, and hands what came of it to `answer`, on another thread. How many wait is
+    /// bounded by who asks.
+    pub fn run(&self, script: Script, answer: impl FnOnce(Done) + Send + 'static) {
+        let shared = &self.0.0;
+        let mut state = shared.lock();
+        if state.threads == 0 && !shared.start_threads(&mut state) {
+            drop(state);
+            return answer(Err(ScriptError("no thread is left for scripts".to_owned())));
+        }
+        if state.barred.contains(&(script.lane, Arc::clone(&script.code))) {
+            drop(state);
+            return answer(Err(ScriptError("the script could not be stopped before; change it".to_owned())));
+        }
+        let key = script.lane;
+        let least = state.used;
+        let lane = state.lanes.entry(key).or_default();
+        if lane.waiting.is_empty() && !lane.busy {
+            lane.used = lane.used.max(least);
+        }
+        lane.waiting.push_back((script, Box::new(answer)));
+        if !lane.busy && lane.waiting.len() == 1 {
+            let place = (lane.used, key);
+            if lane.slow {
+                state.slow.insert(place)
+            } else {
+                state.quick.insert(place)
+            };
+            shared.work.notify_one();
+        }
+    }
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Scripts::new(ScriptLimits::default())
+    }
+}
+
+impl std::fmt::Debug for Scripts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Scripts").field(&self.0.0.limits).finish()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.lock().ending = true;
+        self.0.work.notify_all();
+        self.0.watch.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic happens under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether at least one runs.
+    fn start_threads(self: &Arc<Self>, state: &mut State) -> bool {
+        if state.lost >= THREADS_LOST_MAX {
+            return false;
+        }
+        while state.threads < self.limits.threads {
+            let shared = Arc::clone(self);
+            let builder = std::thread::Builder::new().name("script".to_owned()).stack_size(THREAD_STACK_BYTES);
+            if builder.spawn(move || shared.serve()).is_err() {
+                break;
+            }
+            state.threads += 1;
+        }
+        if !state.watched {
+            let shared = Arc::clone(self);
+            let watching = std::thread::Builder::new().name("script-watch".to_owned()).spawn(move || shared.watch());
+            state.watched = watching.is_ok();
+        }
+        state.threads > 0
+    }
+
+    /// A thread's life.
+    fn serve(self: Arc<Self>) {
+        let mut engines = Engines { limits: self.limits, kept: VecDeque::new() };
+        let mut state = self.lock();
+        loop {
+            if state.ending {
+                return;
+            }
+            let Some((ticket, script)) = state.start(self.limits.threads) else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            self.watch.notify_one();
+            drop(state);
+            let begun = Instant::now();
+            // A panic of ours ends as a failed script, not as a thread that is missing.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engines.run(&script)))
+                .unwrap_or_else(|_| Err(ScriptError("the script failed on our side".to_owned())));
+            let took = begun.elapsed();
+            state = self.lock();
+            let Some(running) = state.running.remove(&ticket) else {
+                // It was given up, and another thread has its place.
+                return;
+            };
+            state.finish(&running, took);
+            self.work.notify_one();
+            drop(state);
+            (running.answer)(done);
+            state = self.lock();
+        }
+    }
+
+    /// Gives threads up that a script holds beyond its deadline.
+    fn watch(self: Arc<Self>) {
+        let patience = self.limits.deadline + GRACE;
+        let mut state = self.lock();
+        loop {
+            if state.ending {
+                return;
+            }
+            let Some(first) = state.running.values().map(|running| running.since).min() else {
+                state = self.watch.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = patience.saturating_sub(first.elapsed());
+            if !left.is_zero() {
+                // Woken with every start; there is no hurry to look.
+                state = self.watch.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let Some(ticket) = state.running.iter().find(|(_, r)| r.since == first).map(|(ticket, _)| *ticket) else {
+                continue;
+            };
+            let Some(running) = state.running.remove(&ticket) else { continue };
+            state.threads -= 1;
+            state.lost += 1;
+            state.barred.insert((running.lane, Arc::clone(&running.code)));
+            state.finish(&running, patience);
+            self.start_threads(&mut state);
+            let mut answers = vec![running.answer];
+            if state.threads == 0 {
+                answers.extend(state.lanes.drain().flat_map(|(_, lane)| lane.waiting).map(|(_, answer)| answer));
+                state.quick.clear();
+                state.slow.clear();
+            }
+            self.work.notify_all();
+            drop(state);
+            for answer in answers {
+                answer(Err(ScriptError("the script could not be stopped at its deadline".to_owned())));
+            }
+            state = self.lock();
+        }
+    }
+}
+
+impl State {
+    /// Takes the script whose turn it is.
+    fn start(&mut self, threads: usize) -> Option<(u64, Script)> {
+        let quick = self.quick.first().copied();
+        let slow = self.slow.first().copied().filter(|_| self.slow_running + 1 < threads);
+        let (place, is_slow) = match (quick, slow) {
+            (Some(quick), Some(slow)) if slow < quick => (slow, true),
+            (Some(quick), _) => (quick, false),
+            (None, Some(slow)) => (slow, true),
+            (None, None) => return None,
+        };
+        if is_slow {
+            self.slow.remove(&place)
+        } else {
+            self.quick.remove(&place)
+        };
+        let (used, key) = place;
+        let lane = self.lanes.get_mut(&key)?;
+        let (script, answer) = lane.waiting.pop_front()?;
+        lane.busy = true;
+        self.used = self.used.max(used);
+        self.slow_running += usize::from(is_slow);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let running =
+            Running { lane: key, code: Arc::clone(&script.code), since: Instant::now(), slow: is_slow, answer };
+        self.running.insert(ticket, running);
+        Some((ticket, script))
+    }
+
+    fn finish(&mut self, running: &Running, took: Duration) {
+        self.slow_running -= usize::from(running.slow);
+        let Some(lane) = self.lanes.get_mut(&running.lane) else { return };
+        lane.busy = false;
+        lane.used += took;
+        lane.slow = took > SLOW_AFTER;
+        let place = (lane.used, running.lane);
+        if !lane.waiting.is_empty() {
+            if lane.slow {
+                self.slow.insert(place)
+            } else {
+                self.quick.insert(place)
+            };
+        } else if self.lanes.len() > LANES_KEPT_MAX {
+            self.lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
+        }
+    }
+}
+
+/// Scripts that one thread has loaded, the one used last at the end.
+struct Engines {
+    limits: ScriptLimits,
+    kept: VecDeque<(u64, Arc<str>, Engine)>,
+}
+
+impl Engines {
+    fn run(&mut self, script: &Script) -> Done {
+        let bounds = Bounds {
+            deadline: self.limits.deadline,
+            heap_bytes_max: self.limits.heap_bytes_max,
+            stack_bytes_max: STACK_BYTES_MAX,
+            output_bytes_max: self.limits.output_bytes_max,
+        };
+        let found = self.kept.iter().position(|(lane, code, _)| *lane == script.lane && *code == script.code);
+        let mut engine = match found.and_then(|at| self.kept.remove(at)) {
+            Some((_, _, engine)) => engine,
+            None => Engine::load(&script.code, bounds)?,
+        };
+        let begun = Instant::now();
+        let done = engine::answer(&mut engine, script);
+        if done.is_ok() && script.webhook.is_some() && engine.is_tidy(begun.elapsed()) {
+            if self.kept.len() >= ENGINES_KEPT_MAX {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((script.lane, Arc::clone(&script.code), engine));
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Method, Webhook};
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    fn limits() -> ScriptLimits {
+        // A debug build on a busy machine is slow.
+        ScriptLimits {
+            deadline: Duration::from_millis(400),
+            heap_bytes_max: 8 * 1024 * 1024,
+            ..ScriptLimits::default()
+        }
+    }
+
+    fn webhook() -> Webhook {
+        Webhook {
+            url: "https://example.com/hook".to_owned(),
+            payload: r#"{"id":7,"name":"Ada","big":12345678901234567890}"#.into(),
+            event_type: "user.created".to_owned(),
+            channels: vec!["north".to_owned()],
+            variables: [("team".to_owned(), "red".to_owned())].into(),
+            params: Some(r#"{"x":[1]}"#.into()),
+        }
+    }
+
+    fn run_on(scripts: &Scripts, lane: u64, code: &str) -> Result<Transformed, ScriptError> {
+        let (sender, receiver) = channel();
+        let script = Script { lane, code: code.into(), webhook: Some(webhook()) };
+        scripts.run(script, move |done| drop(sender.send(done)));
+        receiver
+            .recv_timeout(Duration::from_secs(60))
+            .expect("an answer")
+            .map(|done| done.expect("a message was given"))
+    }
+
+    #[test]
+    fn a_script_says_what_is_sent() {
+        let scripts = Scripts::new(limits());
+        let check = |code: &str, payload: &str| {
+            let done = run_on(&scripts, 1, code).unwrap_or_else(|error| panic!("{code}: {error}"));
+            assert_eq!(done.payload, payload, "{code}");
+            done
+        };
+        let same = check("function handler(w) { return w }", r#"{"id":7,"name":"Ada","big":12345678901234567000}"#);
+        assert_eq!(
+            (same.method, &*same.url, same.cancel, same.is_json),
+            (Method::Post, "https://example.com/hook", false, true)
+        );
+        check("const handler = w => ({ payload: { hello: w.payload.name } })", r#"{"hello":"Ada"}"#);
+        check("async function handler(w) { w.payload = await Promise.resolve([1]); return w }", "[1]");
+        check(
+            "handler = w => ({ payload: [w.eventType, w.channels, w.variables.team, w.transformationsParams.x, w.method] })",
+            r#"["user.created",["north"],"red",[1],"POST"]"#,
+        );
+        let raw = check("function handler(w) { w.payload = '<a>' + w.payload.id + '</a>'; return w }", "<a>7</a>");
+        assert!(!raw.is_json);
+        let moved = check(
+            "function handler(w) { w.method = 'PUT'; w.url += '/7'; w.headers = {'x-a': '1'}; w.payload = {}; return w }",
+            "{}",
+        );
+        assert_eq!((moved.method, &*moved.url), (Method::Put, "https://example.com/hook/7"));
+        assert_eq!(moved.headers, [("x-a".to_owned(), "1".to_owned())]);
+        assert!(check("function handler(w) { return { cancel: true } }", "null").cancel);
+    }
+
+    #[test]
+    fn what_a_script_gets_wrong_is_said_with_its_line() {
+        let scripts = Scripts::new(limits());
+        let check = |code: &str, expected: &str| {
+            let error = run_on(&scripts, 1, code).expect_err(code);
+            assert!(error.0.contains(expected), "{code}: {error}");
+        };
+        check("function handler(w) {\n  return w.payload.missing.deep\n}", "line 2: TypeError");
+        check("function handler(w) {\n\n  throw new Error('no ' + w.payload.name)\n}", "line 3: Error: no Ada");
+        check("function handler(w) { throw 'plain' }", "thrown: plain");
+        check("async function handler(w) { throw new Error('later') }", "later");
+        check("function handler(w) {\n return ((\n}", "SyntaxError");
+        check("let a = 1", "must define a function named handler");
+        check("function handler(w) {}", "returned undefined");
+        check("function handler(w) { return 7 }", "returned");
+        check("function handler(w) { return { payload: undefined } }", "has no payload");
+        check("function handler(w) { return { payload: {}, method: 'GET' } }", "cannot be sent: unknown variant `GET`");
+        check("function handler(w) { return { payload: {}, headers: ['x'] } }", "headers as an object of strings");
+        check("function handler(w) { return { payload: {}, url: 7 } }", "cannot be sent");
+        check("function handler(w) { w.payload = { w }; return w }", "circular");
+        check("function handler(w) { return fetch('https://example.com') }", "fetch is not defined");
+        check("function handler(w) { return require('fs') }", "require is not defined");
+        check("import fs from 'fs'; function handler(w) { return w }", "SyntaxError");
+        check("async function handler(w) { return await import('fs') }", "");
+        check("async function handler(w) { return new Promise(() => {}) }", "");
+    }
+
+    #[test]
+    fn a_hostile_script_ends_and_the_next_one_runs() {
+        let scripts = Scripts::new(limits());
+        let hostile = |code: &str| run_on(&scripts, 1, code).expect_err(code).0;
+        assert!(hostile("function handler(w) { for (;;) {} }").contains("took longer"));
+        assert!(hostile("for (;;) {}").contains("took longer"));
+        assert!(
+            hostile("function handler(w) { try { for (;;) {} } catch (e) {} finally { for (;;) {} } }")
+                .contains("took longer")
+        );
+        hostile("function handler(w) { let a = 'x'; for (;;) { a += a } }");
+        hostile("function handler(w) { let a = []; for (;;) { a.push(new Uint8Array(1e6)) } }");
+        hostile("function handler(w) { return handler(w) }");
+        hostile(
+            "function handler(w) { let o = {}; for (let i = 0; i < 1e6; i++) { o = { o } } w.payload = o; return w }",
+        );
+        hostile("function handler(w) { w.payload = { toJSON() { for (;;) {} } }; return w }");
+        hostile("function handler(w) { w.payload = 'x'.repeat(3e6); return w }");
+        hostile("function handler(w) { return new Proxy({}, { get() { for (;;) {} }, ownKeys() { for (;;) {} } }) }");
+        hostile("function handler(w) { return /^(a+)+$/.test('a'.repeat(40) + 'b') && w.x.y }");
+        assert!(run_on(&scripts, 1, "function handler(w) { return w }").is_ok());
+    }
+
+    #[test]
+    fn nothing_of_one_script_is_seen_by_another() {
+        let scripts = Scripts::new(limits());
+        let pollute = "Object.prototype.stolen = 'yes'; JSON.stringify = () => 'mine'; globalThis.kept = 1;\n\
+                       Array.prototype.map = 7; function handler(w) { return { payload: {} } }";
+        let look =
+            "function handler(w) { return { payload: [typeof kept, {}.stolen === undefined, [1].map(n => n)] } }";
+        for lane in 1..4 {
+            run_on(&scripts, lane, pollute).expect("it may do that to itself");
+        }
+        for lane in 1..4 {
+            assert_eq!(run_on(&scripts, lane, look).expect("runs").payload, r#"["undefined",true,[1]]"#);
+        }
+    }
+
+    #[test]
+    fn a_lane_that_loops_waits_for_itself() {
+        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_millis(50), ..limits() });
+        let (sender, receiver) = channel();
+        for n in 0..20 {
+            let sender = sender.clone();
+            let script =
+                Script { lane: 1, code: "function handler(w) { for (;;) {} }".into(), webhook: Some(webhook()) };
+            scripts.run(script, move |done| sender.send(("loops", n, done.is_ok())).unwrap_or(()));
+        }
+        for n in 0..20 {
+            let sender = sender.clone();
+            let script = Script { lane: 2, code: "function handler(w) { return w }".into(), webhook: Some(webhook()) };
+            scripts.run(script, move |done| sender.send(("works", n, done.is_ok())).unwrap_or(()));
+        }
+        let order: Vec<_> =
+            (0..40).map(|_| receiver.recv_timeout(Duration::from_secs(60)).expect("an answer")).collect();
+        let last_of_healthy = order.iter().rposition(|(who, _, _)| *who == "works").expect("they ran");
+        // Twenty that loop need a second; the healthy ones do not stand behind them.
+        assert!(last_of_healthy < 32, "{order:?}");
+        assert!(order.iter().all(|(who, _, ok)| *ok == (*who == "works")), "{order:?}");
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_stopped_is_given_up() {
+        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_millis(50), ..limits() });
+        // A loop inside of the interpreter, if it does not look at the clock there.
+        let code = "function handler(w) { return Array.prototype.indexOf.call({ length: 2 ** 53 - 1 }, 1) }";
+        let first = run_on(&scripts, 1, code).expect_err("it cannot end well");
+        let again = run_on(&scripts, 1, code).expect_err("nor again");
+        if first.0.contains("could not be stopped") {
+            assert!(again.0.contains("could not be stopped before"), "{again}");
+        }
+        assert!(run_on(&scripts, 2, "function handler(w) { return w }").is_ok());
+    }
+}
