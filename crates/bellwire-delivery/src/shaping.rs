@@ -20,7 +20,7 @@ const URL_MAX: usize = 65_536;
 pub(crate) struct Shaped {
     pub(crate) method: Method,
     /// `None`: the endpoint's own.
-    pub(crate) target: Option<Target>,
+    pub(crate) url: Option<String>,
     pub(crate) body: Bytes,
     /// `None`: the message's own.
     pub(crate) content_type: Option<HeaderValue>,
@@ -31,7 +31,7 @@ pub(crate) struct Shaped {
 impl Shaped {
     /// The payload as it was accepted.
     pub(crate) fn unchanged(body: Bytes) -> Self {
-        Shaped { method: Method::POST, target: None, body, content_type: None, headers: Vec::new() }
+        Shaped { method: Method::POST, url: None, body, content_type: None, headers: Vec::new() }
     }
 }
 
@@ -116,12 +116,11 @@ fn apply(shaped: &mut Shaped, transformed: Transformed, url: &str, https_only: b
         if transformed.url.len() > URL_MAX {
             return Err(wrong(format!("a URL of more than {URL_MAX} characters")));
         }
-        let target =
-            Target::parse(&transformed.url).map_err(|error| wrong(format!("a URL that cannot be called: {error}")))?;
+        Target::parse(&transformed.url).map_err(|error| wrong(format!("a URL that cannot be called: {error}")))?;
         if https_only && !transformed.url.trim_start().get(..6).is_some_and(|s| s.eq_ignore_ascii_case("https:")) {
             return Err(wrong("a URL that is not https, which this server asks for".to_owned()));
         }
-        shaped.target = Some(target);
+        shaped.url = Some(transformed.url);
     }
     if transformed.headers.len() > HEADERS_MAX {
         return Err(wrong(format!("more than {HEADERS_MAX} headers")));

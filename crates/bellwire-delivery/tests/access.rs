@@ -117,6 +117,7 @@ fn message() -> Message {
         content_type: ContentType::Json,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
+        transformations_params: None,
     }
 }
 

@@ -152,6 +152,7 @@ impl Operational {
             content_type: ContentType::Json,
             expires_at: now.plus(KEPT_FOR),
             deliver_at: None,
+            transformations_params: None,
         }
     }
 

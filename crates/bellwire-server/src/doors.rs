@@ -242,6 +242,7 @@ mod tests {
             content_type: ContentType::Json,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
+            transformations_params: None,
             idempotency: None,
             event: None,
         }

@@ -119,7 +119,8 @@ async fn an_answer_of_200_is_kept_as_200() {
 }
 
 /// They change nothing, so a key has nothing to keep.
-const ONLY_LOOK: [&str; 3] = ["v1.message.precheck", "v1.message.search", "v1.environment.export"];
+const ONLY_LOOK: [&str; 4] =
+    ["v1.message.precheck", "v1.message.search", "v1.environment.export", "v1.endpoint.transformation.simulate"];
 /// The first ends its own token; the second waits for an engine, and has a test of its own.
 const APART: [&str; 2] = ["v1.authentication.logout", "v1.message.test-attempt"];
 
