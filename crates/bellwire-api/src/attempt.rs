@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
-    AfterAttempt, Attempt, AttemptId, EndReason, EndpointId, EndpointKey, Message, MessageId, Sequence, Timestamp,
-    Trigger,
+    AfterAttempt, Attempt, AttemptId, EndReason, EndpointId, EndpointKey, Message, MessageId, Outcome, Phases,
+    Sequence, Timestamp, Trigger,
 };
 use bellwire_store::{AttemptFilter, AttemptQuery, Change, ReadError, Store};
 use http::{Method, StatusCode};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::Duration;
 
 const TAG: &str = "Message Attempt";
 /// So many attempts are counted one by one.
@@ -125,12 +126,52 @@ pub(crate) struct AttemptOut<'a> {
     /// Response duration in milliseconds.
     #[schemars(with = "i64")]
     response_duration_ms: u64,
+    /// How long the parts of the exchange took. Absent for attempts that were made before this was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phases: Option<PhasesOut>,
     status: MessageStatus,
     status_text: MessageStatusText,
     trigger_type: TriggerOut,
     timestamp: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     msg: Option<MessageOut<'a>>,
+}
+
+/// How long the parts of an exchange took, in microseconds. Absent is what did not take place, because the connection was
+/// open already, or did not come to its end.
+#[derive(Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageAttemptPhasesOut")]
+pub(crate) struct PhasesOut {
+    /// Addresses of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dns_us: Option<u64>,
+    /// A TCP connection, and the consent of the proxy if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connect_us: Option<u64>,
+    /// The TLS handshake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_us: Option<u64>,
+    /// From the beginning to the head of the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_byte_us: Option<u64>,
+    /// From the beginning to the end.
+    pub(crate) total_us: u64,
+}
+
+impl PhasesOut {
+    /// Of an exchange of which anything was measured.
+    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
+        let Phases { dns, connect, tls, first_byte } = outcome.phases;
+        let micros = |part: Duration| u64::try_from(part.as_micros()).unwrap_or(u64::MAX);
+        (outcome.phases != Phases::default()).then(|| PhasesOut {
+            dns_us: dns.map(micros),
+            connect_us: connect.map(micros),
+            tls_us: tls.map(micros),
+            first_byte_us: first_byte.map(micros),
+            total_us: micros(outcome.duration),
+        })
+    }
 }
 
 /// Why an attempt was made.
@@ -269,6 +310,7 @@ impl Show {
             response: if self.with_content { response(attempt) } else { Cow::Borrowed("{}") },
             response_status_code: outcome.and_then(|o| o.result.ok()).unwrap_or(0),
             response_duration_ms: outcome.map_or(0, |o| u64::try_from(o.duration.as_millis()).unwrap_or(u64::MAX)),
+            phases: outcome.and_then(PhasesOut::of),
             status,
             status_text: MessageStatusText(status),
             trigger_type: TriggerOut(attempt.trigger),

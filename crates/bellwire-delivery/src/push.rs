@@ -8,9 +8,9 @@
 use crate::access::{self, Proof};
 use crate::oauth::Tokens;
 use crate::shaping::{self, Shaped, Unshaped};
-use bellwire_egress::{Client, Request, Response, SendError, Target};
+use bellwire_egress::{Client, Request, Response, SendError, Target, Timings};
 use bellwire_model::{
-    Directive, Endpoint, EndpointKey, FailureClass, Message, Outcome, RESPONSE_BODY_MAX, RetryAfter, Timestamp,
+    Directive, Endpoint, EndpointKey, FailureClass, Message, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Timestamp,
 };
 use bellwire_shape::Scripts;
 use bellwire_signature::Signer;
@@ -134,18 +134,18 @@ impl Push {
             }
             request.deadline = request.deadline.saturating_sub(started.elapsed());
         }
-        match self.client.exchange(request).await {
+        let mut timings = Timings::default();
+        let ended = match self.client.exchange_timed(request, &mut timings).await {
             Ok(response) => {
                 if let (401, Some(source), Some(token)) = (response.status, prepared.proof.tokens(), token) {
                     source.refused(&token, wall);
                 }
-                Outcome { duration: started.elapsed(), ..outcome(wall, response) }
+                outcome(wall, response)
             }
-            Err(error) => {
-                let text = Bytes::from(error.customer_text().into_owned());
-                failure(wall, started.elapsed(), class(&error), text)
-            }
-        }
+            Err(error) => failure(wall, Duration::ZERO, class(&error), Bytes::from(error.customer_text().into_owned())),
+        };
+        let Timings { dns, connect, tls, first_byte, .. } = timings;
+        Outcome { duration: started.elapsed(), phases: Phases { dns, connect, tls, first_byte }, ..ended }
     }
 
     /// The signed request.
@@ -272,11 +272,20 @@ fn outcome(started_at: Timestamp, response: Response) -> Outcome {
         body: response.body,
         retry_after,
         directive,
+        phases: Phases::default(),
     }
 }
 
 fn failure(started_at: Timestamp, duration: Duration, class: FailureClass, body: Bytes) -> Outcome {
-    Outcome { started_at, duration, result: Err(class), body, retry_after: None, directive: None }
+    Outcome {
+        started_at,
+        duration,
+        result: Err(class),
+        body,
+        retry_after: None,
+        directive: None,
+        phases: Phases::default(),
+    }
 }
 
 fn class(error: &SendError) -> FailureClass {

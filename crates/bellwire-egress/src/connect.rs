@@ -89,7 +89,7 @@ impl Connector {
             Host::Domain(name) if is_localhost(name) => self.guard.allowed_loopback(),
             host => self.resolve(host).await?,
         };
-        progress.timings.dns = started.elapsed();
+        progress.timings.dns = Some(started.elapsed());
 
         let addresses: Vec<SocketAddr> = addresses.into_iter().map(|ip| SocketAddr::new(ip, origin.port)).collect();
         for address in &addresses {
@@ -135,7 +135,7 @@ impl Connector {
             progress.stage = Stage::Proxy;
             proxy.tunnel(&mut tcp, origin).await?;
         }
-        progress.timings.connect = started.elapsed();
+        progress.timings.connect = Some(started.elapsed());
         Ok(tcp)
     }
 
@@ -153,7 +153,7 @@ impl Connector {
             .await
             .map_err(|_| SendError::Timeout { stage: Stage::Connect, limit: self.connect_timeout, status: None })?
             .map_err(|source| no_connection(host, port, source))?;
-        progress.timings.connect = started.elapsed();
+        progress.timings.connect = Some(started.elapsed());
         Ok(tcp)
     }
 
@@ -170,7 +170,7 @@ impl Connector {
         let name = server_name(&origin.host).map_err(failed)?;
         let config = origin.tls.as_ref().map_or(&self.tls.config, |profile| &profile.config);
         let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(failed)?;
-        progress.timings.tls = started.elapsed();
+        progress.timings.tls = Some(started.elapsed());
         Ok(tls)
     }
 }

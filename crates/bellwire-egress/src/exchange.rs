@@ -98,18 +98,19 @@ pub enum BodyError {
     Malformed,
 }
 
-/// How long the parts of an exchange took; zero for what did not take place (a reused connection has no connect).
-#[derive(Debug, Clone, Copy, Default)]
+/// How long the parts of an exchange took; `None` for what did not take place (a reused connection has no connect) or did
+/// not come to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// Addresses of the host.
-    pub dns: Duration,
+    pub dns: Option<Duration>,
     /// TCP, and the proxy's consent where there is a proxy.
-    pub connect: Duration,
+    pub connect: Option<Duration>,
     /// The TLS handshake.
-    pub tls: Duration,
+    pub tls: Option<Duration>,
     /// From the beginning of the exchange to the head of the response.
-    pub first_byte: Duration,
-    /// From the beginning to the end.
+    pub first_byte: Option<Duration>,
+    /// From the beginning to the end, also to an end without a response.
     pub total: Duration,
 }
 
@@ -144,14 +145,25 @@ impl Client {
     /// # Errors
     /// [`SendError`] if there is no response, or if its body did not end within the deadline.
     pub async fn exchange(&self, request: Request) -> Result<Response, SendError> {
+        self.exchange_timed(request, &mut Timings::default()).await
+    }
+
+    /// The same, and tells how long each part took, also of an exchange that failed: then as far as it came.
+    ///
+    /// # Errors
+    /// As [`Client::exchange`].
+    pub async fn exchange_timed(&self, request: Request, timings: &mut Timings) -> Result<Response, SendError> {
         let limit = request.deadline.min(DEADLINE_MAX);
         let started = Instant::now();
         let mut progress = Progress { started, stage: Stage::Response, status: None, timings: Timings::default() };
         let end = tokio::time::Instant::from_std(started + limit);
-        match tokio::time::timeout_at(end, self.run(request, &mut progress)).await {
+        let result = match tokio::time::timeout_at(end, self.run(request, &mut progress)).await {
             Ok(result) => result,
             Err(_) => Err(SendError::Timeout { stage: progress.stage, limit, status: progress.status }),
-        }
+        };
+        progress.timings.total = started.elapsed();
+        *timings = progress.timings;
+        result
     }
 
     /// TLS for targets with these options, for [`Target::with_tls`](crate::Target::with_tls). Costs about a millisecond;
@@ -260,7 +272,7 @@ impl Client {
         progress: &mut Progress,
     ) -> Result<Response, SendError> {
         let (head, body) = response.into_parts();
-        progress.timings.first_byte = progress.started.elapsed();
+        progress.timings.first_byte = Some(progress.started.elapsed());
         progress.stage = Stage::Body;
         progress.status = Some(head.status.as_u16());
         if head.headers.len() > HEADERS_MAX {

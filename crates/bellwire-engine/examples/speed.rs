@@ -126,5 +126,6 @@ fn ok(time: Timestamp) -> Outcome {
         body: Bytes::new(),
         retry_after: None,
         directive: None,
+        phases: Default::default(),
     }
 }

@@ -62,6 +62,7 @@ fn status(status: u16) -> Outcome {
         body: Bytes::new(),
         retry_after: None,
         directive: None,
+        phases: Default::default(),
     }
 }
 

@@ -131,6 +131,20 @@ impl FailureClass {
     }
 }
 
+/// How long the parts of an exchange took. Absent is what did not take place, because the connection was open already, or
+/// did not come to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Phases {
+    /// Addresses of the host.
+    pub dns: Option<Duration>,
+    /// A TCP connection.
+    pub connect: Option<Duration>,
+    /// The TLS handshake.
+    pub tls: Option<Duration>,
+    /// From the beginning of the exchange to the head of the response.
+    pub first_byte: Option<Duration>,
+}
+
 /// How an exchange went: facts, not yet a decision.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
@@ -138,6 +152,8 @@ pub struct Outcome {
     pub started_at: Timestamp,
     /// From start to end, body included.
     pub duration: Duration,
+    /// Its parts.
+    pub phases: Phases,
     /// The status, or why there was none.
     pub result: Result<u16, FailureClass>,
     /// The response's body up to the cap, as bytes; or, if there was no response, a text for the customer.

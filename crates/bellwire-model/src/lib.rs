@@ -27,7 +27,9 @@ pub use application::{
     Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,
     PayloadValidation,
 };
-pub use attempt::{Attempt, AttemptNumber, Directive, FailureClass, Outcome, RESPONSE_BODY_MAX, RetryAfter, Trigger};
+pub use attempt::{
+    Attempt, AttemptNumber, Directive, FailureClass, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Trigger,
+};
 pub use clock::{Now, Timestamp};
 pub use delivery::{AfterAttempt, Delivery, DeliveryState, EndReason, Waiting};
 pub use endpoint::{ActiveSecret, DisabledBy, Endpoint, EndpointKey, Limits};

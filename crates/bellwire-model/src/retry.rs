@@ -144,6 +144,7 @@ mod tests {
             body: Bytes::new(),
             retry_after: None,
             directive: None,
+            phases: Default::default(),
         }
     }
 

@@ -229,6 +229,7 @@ impl Drop for Handing {
             body: "the attempt failed on our side".into(),
             retry_after: None,
             directive: None,
+            phases: Default::default(),
         });
         self.outcomes.borrow_mut().ended.push(Ended { token: self.token, outcome });
         self.core.mailboxes[self.shard].notify.notify_one();

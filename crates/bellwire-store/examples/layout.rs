@@ -192,6 +192,7 @@ impl Load {
                 body: Bytes::from_static(b"ok"),
                 retry_after: None,
                 directive: None,
+                phases: Default::default(),
             }),
             after: AfterAttempt::Delivered,
         }

@@ -230,6 +230,12 @@ impl World {
                 body: bytes::Bytes::copy_from_slice(body),
                 retry_after: None,
                 directive: None,
+                phases: Phases {
+                    dns: Some(Duration::from_micros(1_500)),
+                    connect: Some(Duration::from_micros(20_250)),
+                    tls: None,
+                    first_byte: Some(Duration::from_micros(95_000)),
+                },
             }),
             after,
         };

@@ -5,8 +5,8 @@ use super::fault::Fault;
 use super::index::AttemptRecord;
 use super::message_log::array;
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndReason, EndpointKey, Outcome, RetryAfter, Sequence,
-    Timestamp, Trigger,
+    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndReason, EndpointKey, Outcome, Phases, RetryAfter,
+    Sequence, Timestamp, Trigger,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, params};
@@ -25,8 +25,9 @@ impl<'c> Appender<'c> {
     pub(super) fn new(connection: &'c Connection) -> Result<Self, Fault> {
         let statement = connection.prepare_cached(
             "INSERT INTO attempt (sequence, id_tail, message, endpoint, application, number, manual, after, due, \
-             status, started_at, duration_us, url, directive, retry_after_us, retry_at, body) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             status, started_at, duration_us, url, directive, retry_after_us, retry_at, body, dns_us, connect_us, tls_us, \
+             first_byte_us) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         )?;
         Ok(Appender { statement })
     }
@@ -44,6 +45,7 @@ impl<'c> Appender<'c> {
     fn insert(&mut self, attempt: &Attempt, after: AfterAttempt, url: Option<&str>) -> Result<(), Fault> {
         let (code, due) = codec::after_code(after);
         let outcome = attempt.outcome.as_ref();
+        let phases = outcome.map(|o| o.phases).unwrap_or_default();
         let (retry_after_us, retry_at) = match outcome.and_then(|o| o.retry_after) {
             None => (None, None),
             Some(RetryAfter::Wait(wait)) => (Some(micros(wait)), None),
@@ -67,6 +69,10 @@ impl<'c> Appender<'c> {
             retry_after_us,
             retry_at,
             outcome.map(|o| &*o.body),
+            phases.dns.map(micros),
+            phases.connect.map(micros),
+            phases.tls.map(micros),
+            phases.first_byte.map(micros),
         ])?;
         Ok(())
     }
@@ -112,7 +118,8 @@ fn micros(duration: Duration) -> i64 {
 }
 
 const COLUMNS: &str = "sequence, id_tail, message, endpoint, application, number, manual, after, due, status, \
-                       started_at, duration_us, url, directive, retry_after_us, retry_at";
+                       started_at, duration_us, url, directive, retry_after_us, retry_at, dns_us, connect_us, \
+                       tls_us, first_byte_us";
 
 /// The attempt at `sequence`; without its body, the body is empty.
 pub(super) fn find(connection: &Connection, at: Sequence, with_body: bool) -> Result<Option<Attempt>, Fault> {
@@ -135,9 +142,15 @@ fn attempt_from(row: &Row<'_>) -> Result<Attempt, Fault> {
                 result: codec::status_from(status)?,
                 started_at: Timestamp::from_micros(row.get(10)?),
                 duration: duration(row.get(11)?),
+                phases: Phases {
+                    dns: row.get::<_, Option<i64>>(16)?.map(duration),
+                    connect: row.get::<_, Option<i64>>(17)?.map(duration),
+                    tls: row.get::<_, Option<i64>>(18)?.map(duration),
+                    first_byte: row.get::<_, Option<i64>>(19)?.map(duration),
+                },
                 directive: row.get::<_, Option<i64>>(13)?.and_then(codec::directive_from),
                 retry_after: wait.or(date),
-                body: Bytes::from(row.get::<_, Option<Vec<u8>>>(16)?.unwrap_or_default()),
+                body: Bytes::from(row.get::<_, Option<Vec<u8>>>(20)?.unwrap_or_default()),
             })
         }
     };

@@ -65,6 +65,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),
     ("V3__tasks", include_str!("schema/V3__tasks.sql")),
     ("V4__tokens", include_str!("schema/V4__tokens.sql")),
+    ("V5__attempt_phases", include_str!("schema/V5__attempt_phases.sql")),
     ("V7__transformations", include_str!("schema/V7__transformations.sql")),
     ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
 ];

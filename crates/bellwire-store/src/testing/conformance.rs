@@ -13,8 +13,8 @@ use bellwire_model::{
     ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
     ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
     EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Limits, Logout, OrganisationId,
-    Outcome, Partition, PayloadValidation, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape, TaskId,
-    Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
+    Outcome, Partition, PayloadValidation, Phases, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape,
+    TaskId, Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -188,12 +188,15 @@ fn an_attempt_comes_back_as_it_was(world: &mut World) {
         (Ok(503), Some(RetryAfter::Date(world.now)), Some(Directive::AbortMessage)),
     ];
     let failures = FailureClass::ALL.map(|class| (Err(class), None, None));
-    for (result, retry_after, directive) in outcomes.into_iter().chain(failures) {
+    for (n, (result, retry_after, directive)) in (0u32..).zip(outcomes.into_iter().chain(failures)) {
         let due = world.now.plus(SECOND);
         let mut attempt = world.attempt(to(1, message), 0, AfterAttempt::Waiting { due });
         let body = Bytes::from_static(&[0, 255, 10]);
         let duration = Duration::from_micros(1_234_567);
-        attempt.outcome = Some(Outcome { started_at, duration, result, body, retry_after, directive });
+        // Each phase is there or not, in every combination.
+        let phase = |bit: u32| (n & bit != 0).then_some(Duration::from_micros(u64::from(n * 1_000 + bit)));
+        let phases = Phases { dns: phase(1), connect: phase(2), tls: phase(4), first_byte: phase(8) };
+        attempt.outcome = Some(Outcome { started_at, duration, phases, result, body, retry_after, directive });
         world.commit(Batch { attempts: vec![attempt], ..Batch::default() });
     }
     let mut ended = world.attempt(to(1, message), 0, AfterAttempt::Ended(EndReason::Expired));

@@ -396,6 +396,7 @@ impl World {
             body: Bytes::from(format!("answer {}", self.dice.roll() % 1_000)),
             retry_after: None,
             directive: None,
+            phases: Default::default(),
         }
     }
 
