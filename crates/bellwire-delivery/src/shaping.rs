@@ -4,7 +4,7 @@
 //! only waits for them, with all its other attempts going on.
 
 use bellwire_egress::Target;
-use bellwire_model::{ContentType, Endpoint, FailureClass, Format, Message};
+use bellwire_model::{Access, ContentType, Endpoint, FailureClass, Format, Message};
 use bellwire_shape::{Script, Scripts, Transformed, Webhook, format};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -73,7 +73,7 @@ pub(crate) async fn shape(
         let script = Script { lane: u64::from(endpoint.key.0), code: Arc::clone(code), webhook: Some(webhook) };
         let transformed = transform(scripts, script).await?;
         is_json = transformed.is_json;
-        apply(&mut shaped, transformed, &endpoint.url, https_only)?;
+        apply(&mut shaped, transformed, endpoint, https_only)?;
         if !is_json && message.content_type == ContentType::Json {
             // A string may be JSON that the script wrote itself.
             is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&shaped.body).is_ok();
@@ -110,9 +110,9 @@ async fn transform(scripts: &Scripts, script: Script) -> Result<Transformed, Uns
     Ok(transformed)
 }
 
-fn apply(shaped: &mut Shaped, transformed: Transformed, url: &str, https_only: bool) -> Result<(), Unshaped> {
+fn apply(shaped: &mut Shaped, transformed: Transformed, endpoint: &Endpoint, https_only: bool) -> Result<(), Unshaped> {
     let wrong = |what: String| failed(format!("the transformation gave {what}"));
-    if transformed.url != url {
+    if transformed.url != endpoint.url {
         if transformed.url.len() > URL_MAX {
             return Err(wrong(format!("a URL of more than {URL_MAX} characters")));
         }
@@ -120,7 +120,11 @@ fn apply(shaped: &mut Shaped, transformed: Transformed, url: &str, https_only: b
         if https_only && !transformed.url.trim_start().get(..6).is_some_and(|s| s.eq_ignore_ascii_case("https:")) {
             return Err(wrong("a URL that is not https, which this server asks for".to_owned()));
         }
-        shaped.url = Some(transformed.url);
+        // What proves who we are there is for the endpoint's own address, whatever its script says.
+        if endpoint.access != Access::default() && origin(&transformed.url) != origin(&endpoint.url) {
+            return Err(wrong("a URL of another host, where the endpoint's authentication must not go".to_owned()));
+        }
+        shaped.url = Some(transformed.url.clone());
     }
     if transformed.headers.len() > HEADERS_MAX {
         return Err(wrong(format!("more than {HEADERS_MAX} headers")));
@@ -144,6 +148,10 @@ fn apply(shaped: &mut Shaped, transformed: Transformed, url: &str, https_only: b
     shaped.method = Method::from_bytes(transformed.method.name().as_bytes()).unwrap_or(Method::POST);
     shaped.body = transformed.payload;
     Ok(())
+}
+
+fn origin(text: &str) -> Option<url::Origin> {
+    url::Url::parse(text).ok().map(|url| url.origin())
 }
 
 /// What receivers verify by, what belongs to one hop, and what the body decides.
