@@ -79,6 +79,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Random bytes, unguessable.
     fn random(&self, bytes: &mut [u8]);
 
+    /// When the oldest delivery to `endpoint` was accepted that only waits for a rate, its own or its application's.
+    fn throttled_since(&self, endpoint: &Endpoint) -> Answer<'_, Option<Timestamp>>;
+
     /// Whether the address guard would refuse this URL as an endpoint's: the text says why, for the customer.
     ///
     /// # Errors

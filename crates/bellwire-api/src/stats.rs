@@ -30,6 +30,18 @@ pub(crate) fn operations() -> Vec<Operation> {
             .described("v1.endpoint.get-stats", "Endpoint", "Get basic statistics for the endpoint.")
             .query::<StatsRange>()
             .answers::<EndpointStats>(200),
+        Operation::new(
+            Method::GET,
+            "/api/v1/app/{app_id}/endpoint/{endpoint_id}/rate-limit-status",
+            Access::Application,
+            rate_limit_status,
+        )
+        .described(
+            "v1.endpoint.get-throttling-status",
+            "Endpoint",
+            "Whether deliveries to the endpoint wait for nothing but a rate, its own or its application's.",
+        )
+        .answers::<ThrottlingStatusOut>(200),
         Operation::new(Method::GET, "/api/v1/app/{app_id}/stats/attempts", Access::Application, attempts)
             .described(
                 "v1.application.stats.attempts",
@@ -313,6 +325,28 @@ async fn series(call: Call) -> Result<Response, Error> {
         canceled_count: each(|went| went.canceled),
     };
     Ok(error::json(StatusCode::OK, &SeriesOut { start_date: Time(start), end_date: Time(end), period, data }))
+}
+
+#[derive(Serialize, JsonSchema)]
+enum ThrottlingStatus {
+    Ok,
+    RateLimited,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EndpointThrottlingStatusOut")]
+struct ThrottlingStatusOut {
+    status: ThrottlingStatus,
+    /// When the oldest delivery that is held back was accepted.
+    throttled_since: Option<Time>,
+}
+
+async fn rate_limit_status(call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let since = call.api.backend().throttled_since(&endpoint).await;
+    let status = if since.is_some() { ThrottlingStatus::RateLimited } else { ThrottlingStatus::Ok };
+    Ok(error::json(StatusCode::OK, &ThrottlingStatusOut { status, throttled_since: since.map(Time) }))
 }
 
 fn yes() -> bool {

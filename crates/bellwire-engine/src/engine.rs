@@ -462,6 +462,18 @@ impl Engine {
         (self.applications.len(), self.lanes.len())
     }
 
+    /// When the oldest delivery was accepted that only waits for a rate, its endpoint's or its application's; `None` if none does.
+    pub fn throttled_since(&mut self, endpoint: EndpointKey, now: Timestamp) -> Option<Timestamp> {
+        let lane = &mut self.lanes[*self.lane_of.get(&endpoint)?];
+        let oldest = lane.queue.front()?.message.sequence().time();
+        if lane.paused() || lane.in_flight >= lane.limit() || lane.pace.open_until(now).is_some() {
+            return None;
+        }
+        let application = &mut self.applications[lane.application].throttle;
+        let mut throttles = [&mut lane.throttle, application].into_iter().flatten();
+        throttles.any(|throttle| throttle.next_at(now) > now).then_some(oldest)
+    }
+
     /// How each lane that is not idle stands.
     pub fn lanes(&self) -> Vec<LaneSnapshot> {
         let busy = |lane: &&Lane| {

@@ -475,17 +475,21 @@ fn the_deliveries_of_a_deleted_endpoint_end_and_nothing_starts_any_more() {
 #[test]
 fn a_throttle_is_never_exceeded_and_nothing_is_dropped() {
     let mut bench = Bench::new([throttled(E, 5)]);
-    bench.accept_many(12, &[E]);
+    let messages = bench.accept_many(12, &[E]);
     let mut counts = Vec::new();
+    let mut held = Vec::new();
     for _ in 0..3 {
         let starts = bench.starts();
         counts.push(starts.len());
         for start in &starts {
             bench.end(start, status(200));
         }
+        held.push(bench.engine.throttled_since(E, bench.now));
         bench.after(Duration::from_millis(1_010));
     }
     assert_eq!(counts, [5, 5, 2]);
+    let accepted = |n: usize| Some(messages[n].sequence().time());
+    assert_eq!(held, [accepted(5), accepted(10), None]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::commit::Bell;
 use crate::observe::Metrics;
 use bellwire_api::backend::AcceptError;
 use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
+use bellwire_model::{EndpointKey, Timestamp};
 use bellwire_store::{Change, Store};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -136,6 +137,8 @@ pub(crate) enum Mail {
     Tell(Input),
     /// Answered when all mail before it has been taken.
     Passed(oneshot::Sender<()>),
+    /// See [`bellwire_engine::Engine::throttled_since`].
+    Throttled(EndpointKey, oneshot::Sender<Option<Timestamp>>),
     /// How the lanes stand.
     Lanes(oneshot::Sender<Vec<LaneSnapshot>>),
 }

@@ -172,6 +172,14 @@ impl Backend for Doors {
         rand::RngCore::fill_bytes(&mut rand::rng(), bytes);
     }
 
+    fn throttled_since(&self, endpoint: &Endpoint) -> Answer<'_, Option<Timestamp>> {
+        let (answer, receiver) = oneshot::channel();
+        let shard = endpoint.application.partition().shard(self.core.mailboxes.len());
+        self.core.mailboxes[shard].put(Mail::Throttled(endpoint.key, answer));
+        // An engine that has ended holds nothing back.
+        Box::pin(async { receiver.await.ok().flatten() })
+    }
+
     fn check_url(&self, url: &url::Url) -> Result<(), String> {
         self.core.guard.check_url(url).map_err(|forbidden| forbidden.customer_text())
     }

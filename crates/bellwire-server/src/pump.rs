@@ -91,6 +91,9 @@ impl Pump {
                     self.engine.step(self.core.clock.now(), input, &mut self.effects);
                 }
                 Mail::Passed(answer) => drop(answer.send(())),
+                Mail::Throttled(endpoint, answer) => {
+                    drop(answer.send(self.engine.throttled_since(endpoint, self.core.clock.engine())));
+                }
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
             }
         }

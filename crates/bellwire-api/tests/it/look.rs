@@ -227,3 +227,18 @@ async fn attempts_to_a_deleted_endpoint_keep_its_id() {
         assert_eq!(world.get(&path).await.expect(200)["endpointId"], attempt["endpointId"]);
     }
 }
+
+#[tokio::test]
+async fn the_rate_limit_status_is_the_engines() {
+    let world = World::new();
+    world.application("acme").await;
+    for (uid, rate) in [("free", Value::Null), ("held", json!(1))] {
+        let body = json!({ "url": "https://example.com", "uid": uid, "throttleRate": rate });
+        world.post("/api/v1/app/acme/endpoint", body).await.expect(201);
+    }
+    let status =
+        async |uid: &str| world.get(&format!("/api/v1/app/acme/endpoint/{uid}/rate-limit-status")).await.expect(200);
+    assert_eq!(status("free").await, json!({ "status": "Ok", "throttledSince": null }));
+    let held = json!({ "status": "RateLimited", "throttledSince": "2026-01-01T00:00:00.000000Z" });
+    assert_eq!(status("held").await, held);
+}

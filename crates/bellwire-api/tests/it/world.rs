@@ -370,6 +370,11 @@ impl Backend for TestBackend {
         }
     }
 
+    fn throttled_since(&self, endpoint: &Endpoint) -> Answer<'_, Option<Timestamp>> {
+        let since = endpoint.limits.throttle_rate.map(|_| START);
+        Box::pin(std::future::ready(since))
+    }
+
     fn check_url(&self, url: &url::Url) -> Result<(), String> {
         if url.host_str() == Some("127.0.0.1") { Err("address 127.0.0.1 is not allowed".to_owned()) } else { Ok(()) }
     }
