@@ -270,6 +270,11 @@ pub(crate) fn event_type_name(name: &str) -> Option<String> {
     (!name.bytes().all(is_name)).then(|| "may only hold letters, digits, `-`, `_` and `.`".to_owned())
 }
 
+/// What is wrong with a header that an endpoint is to have; for whoever brings one by another way than the API.
+pub fn header_fault(name: &str, value: &str) -> Option<String> {
+    header_name(name).or_else(|| header_value(value))
+}
+
 /// What is wrong with a header's name.
 pub(crate) fn header_name(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();

@@ -40,7 +40,7 @@ impl Once {
 }
 
 /// What makes an event id unique within its application.
-pub(crate) fn event_key(application: ApplicationId, event_id: &str) -> DedupeKey {
+pub fn event_key(application: ApplicationId, event_id: &str) -> DedupeKey {
     let mut scope = Scope::new("event");
     scope.add(application.0.as_bytes());
     scope.add(event_id.as_bytes());

@@ -56,6 +56,8 @@ mod openapi;
 
 pub use auth::{JwtAlgorithm, MintError, Principal, mint_token, mint_token_by};
 pub use backend::Backend;
+pub use field::header_fault;
+pub use idempotency::event_key;
 pub use openapi::document as openapi_document;
 pub use rate::RateLimit;
 

@@ -38,7 +38,7 @@ pub use crate::{
     proxy::Proxy,
     resolve::{NameServers, Resolve, ResolveError},
     target::{Target, UrlError},
-    tls::{PemError, TlsOptions, TlsProfile, TlsSettings},
+    tls::{PemError, TlsOptions, TlsProfile, TlsSettings, tls_client_config},
 };
 
 /// Everything that can be set about outgoing requests.

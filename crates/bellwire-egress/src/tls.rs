@@ -160,6 +160,17 @@ impl fmt::Debug for TlsProfile {
     }
 }
 
+/// The same strictness for a protocol other than HTTP, spoken to a server that the operator named.
+///
+/// # Errors
+/// If an extra root certificate does not parse.
+pub fn tls_client_config(settings: &TlsSettings) -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::clone(&Base::new(settings)?.config);
+    // HTTP is all that is offered there.
+    config.alpn_protocols.clear();
+    Ok(config)
+}
+
 /// What all TLS connections of the process have in common.
 pub(crate) struct Base {
     provider: Arc<CryptoProvider>,

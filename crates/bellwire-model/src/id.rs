@@ -115,6 +115,12 @@ impl Ksuid {
         Sequence(millis << COUNTER_BITS | low & ((1 << COUNTER_BITS) - 1))
     }
 
+    /// Whether it could have been made here: its sequence and its tail give it back. Ids that other servers made have random bits
+    /// where ours have zeros; they lead to a sequence all the same.
+    pub fn is_own(&self) -> bool {
+        Self::from_parts(self.sequence(), self.tail()) == *self
+    }
+
     /// The random part.
     pub fn tail(&self) -> [u8; 12] {
         let mut tail = [0; 12];
@@ -285,6 +291,16 @@ mod tests {
         let hex: String = id.0.iter().map(|b| format!("{b:02X}")).collect();
         assert_eq!(hex, "0669F7EFB5A1CD34B5F99D1154FB6853345C9735");
         assert_eq!(&id.encode(), b"0ujtsYcgvSTl8PAuAdqWYSMnLOv");
+    }
+
+    #[test]
+    fn an_id_of_another_server_is_known_as_such() {
+        // An id from the documentation of Svix's API.
+        let foreign: ApplicationId = "app_1srOrx2ZWZBpBUvZwXKQmoEYga2".parse().expect("valid");
+        let own = ApplicationId::from_parts(foreign.sequence(), foreign.0.tail());
+        assert!(own.0.is_own() && own.sequence() == foreign.sequence());
+        assert_eq!(foreign.0.is_own(), foreign == own);
+        assert!(!Ksuid::from_bytes([0xff; 20]).is_own());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
 
-use crate::core::Core;
+use crate::core::{Core, Mail};
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
 use bellwire_engine::{Catalogue, Draft, Offer, OfferError, Operational};
 use bellwire_model::{Endpoint, Sequence, Timestamp};
@@ -8,6 +8,7 @@ use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
 
 /// The doors of one shard: the same for all, but for where their waiters stand.
 pub(crate) struct Doors {

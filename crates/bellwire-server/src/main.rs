@@ -36,6 +36,8 @@ enum Command {
     Sign(command::sign::Arguments),
     Verify(command::verify::Arguments),
     Ledger(command::ledger::Arguments),
+    #[cfg(feature = "import-svix")]
+    Import(command::import::Arguments),
     Bench(command::bench::Arguments),
     Backup(command::backup::BackupArguments),
     Restore(command::backup::RestoreArguments),
@@ -68,6 +70,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sign(arguments) => command::sign::run(arguments),
         Command::Verify(arguments) => command::verify::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
+        #[cfg(feature = "import-svix")]
+        Command::Import(arguments) => command::import::run(arguments),
         Command::Bench(arguments) => command::bench::run(arguments),
         Command::Backup(arguments) => command::backup::run_backup(arguments),
         Command::Restore(arguments) => command::backup::run_restore(arguments),

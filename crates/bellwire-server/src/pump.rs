@@ -92,7 +92,7 @@ impl Pump {
                 }
                 Mail::Passed(answer) => drop(answer.send(())),
                 Mail::Throttled(endpoint, answer) => {
-                    drop(answer.send(self.engine.throttled_since(endpoint, self.core.clock.engine())));
+                    let _ = answer.send(self.engine.throttled_since(endpoint, self.core.clock.engine()));
                 }
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
             }

@@ -29,6 +29,7 @@ mod verify;
 mod scheme;
 pub mod header_hmac;
 pub mod sealed;
+pub mod svix;
 
 pub use header_hmac::HeaderHmac;
 pub use scheme::standard_webhooks::{ID_HEADER, SIGNATURE_HEADER, SIGNATURES_MAX, TIMESTAMP_HEADER};

@@ -9,6 +9,8 @@ pub(crate) mod send;
 pub(crate) mod sign;
 pub(crate) mod verify;
 pub(crate) mod ledger;
+#[cfg(feature = "import-svix")]
+pub(crate) mod import;
 pub(crate) mod bench;
 pub(crate) mod backup;
 pub(crate) mod check;

@@ -73,10 +73,14 @@ impl Auth {
         })
     }
 
+    /// The main secrets, newest first.
+    pub(crate) fn main_secrets(&self) -> impl Iterator<Item = &SecretText> {
+        self.main_secret.iter().chain(&self.old_main_secrets)
+    }
+
     /// The keys that secrets of endpoints are kept under, newest first; none without a main secret.
     pub(crate) fn main_keys(&self) -> MainKeys {
-        let newest_first = self.main_secret.iter().chain(&self.old_main_secrets);
-        MainKeys::new(newest_first.map(|secret| MainKey::from_text(secret.reveal())).collect())
+        MainKeys::new(self.main_secrets().map(|secret| MainKey::from_text(secret.reveal())).collect())
     }
 }
 

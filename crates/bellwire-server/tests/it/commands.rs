@@ -15,6 +15,7 @@ fn every_command_has_help_with_an_example() {
         "sign",
         "verify",
         "ledger",
+        "import",
         "bench",
         "config",
         "healthcheck",

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::index::MessageRecord;
 use crate::{Accepted, DedupeEntry};
 use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, FanOut, Message, MessageId, RequestDigest, Sequence, Timestamp,
+    ApplicationKey, ContentType, DedupeKey, FanOut, Ksuid, Message, MessageId, RequestDigest, Sequence, Timestamp,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, params};
@@ -37,7 +37,7 @@ impl<'c> Appender<'c> {
         };
         self.statement.execute(params![
             codec::integer(message.sequence()),
-            message.id.0.tail().as_slice(),
+            id_tail(&message.id),
             message.application.0,
             message.event_type,
             self.fan_out,
@@ -57,6 +57,12 @@ impl<'c> Appender<'c> {
     }
 }
 
+/// The part of an id that its sequence does not give; of one that was made elsewhere, and was imported, all of it.
+fn id_tail(id: &MessageId) -> &[u8] {
+    let bytes = id.0.as_bytes();
+    if id.0.is_own() { &bytes[8..] } else { bytes }
+}
+
 /// The columns of [`message_from`], with the payload.
 pub(super) const COLUMNS: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
                                   m.event_id, m.channels, m.tags, m.content_type, m.payload, m.transformations_params";
@@ -68,13 +74,17 @@ pub(super) const COLUMNS_WITHOUT_PAYLOAD: &str = "m.sequence, m.id_tail, m.appli
 
 /// Reads a message from the first columns of a row.
 pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
-    let tail = array(row, 1)?;
+    let sequence = codec::sequence(row.get(0)?);
+    let id = match row.get_ref(1)?.blob_or_empty()?.len() {
+        20 => MessageId(Ksuid::from_bytes(array(row, 1)?)),
+        _ => MessageId::from_parts(sequence, array(row, 1)?),
+    };
     let content_type = match row.get::<_, Option<String>>(9)? {
         None => ContentType::Json,
         Some(text) => ContentType::Other(text),
     };
     Ok(Message {
-        id: MessageId::from_parts(codec::sequence(row.get(0)?), tail),
+        id,
         application: ApplicationKey(row.get(2)?),
         event_type: row.get(3)?,
         expires_at: Timestamp::from_micros(row.get(4)?),

@@ -12,9 +12,9 @@ use crate::{
 use bellwire_model::{
     ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
     ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
-    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Limits, Logout, OrganisationId,
-    Outcome, Partition, PayloadValidation, Phases, RequestDigest, RetryAfter, RetrySchedule, Scope, Sequence, Shape,
-    TaskId, Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
+    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Ksuid, Limits, Logout, MessageId,
+    OrganisationId, Outcome, Partition, PayloadValidation, Phases, RequestDigest, RetryAfter, RetrySchedule, Scope,
+    Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -53,6 +53,7 @@ macro_rules! checks {
 checks![
     what_was_accepted_is_there_after_a_restart,
     payloads_come_back_byte_for_byte,
+    an_id_that_was_made_elsewhere_is_kept_whole,
     an_attempt_comes_back_as_it_was,
     configuration_comes_back_as_it_was,
     every_way_of_access_comes_back,
@@ -177,6 +178,23 @@ fn payloads_come_back_byte_for_byte(world: &mut World) {
     assert!(world.store().message(Sequence::from_u64(5), true).expect("read").is_none());
     world.reopen();
     world.check();
+}
+
+fn an_id_that_was_made_elsewhere_is_kept_whole(world: &mut World) {
+    let mut accepted = world.draft(&Draft::to(&[1]));
+    let sequence = accepted.message.sequence();
+    // Bits that are zero in ours.
+    let mut bytes = *accepted.message.id.0.as_bytes();
+    bytes[5] |= 0xc0;
+    let id = MessageId(Ksuid::from_bytes(bytes));
+    assert!(!id.0.is_own() && id.sequence() == sequence);
+    Arc::make_mut(&mut accepted.message).id = id;
+    world.commit(Batch { accepted: vec![accepted], ..Batch::default() });
+    for _ in 0..2 {
+        assert_eq!(world.store().message(sequence, true).expect("reads").map(|m| m.id), Some(id));
+        let unfinished = world.reopen().unfinished;
+        assert_eq!(unfinished.iter().map(|u| u.message.id).collect::<Vec<_>>(), [id]);
+    }
 }
 
 fn an_attempt_comes_back_as_it_was(world: &mut World) {
