@@ -205,7 +205,7 @@ impl JsonSchema for TriggerOut {
 
 /// Status codes by their first digit; 0 for none.
 #[derive(Clone, Copy)]
-struct StatusCodeClass(u16);
+pub(crate) struct StatusCodeClass(pub(crate) u16);
 
 impl<'de> Deserialize<'de> for StatusCodeClass {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,28 +1,22 @@
-//! Deliveries: where a message stands at each endpoint, and trying again: one (resend), or all that failed since a time (recover).
+//! Deliveries: where a message stands at each endpoint, and trying one again (resend).
 
 use crate::attempt::Expanded;
 use crate::call::Call;
 use crate::edit::Begun;
 use crate::endpoint::EndpointCommon;
 use crate::error::{self, Error};
-use crate::field::Faults;
 use crate::message::{MessageFilter, MessageOut, Wanted, WithContent};
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Ordering, Paging, Slice, Window};
-use crate::wire::{EmptyResponse, MessageStatus, MessageStatusText, Text, Time};
+use crate::wire::{EmptyResponse, MessageStatus, MessageStatusText, Time};
 use axum::response::Response;
-use bellwire_model::{
-    Delivery, DeliveryState, Endpoint, EndpointId, MessageId, Sequence, TaskId, Timestamp, Trigger, Waiting,
-};
-use bellwire_store::{Change, DeliveryOfMessage, Target, Task, Work};
+use bellwire_model::{Delivery, DeliveryState, Endpoint, EndpointId, MessageId, Timestamp, Trigger, Waiting};
+use bellwire_store::{Change, DeliveryOfMessage};
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 const TAG: &str = "Message Attempt";
-/// Two weeks, and five minutes for clocks that differ.
-const RECOVER_WITHIN: Duration = Duration::from_secs(14 * 24 * 3600 + 300);
 
 pub(crate) fn operations() -> Vec<Operation> {
     vec![
@@ -66,15 +60,6 @@ pub(crate) fn operations() -> Vec<Operation> {
         )
         .described("v1.message-attempt.resend", TAG, "Resend a message to the specified endpoint.")
         .answers::<EmptyResponse>(202),
-        Operation::editing(
-            Method::POST,
-            "/api/v1/app/{app_id}/endpoint/{endpoint_id}/recover",
-            Access::Application,
-            recover,
-        )
-        .described("v1.endpoint.recover", "Endpoint", "Resend all failed messages since a given time.")
-        .body::<RecoverIn>()
-        .answers::<RecoverOut>(202),
     ]
 }
 
@@ -108,36 +93,6 @@ struct EndpointMessageOut<'a> {
 struct DeliveryFilter {
     /// Filter response based on the status of the delivery: Success (0), Pending (1), Failed (2), Sending (3), or Canceled (4)
     status: Option<MessageStatus>,
-}
-
-/// From when to when.
-#[derive(Deserialize, JsonSchema)]
-struct RecoverIn {
-    #[schemars(required)]
-    since: Option<Time>,
-    until: Option<Time>,
-}
-
-/// The task that was begun.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct RecoverOut {
-    id: Text<TaskId>,
-    status: BackgroundTaskStatus,
-    task: BackgroundTaskType,
-    updated_at: Time,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum BackgroundTaskStatus {
-    Running,
-}
-
-#[derive(Serialize, JsonSchema)]
-enum BackgroundTaskType {
-    #[serde(rename = "endpoint.recover")]
-    EndpointRecover,
 }
 
 fn next_attempt(state: DeliveryState) -> Option<Time> {
@@ -246,45 +201,4 @@ fn again(delivery: Delivery, stands: Option<DeliveryOfMessage>, now: Timestamp) 
 fn manual(delivery: Delivery, attempts: u32, now: Timestamp) -> Change {
     let waiting = Waiting { delivery, due: now, next: attempts + 1, trigger: Trigger::Manual };
     Change::Wait { waiting, owed: true }
-}
-
-async fn recover(mut call: Call) -> Result<Response, Error> {
-    call.endpoint()?;
-    let body = call.json().await?;
-    let input: RecoverIn = body.parse()?;
-    let now = call.api.backend().now();
-    let mut faults = Faults::new();
-    let since = faults.required("since", input.since).map_or(now, |time| time.0);
-    let until = input.until.map_or(now, |time| time.0);
-    if since < now.minus(RECOVER_WITHIN) {
-        faults.add("since", "Cannot recover messages more than 14 days old.");
-    }
-    if input.until.is_some() && until < since {
-        faults.add("until", "`until` must not be before `since`");
-    }
-    faults.end()?;
-
-    let mut edit = match call.edit_once(&body).await? {
-        Begun::New(edit) => edit,
-        Begun::Kept(answer) => return Ok(answer),
-    };
-    let (_, endpoint) = call.endpoint()?;
-    let backend = call.api.backend();
-    let mut tail = [0; 12];
-    backend.random(&mut tail);
-    let id = TaskId::from_parts(backend.sequence(), tail);
-    // To the end of the millisecond.
-    let after_until = Sequence::first_at(until.plus(Duration::from_millis(1)));
-    let last = Sequence::from_u64(after_until.as_u64().saturating_sub(1));
-    let target = Target { application: endpoint.application, endpoint: endpoint.key };
-    let organisation = call.principal.organisation().clone();
-    let task = Task::new(id, organisation, Work::Recover(target), Sequence::first_at(since), last);
-    edit.put(Change::PutTask(std::sync::Arc::new(task)));
-    let out = RecoverOut {
-        id: Text(id),
-        status: BackgroundTaskStatus::Running,
-        task: BackgroundTaskType::EndpointRecover,
-        updated_at: Time(now),
-    };
-    edit.answer(StatusCode::ACCEPTED, &out).await
 }

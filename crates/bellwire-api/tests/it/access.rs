@@ -48,7 +48,10 @@ impl Furnished {
         }
         let told = json!({ "url": "https://example.com", "uid": "told" });
         world.post("/api/v1/operational-webhook/endpoint", told).await.expect(201);
+        let recover = format!("/api/v1/app/own/endpoint/{endpoint}/recover");
+        let task = world.post(&recover, json!({ "since": "2025-12-31T00:00:00Z" })).await.expect(202);
         let ids = vec![
+            ("{task_id}", task["id"].as_str().unwrap().to_owned()),
             ("{app_id}", "own".to_owned()),
             ("{endpoint_id}", endpoint),
             ("{msg_id}", message),
@@ -118,6 +121,7 @@ async fn every_operation_refuses_whom_it_must() {
                 }
                 (_, Who::OtherOrganisation) if name.starts_with("PUT /api/v1/app/{app_id}/") => Some(404),
                 (_, Who::OtherOrganisation) if name.contains("{env_id}") => Some(404),
+                (_, Who::OtherOrganisation | Who::OtherApplication) if name.contains("{task_id}") => Some(404),
                 (_, Who::OtherOrganisation) if name.contains("{event_type_name}") && !name.starts_with("PUT") => {
                     Some(404)
                 }
@@ -174,7 +178,13 @@ pub(crate) fn sample(id: &str) -> Value {
         "v1.authentication.create-message-token"
         | "v1.management.authentication.create-api-token"
         | "v1.management.authentication.update-api-token" => json!({ "name": "b" }),
-        "v1.endpoint.recover" => json!({ "since": "2025-12-31T00:00:00Z" }),
+        "v1.endpoint.recover" | "v1.endpoint.replay-missing" | "v1.endpoint.bulk-replay" => {
+            json!({ "since": "2025-12-31T00:00:00Z" })
+        }
+        "v1.endpoint.cancel-msgs" => json!({ "createdBefore": "2025-12-31T00:00:00Z" }),
+        "v1.statistics.aggregate-app-stats" => {
+            json!({ "since": "2025-12-31T00:00:00Z", "until": "2025-12-31T01:00:00Z" })
+        }
         "v1.endpoint.transformation.simulate" => {
             json!({ "code": "handler = webhook => webhook", "eventType": "a.b", "payload": {} })
         }

@@ -19,6 +19,7 @@ mod try_out;
 mod once;
 mod retry;
 mod operational;
+mod tasks;
 mod hostile;
 mod http_edges;
 mod document;

@@ -252,6 +252,25 @@ impl World {
     }
 }
 
+impl World {
+    /// Does what goes on in the background of the real store, to its end.
+    pub(crate) fn advance(&self) {
+        let (store, _) = self.backend.embedded.as_ref().expect("a real store");
+        while store.advance_task(self.backend.now(), &*self.backend).expect("a slice").is_some() {}
+    }
+}
+
+impl Matching for TestBackend {
+    fn wants_payload(&self, _: EndpointKey) -> bool {
+        false
+    }
+
+    fn matches(&self, endpoint: EndpointKey, message: &Message) -> bool {
+        let catalogue = self.catalogue.read();
+        catalogue.endpoint(endpoint).is_some_and(|e| matches(e, &message.event_type, &message.channels))
+    }
+}
+
 pub(crate) fn organisation_token(organisation: &str) -> String {
     let organisation = OrganisationId::parse(organisation).expect("an organisation");
     mint_token(SECRET, &Principal::Organisation(organisation), START, Duration::from_secs(3600)).expect("a token")
