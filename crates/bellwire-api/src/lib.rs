@@ -38,6 +38,8 @@ mod event_type;
 mod openapi_import;
 mod event_type_import;
 mod message;
+mod explain;
+mod explain_text;
 mod message_look;
 mod schema_bounds;
 mod schema;
@@ -211,6 +213,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(event_type::operations());
     all.extend(event_type_import::operations());
     all.extend(message::operations());
+    all.extend(explain::operations());
     all.extend(message_look::operations());
     all.extend(try_out::operations());
     all.extend(attempt::operations());

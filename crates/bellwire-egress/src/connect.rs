@@ -81,7 +81,11 @@ impl Connector {
     }
 
     /// The addresses of the target, all of them allowed.
-    async fn resolve_and_judge(&self, origin: &Origin, progress: &mut Progress) -> Result<Vec<SocketAddr>, SendError> {
+    pub(crate) async fn resolve_and_judge(
+        &self,
+        origin: &Origin,
+        progress: &mut Progress,
+    ) -> Result<Vec<SocketAddr>, SendError> {
         progress.stage = Stage::Dns;
         let started = Instant::now();
         let addresses = match &origin.host {

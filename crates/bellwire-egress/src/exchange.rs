@@ -175,6 +175,10 @@ impl Client {
         self.connector.tls.profile(options).map(Arc::new)
     }
 
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
     /// How many connections wait for their next request.
     #[must_use]
     pub fn idle_connections(&self) -> usize {

@@ -26,6 +26,7 @@ mod connect;
 mod connection;
 mod pool;
 pub mod exchange;
+mod probe;
 mod error;
 
 use std::{sync::Arc, time::Duration};
@@ -35,6 +36,7 @@ pub use crate::{
     exchange::{BodyError, Client, Request, Response, Timings},
     guard::{Forbidden, Guard},
     pool::PoolSettings,
+    probe::{CertificateFacts, Probe, TlsFacts},
     proxy::Proxy,
     resolve::{NameServers, Resolve, ResolveError},
     target::{Target, UrlError},

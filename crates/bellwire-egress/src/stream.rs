@@ -74,6 +74,14 @@ impl Stream {
         Arc::clone(&self.meter)
     }
 
+    /// The TLS session, if there is one.
+    pub(crate) fn tls(&self) -> Option<&rustls::ClientConnection> {
+        match &self.socket {
+            Socket::Plain(_) => None,
+            Socket::Tls(tls) => Some(tls.get_ref().1),
+        }
+    }
+
     /// Whether the handshake chose HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         match &self.socket {

@@ -35,6 +35,8 @@ enum Command {
     Send(command::send::Arguments),
     Sign(command::sign::Arguments),
     Verify(command::verify::Arguments),
+    Explain(command::explain::Arguments),
+    Doctor(command::doctor::Arguments),
     Ledger(command::ledger::Arguments),
     #[cfg(feature = "import-svix")]
     Import(command::import::Arguments),
@@ -69,6 +71,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Send(arguments) => command::send::run(arguments),
         Command::Sign(arguments) => command::sign::run(arguments),
         Command::Verify(arguments) => command::verify::run(arguments),
+        Command::Explain(arguments) => command::explain::run(arguments),
+        Command::Doctor(arguments) => command::doctor::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
         #[cfg(feature = "import-svix")]
         Command::Import(arguments) => command::import::run(arguments),

@@ -126,6 +126,7 @@ async fn every_operation_refuses_whom_it_must() {
                     Some(404)
                 }
                 (_, Who::OtherOrganisation) if operational && name.contains("{endpoint_id}") && !upserts => Some(404),
+                (_, Who::OtherOrganisation) if name.contains("/explain/") => Some(404),
                 (_, Who::OtherOrganisation) => None,
                 ("organisation" | "sender", Who::OwnApplication | Who::OtherApplication) => Some(403),
                 ("application", Who::OtherApplication) => Some(404),

@@ -8,6 +8,7 @@ mod life;
 mod access;
 mod tokens;
 mod authentication;
+mod explain;
 mod rules;
 mod shape;
 mod change;

@@ -258,6 +258,31 @@ impl World {
         let (store, _) = self.backend.embedded.as_ref().expect("a real store");
         while store.advance_task(self.backend.now(), &*self.backend).expect("a slice").is_some() {}
     }
+
+    /// The delivery waits for this attempt, as an engine would have it after the one before.
+    pub(crate) fn wait(&self, message: &str, endpoint: &str, next: u32, wait: Duration) {
+        let delivery = self.delivery(message, endpoint);
+        let due = self.backend.now().plus(wait);
+        let mut kept = self.kept();
+        let stands = kept.deliveries.get_mut(&delivery).expect("a delivery");
+        stands.attempts = next - 1;
+        stands.state = DeliveryState::Waiting(Waiting { delivery, due, next, trigger: Trigger::Scheduled });
+    }
+
+    /// The endpoint is disabled, by whomever.
+    pub(crate) fn disable(&self, endpoint: &str, by: DisabledBy) {
+        let id: EndpointId = endpoint.parse().expect("an id");
+        let mut catalogue = self.backend.catalogue.write();
+        let key = catalogue.endpoints().find(|e| e.id == id).expect("an endpoint").key;
+        catalogue.change_endpoint(key, |endpoint| endpoint.disabled = Some(by));
+    }
+
+    fn delivery(&self, message: &str, endpoint: &str) -> Delivery {
+        let message: MessageId = message.parse().expect("an id");
+        let id: EndpointId = endpoint.parse().expect("an id");
+        let endpoint = self.backend.catalogue.read().endpoints().find(|e| e.id == id).expect("an endpoint").key;
+        Delivery { endpoint, message: message.sequence() }
+    }
 }
 
 impl Matching for TestBackend {

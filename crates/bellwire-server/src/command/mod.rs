@@ -8,6 +8,8 @@ pub(crate) mod token;
 pub(crate) mod send;
 pub(crate) mod sign;
 pub(crate) mod verify;
+pub(crate) mod explain;
+pub(crate) mod doctor;
 pub(crate) mod ledger;
 #[cfg(feature = "import-svix")]
 pub(crate) mod import;

@@ -125,7 +125,7 @@ async fn straight(arguments: &Arguments, config: &Config, url: &str, payload: Ve
 }
 
 /// All headers of an attempt, under the names of the settings.
-fn headers(signed: &[(&'static str, String); 3], config: &Config) -> anyhow::Result<HeaderMap> {
+pub(crate) fn headers(signed: &[(&'static str, String); 3], config: &Config) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, config.delivery.user_agent.clone());

@@ -14,6 +14,8 @@ fn every_command_has_help_with_an_example() {
         "send",
         "sign",
         "verify",
+        "explain",
+        "doctor",
         "ledger",
         "import",
         "bench",

@@ -8,6 +8,7 @@ mod shaping;
 mod operational;
 mod starting;
 mod commands;
+mod doctor;
 mod backup;
 mod tokens;
 mod bars;

@@ -216,7 +216,7 @@ impl Taken {
             .collect::<Result<_, _>>()
             .map_err(|_| "the end of a former secret cannot be read")?;
         former.retain(|(end, _)| *end > self.now);
-        former.sort_by(|a, b| b.0.cmp(&a.0));
+        former.sort_by_key(|former| std::cmp::Reverse(former.0));
         for (end, key) in former.into_iter().take(SECRETS_MAX - 1) {
             let secret = read_secret_text(&key, &self.keys).map_err(wrong)?;
             secrets.push(ActiveSecret { secret, expires_at: Some(end) });
