@@ -71,7 +71,7 @@ pub(crate) fn operations() -> Vec<Operation> {
                 TAG,
                 "Take a registered token back, now or in some seconds. A token never lives longer for it.",
             )
-            .body::<ApiTokenExpireIn>()
+            .body_or_nothing::<ApiTokenExpireIn>()
             .answers_nothing(204),
         Operation::editing(Method::POST, sending, Access::Organisation, create_sending)
             .described(

@@ -126,8 +126,8 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
         described["security"] = json!([]);
     }
     if let Some(body) = operation.body {
-        described["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": body(generator) } } });
+        let content = json!({ "application/json": { "schema": body(generator) } });
+        described["requestBody"] = json!({ "required": operation.body_required, "content": content });
     }
     described
 }

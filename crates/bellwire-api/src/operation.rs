@@ -51,6 +51,7 @@ pub(crate) struct Operation {
     pub(crate) queries: Vec<SchemaOf>,
     pub(crate) event_types: bool,
     pub(crate) body: Option<SchemaOf>,
+    pub(crate) body_required: bool,
     pub(crate) answers: Vec<(u16, Option<SchemaOf>)>,
 }
 
@@ -110,6 +111,7 @@ impl Operation {
             queries: Vec::new(),
             event_types: false,
             body: None,
+            body_required: true,
             answers: Vec::new(),
         }
     }
@@ -130,6 +132,12 @@ impl Operation {
     pub(crate) fn filters_event_types(mut self) -> Self {
         self.event_types = true;
         self
+    }
+
+    /// Takes a `T` as its body, or no body at all.
+    pub(crate) fn body_or_nothing<T: JsonSchema>(mut self) -> Self {
+        self.body_required = false;
+        self.body::<T>()
     }
 
     /// Takes a `T` as its body.

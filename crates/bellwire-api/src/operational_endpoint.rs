@@ -110,7 +110,6 @@ struct OperationalEndpointIn {
     #[serde(default)]
     disabled: bool,
     /// Operational event types that it takes, such as `message.attempt.exhausted`; omit for all.
-    #[schemars(length(min = 1))]
     event_types: Option<Vec<String>>,
     /// The endpoint's verification secret: `whsec_` and the base64 of 24 to 75 random bytes, or `whsk_` for ed25519. Recommended: omit.
     secret: Option<String>,

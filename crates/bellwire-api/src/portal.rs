@@ -47,11 +47,11 @@ pub(crate) fn operations() -> Vec<Operation> {
                 TAG,
                 "Get a link to the application portal, and the token that is in it.",
             )
-            .body::<AppPortalAccessIn>()
+            .body_or_nothing::<AppPortalAccessIn>()
             .answers::<AppPortalAccessOut>(200),
         Operation::editing(Method::POST, older, Access::Organisation, portal_access)
             .described("v1.authentication.dashboard-access", TAG, "The older name of app-portal-access; needs no body.")
-            .body::<AppPortalAccessIn>()
+            .body_or_nothing::<AppPortalAccessIn>()
             .answers::<AppPortalAccessOut>(200),
         Operation::editing(Method::POST, expired, Access::Organisation, expire_all)
             .described(
@@ -59,7 +59,7 @@ pub(crate) fn operations() -> Vec<Operation> {
                 TAG,
                 "Expire all tokens of an application that were issued until now, or those of some of its sessions.",
             )
-            .body::<ApplicationTokenExpireIn>()
+            .body_or_nothing::<ApplicationTokenExpireIn>()
             .answers_nothing(204),
         Operation::editing(Method::POST, "/api/v1/auth/logout", Access::Reader, logout)
             .described(

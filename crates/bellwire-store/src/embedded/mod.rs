@@ -47,7 +47,7 @@ use folder::{Folder, IndexRoom, Reserve};
 use index::{AttemptRecord, MessageRecord, Tail};
 use parking_lot::{Mutex, RwLock};
 use reading::{Reader, Readers, Snapshot};
-use refinery::{Migration, Runner};
+use refinery_core::{Migration, Runner};
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -162,7 +162,7 @@ pub enum OpenError {
         folder: PathBuf,
         /// Why.
         #[source]
-        source: Box<refinery::Error>,
+        source: Box<refinery_core::Error>,
     },
     /// SQLite refused.
     #[error("the database in {} could not be opened", folder.display())]

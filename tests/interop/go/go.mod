@@ -1,0 +1,7 @@
+module bellwire/interop
+
+go 1.23
+
+require github.com/svix/svix-webhooks v1.99.1
+
+require github.com/google/uuid v1.6.0 // indirect
