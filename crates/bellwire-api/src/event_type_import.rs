@@ -213,7 +213,7 @@ struct EnvironmentOut<'a> {
     created_at: Time,
     event_types: Vec<EventTypeOut<'a>>,
     /// Always null: what Svix's hosted service sets here is in the server's settings, or nowhere.
-    #[schemars(with = "Option<AnyObject>")]
+    #[schemars(with = "AnyObject", required, extend("nullable" = true))]
     settings: Option<Map<String, Value>>,
     /// Always empty.
     #[schemars(with = "Vec<AnyObject>")]
@@ -242,7 +242,7 @@ async fn export(call: Call) -> Result<Response, Error> {
 struct EnvironmentIn {
     event_types: Option<Vec<EventTypeIn>>,
     /// Refused unless it is empty.
-    #[schemars(with = "AnyObject", required, extend("nullable" = true))]
+    #[schemars(with = "Option<AnyObject>")]
     settings: Option<Map<String, Value>>,
     /// Refused unless it is empty.
     #[schemars(with = "Option<Vec<AnyObject>>")]
