@@ -11,6 +11,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 /// Who may call an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,33 +61,22 @@ impl Operation {
     /// One that may be given up when its client hangs up.
     pub(crate) fn new<F, R>(method: Method, path: &'static str, access: Access, handler: F) -> Self
     where
-        F: Fn(Call) -> R + Clone + Send + Sync + 'static,
-        R: Future<Output = Result<Response, Error>> + Send,
+        F: Fn(Call) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Response, Error>> + Send + 'static,
     {
         let needed = Permission::of(&method, path);
-        let route = on(filter(&method), move |unchecked: Unchecked| {
-            let handler = handler.clone();
-            async move { handler(unchecked.check(access, needed)?).await }
-        });
+        let route = looking(&method, access, needed, Arc::new(move |call| Box::pin(handler(call))));
         Self::with_route(method, path, Some(access), route)
     }
 
     /// One that changes configuration: it runs to its end even if its client hangs up.
     pub(crate) fn editing<F, R>(method: Method, path: &'static str, access: Access, handler: F) -> Self
     where
-        F: Fn(Call) -> R + Clone + Send + Sync + 'static,
+        F: Fn(Call) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Response, Error>> + Send + 'static,
     {
         let needed = Permission::of(&method, path);
-        let route = on(filter(&method), move |unchecked: Unchecked| {
-            let handler = handler.clone();
-            async move {
-                match tokio::spawn(handler(unchecked.check(access, needed)?)).await {
-                    Ok(answer) => answer,
-                    Err(error) => Err(Error::Internal(format!("a handler ended: {error}"))),
-                }
-            }
-        });
+        let route = editing(&method, access, needed, Arc::new(move |call| Box::pin(handler(call))));
         Self::with_route(method, path, Some(access), route)
     }
 
@@ -157,6 +148,29 @@ impl Operation {
         self.answers.push((status, None));
         self
     }
+}
+
+/// A handler behind a pointer: what is around it is compiled once, not once for each of two hundred operations.
+type Handling = Arc<dyn Fn(Call) -> Answering + Send + Sync>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
+
+fn looking(method: &Method, access: Access, needed: Permission, handler: Handling) -> MethodRouter<Api> {
+    on(filter(method), move |unchecked: Unchecked| {
+        let handler = Arc::clone(&handler);
+        async move { handler(unchecked.check(access, needed)?).await }
+    })
+}
+
+fn editing(method: &Method, access: Access, needed: Permission, handler: Handling) -> MethodRouter<Api> {
+    on(filter(method), move |unchecked: Unchecked| {
+        let handler = Arc::clone(&handler);
+        async move {
+            match tokio::spawn(handler(unchecked.check(access, needed)?)).await {
+                Ok(answer) => answer,
+                Err(error) => Err(Error::Internal(format!("a handler ended: {error}"))),
+            }
+        }
+    })
 }
 
 /// GET serves HEAD as well.
