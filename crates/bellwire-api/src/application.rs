@@ -59,7 +59,7 @@ pub(crate) fn operations() -> Vec<Operation> {
 }
 
 /// An application, to be created or replaced.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ApplicationIn {
     /// Application name for human consumption.

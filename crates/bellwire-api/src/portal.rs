@@ -143,6 +143,8 @@ async fn portal_access(mut call: Call) -> Result<Response, Error> {
     let body = call.json_or_nothing().await?;
     let mut input: AppPortalAccessIn = body.parse()?;
     let lifetime = check(&input)?;
+    // Also one that is ignored because it exists has to be one.
+    input.application.clone().map(|application| application.check(Faults::inside(&["application"]))).transpose()?;
     let entry = match call.find_application() {
         Some(entry) => entry,
         None => crate::message::create_application(&call, input.application.take()).await?,

@@ -193,6 +193,17 @@ async fn the_portals_link_holds_the_token_and_the_application() {
 }
 
 #[tokio::test]
+async fn a_portals_application_that_exists_may_be_described_again_but_not_wrongly() {
+    let world = World::new();
+    world.application("a").await;
+    let path = "/api/v1/auth/app-portal-access/a";
+    let refused = world.post(path, json!({ "application": {} })).await.expect(422);
+    assert_eq!(refused["detail"][0]["loc"], json!(["body", "application", "name"]));
+    let right = json!({ "application": { "name": "A", "uid": "a" } });
+    world.post(path, right).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_portal_can_do_what_its_capabilities_say() {
     let world = World::new();
     world.application("acme").await;
