@@ -279,9 +279,7 @@ async fn register(api: &Api, mut edit: Edit<'_>, organisation: &OrganisationId, 
         return Err(Error::bad_request("limit_reached", detail));
     }
     let now = backend.now();
-    let mut tail = [0; 12];
-    backend.random(&mut tail);
-    let id = TokenId::from_parts(backend.sequence(), tail);
+    let id = backend.new_id(TokenId::from_parts);
     let principal = match new.application {
         None => Principal::Organisation(organisation.clone()),
         Some(application) => {

@@ -241,11 +241,10 @@ impl NewApplication {
     fn create(self, api: &Api, organisation: &OrganisationId) -> Arc<Application> {
         let backend = api.backend();
         let now = backend.now();
-        let mut tail = [0; 12];
-        backend.random(&mut tail);
+        let id = backend.new_id(ApplicationId::from_parts);
         Arc::new(Application {
             key: ApplicationKey(backend.next_key()),
-            id: ApplicationId::from_parts(backend.sequence(), tail),
+            id,
             organisation: organisation.clone(),
             uid: self.uid,
             name: self.name,

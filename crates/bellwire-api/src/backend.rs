@@ -105,3 +105,12 @@ pub trait Backend: Send + Sync + 'static {
     /// What fails.
     fn ready(&self) -> Result<(), String>;
 }
+
+impl dyn Backend {
+    /// A new id, after all that were given out before: `from_parts` is the constructor of its kind.
+    pub(crate) fn new_id<T>(&self, from_parts: impl FnOnce(Sequence, [u8; 12]) -> T) -> T {
+        let mut tail = [0; 12];
+        self.random(&mut tail);
+        from_parts(self.sequence(), tail)
+    }
+}

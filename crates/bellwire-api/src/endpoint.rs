@@ -306,13 +306,12 @@ impl NewEndpoint {
     fn create(self, api: &Api, application: &ApplicationEntry) -> Arc<Endpoint> {
         let backend = api.backend();
         let now = backend.now();
-        let mut tail = [0; 12];
-        backend.random(&mut tail);
+        let id = backend.new_id(EndpointId::from_parts);
         let secret = self.secret.unwrap_or_else(|| new_secret(api));
         Arc::new(Endpoint {
             key: EndpointKey(backend.next_key()),
             application: application.application.key,
-            id: EndpointId::from_parts(backend.sequence(), tail),
+            id,
             uid: self.uid,
             url: self.url,
             description: self.description,

@@ -238,13 +238,12 @@ impl Checked {
     fn create(mut self, api: &Api, application: ApplicationKey) -> Endpoint {
         let backend = api.backend();
         let now = backend.now();
-        let mut tail = [0; 12];
-        backend.random(&mut tail);
+        let id = backend.new_id(EndpointId::from_parts);
         let secret = self.secret.take().unwrap_or_else(|| new_secret(api));
         let mut endpoint = Endpoint {
             key: EndpointKey(backend.next_key()),
             application,
-            id: EndpointId::from_parts(backend.sequence(), tail),
+            id,
             uid: None,
             url: String::new(),
             description: String::new(),
@@ -274,12 +273,11 @@ fn application(call: &Call, edit: &mut Edit<'_>) -> ApplicationKey {
     }
     let backend = call.api.backend();
     let now = backend.now();
-    let mut tail = [0; 12];
-    backend.random(&mut tail);
+    let id = backend.new_id(ApplicationId::from_parts);
     let key = ApplicationKey(backend.next_key());
     edit.put(Change::PutApplication(Arc::new(Application {
         key,
-        id: ApplicationId::from_parts(backend.sequence(), tail),
+        id,
         organisation: call.principal.organisation().clone(),
         uid: Some(OPERATIONAL_UID.to_owned()),
         name: "Operational webhooks".to_owned(),

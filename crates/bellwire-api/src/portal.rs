@@ -166,9 +166,7 @@ async fn portal_access(mut call: Call) -> Result<Response, Error> {
         Some(true) => Some(vec![Capability::ViewBase]),
         _ => input.capabilities,
     };
-    let mut tail = [0; 12];
-    backend.random(&mut tail);
-    let id = PortalTokenId::from_parts(backend.sequence(), tail);
+    let id = backend.new_id(PortalTokenId::from_parts);
     let claims = Claims {
         jti: Some(id.to_string()),
         sid: input.session_id,

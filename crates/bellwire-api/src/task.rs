@@ -220,9 +220,7 @@ pub(crate) async fn begin_in<T: Serialize>(
         return Err(Error::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail));
     }
     let backend = call.api.backend();
-    let mut tail = [0; 12];
-    backend.random(&mut tail);
-    let id = TaskId::from_parts(backend.sequence(), tail);
+    let id = backend.new_id(TaskId::from_parts);
     let task = Task::new(id, organisation, work, span.first, span.last);
     let out = out(&task);
     edit.put(Change::PutTask(Arc::new(task)));
