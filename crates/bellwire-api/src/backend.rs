@@ -2,7 +2,7 @@
 //! API may implement it on anything.
 
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, Message, Sequence, Timestamp};
+use bellwire_model::{Endpoint, Message, Runs, Sequence, Timestamp};
 use bellwire_store::{Change, Store};
 use parking_lot::RwLock;
 use std::future::Future;
@@ -45,6 +45,15 @@ pub enum AcceptError {
     /// The store could not be asked: 500; the detail is logged, not shown.
     #[error("the store failed: {0}")]
     Failed(String),
+}
+
+/// What is wrong with a plugin's settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PluginFault {
+    /// The way down to the setting.
+    pub path: Vec<String>,
+    /// What is wrong and what would be right.
+    pub text: String,
 }
 
 /// What the API needs. All futures end when the outcome is durable or refused, never before.
@@ -98,6 +107,16 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the first one that is: a verb and the rest of a clause. Repeats nothing of the text.
     fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String>;
+
+    /// Whether a plugin can be run with these settings, a JSON object.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
+        let _ = settings;
+        let text = format!("this server runs no plugins of the kind {}", runs.name());
+        Err(vec![PluginFault { path: vec!["runs".to_owned()], text }])
+    }
 
     /// Whether the store can commit; the text says why not. For readiness.
     ///

@@ -1,8 +1,10 @@
 //! Endpoints.
 
 use crate::Api;
+use crate::auth::Principal;
 use crate::call::Call;
 use crate::edit::Begun;
+use crate::endpoint_kind::{self, KindIn, KindWire, PipeWire, PluginIn};
 use crate::endpoint_shape::{FilterIn, FilterOut, FormatWire, check_content_type, check_filter};
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -12,8 +14,8 @@ use crate::wire::{Keep, Pairs, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
-    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Format, Health, Limits, Metadata, OrganisationId,
-    RetrySchedule, Shape,
+    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Format, Health, Kind, Limits, Metadata,
+    OrganisationId, RetrySchedule, Shape,
 };
 use bellwire_signature::{Secret, SecretKind};
 use bellwire_store::Change;
@@ -77,8 +79,15 @@ pub(crate) fn operations() -> Vec<Operation> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EndpointIn {
-    #[schemars(required, url, length(min = 1, max = 65_536))]
+    /// Required where we push to it, which is the default.
+    #[schemars(url, length(min = 1, max = 65_536))]
     url: Option<String>,
+    /// How it gets its messages: `push` if absent. Replacing an endpoint keeps it unless there is a new one.
+    kind: Option<KindWire>,
+    /// What an endpoint of the kind `plugin` runs.
+    plugin: Option<PluginIn>,
+    /// How an endpoint of the kind `pipe` is read.
+    pipe: Option<PipeWire>,
     #[serde(default)]
     description: String,
     /// Maximum messages per second to send to this endpoint.
@@ -128,6 +137,9 @@ struct EndpointIn {
 #[serde(rename_all = "camelCase", default)]
 struct EndpointPatch {
     url: Keep<String>,
+    kind: Keep<KindWire>,
+    plugin: Keep<PluginIn>,
+    pipe: Keep<PipeWire>,
     description: Keep<String>,
     /// Maximum messages per second to send to this endpoint.
     throttle_rate: Patch<u16>,
@@ -171,6 +183,15 @@ pub(crate) struct EndpointCommon<'a> {
     uid: Option<&'a str>,
     #[schemars(url)]
     url: &'a str,
+    /// `push` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<KindWire>,
+    /// What it runs; secrets are concealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PluginIn>")]
+    plugin: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pipe: Option<PipeWire>,
     description: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     throttle_rate: Option<NonZeroU16>,
@@ -207,6 +228,9 @@ impl<'a> From<&'a Endpoint> for EndpointCommon<'a> {
             id: Text(endpoint.id),
             uid: endpoint.uid.as_deref(),
             url: &endpoint.url,
+            kind: KindWire::shown(&endpoint.kind),
+            plugin: endpoint_kind::shown_plugin(&endpoint.kind),
+            pipe: endpoint_kind::shown_pipe(&endpoint.kind),
             description: &endpoint.description,
             throttle_rate: endpoint.limits.throttle_rate,
             rate_limit: endpoint.limits.throttle_rate,
@@ -237,6 +261,7 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
 
 /// What a valid [`EndpointIn`] says.
 struct NewEndpoint {
+    kind: Kind,
     url: String,
     description: String,
     uid: Option<String>,
@@ -253,11 +278,17 @@ struct NewEndpoint {
 }
 
 impl EndpointIn {
-    fn check(self, api: &Api, organisation: &OrganisationId, mut faults: Faults) -> Result<NewEndpoint, Error> {
-        let url = faults.required("url", self.url);
-        if let Some(url) = &url {
-            check_url(&mut faults, api, url);
-        }
+    /// `old` is what it replaces.
+    fn check(
+        self,
+        api: &Api,
+        principal: &Principal,
+        old: Option<&Endpoint>,
+        mut faults: Faults,
+    ) -> Result<NewEndpoint, Error> {
+        let organisation = principal.organisation();
+        let kind = KindIn { kind: self.kind, plugin: self.plugin, pipe: self.pipe, url: self.url };
+        let (kind, url) = kind.check(&mut faults, api, principal, old);
         faults.printable("description", &self.description);
         faults.uid("uid", self.uid.as_deref(), EndpointId::PREFIX);
         let throttle_rate = faults.throttle_rate(self.throttle_rate, self.rate_limit);
@@ -281,7 +312,8 @@ impl EndpointIn {
         check_content_type(&mut faults, format, self.content_type.as_deref());
         faults.end()?;
         Ok(NewEndpoint {
-            url: url.unwrap_or_default(),
+            kind,
+            url,
             description: self.description,
             uid: self.uid,
             disabled: self.disabled,
@@ -313,6 +345,7 @@ impl NewEndpoint {
             application: application.application.key,
             id,
             uid: self.uid,
+            kind: self.kind,
             url: self.url,
             description: self.description,
             disabled: self.disabled.then_some(DisabledBy::User),
@@ -335,7 +368,7 @@ impl NewEndpoint {
     fn replace(self, api: &Api, endpoint: &Endpoint) -> Arc<Endpoint> {
         let mut endpoint = endpoint.clone();
         endpoint.uid = self.uid;
-        endpoint.url = self.url;
+        (endpoint.kind, endpoint.url) = (self.kind, self.url);
         endpoint.description = self.description;
         endpoint.switch(!self.disabled);
         endpoint.event_types = self.event_types;
@@ -472,7 +505,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         Begun::Kept(answer) => return Ok(answer),
     };
     let application = call.application()?;
-    let new = input.check(&call.api, call.principal.organisation(), Faults::new())?;
+    let new = input.check(&call.api, &call.principal, None, Faults::new())?;
     if uid_taken(&application, new.uid.as_deref(), None) {
         return Err(Error::conflict(UID_TAKEN));
     }
@@ -514,7 +547,7 @@ async fn bulk_create(mut call: Call) -> Result<Response, Error> {
     let mut uids = std::collections::HashSet::new();
     for (at, input) in inputs.into_iter().enumerate() {
         let at = format!("[{at}]");
-        let new = input.check(&call.api, call.principal.organisation(), Faults::inside(&["endpoints", &at]))?;
+        let new = input.check(&call.api, &call.principal, None, Faults::inside(&["endpoints", &at]))?;
         let twice = new.uid.as_ref().is_some_and(|uid| !uids.insert(uid.clone()));
         if twice || uid_taken(&application, new.uid.as_deref(), None) {
             return Err(Error::conflict(UID_TAKEN));
@@ -537,9 +570,9 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     let input: EndpointIn = body.parse()?;
     let mut edit = call.api.edit().await;
     let application = call.application()?;
-    let mut new = input.check(&call.api, call.principal.organisation(), Faults::new())?;
     let path = call.param("endpoint_id");
     let existing = application.find_endpoint(path);
+    let mut new = input.check(&call.api, &call.principal, existing.map(|e| &**e), Faults::new())?;
     // As with applications: a uid that leads here stays.
     if new.uid.is_none() && !path.starts_with(EndpointId::PREFIX) {
         let mut faults = Faults::new();
@@ -574,7 +607,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     let mut endpoint = Endpoint::clone(&endpoint);
     let mut faults = Faults::new();
     let disabled = patch.disabled.0;
-    patch.apply(&mut endpoint, &mut faults, &call.api, call.principal.organisation());
+    patch.apply(&mut endpoint, &mut faults, &call.api, &call.principal);
     faults.end()?;
     if uid_taken(&application, endpoint.uid.as_deref(), Some(endpoint.key)) {
         return Err(Error::conflict(UID_TAKEN));
@@ -589,11 +622,10 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
 }
 
 impl EndpointPatch {
-    fn apply(self, endpoint: &mut Endpoint, faults: &mut Faults, api: &Api, organisation: &OrganisationId) {
-        if let Keep(Some(url)) = self.url {
-            check_url(faults, api, &url);
-            endpoint.url = url;
-        }
+    fn apply(self, endpoint: &mut Endpoint, faults: &mut Faults, api: &Api, principal: &Principal) {
+        let organisation = principal.organisation();
+        let kind = KindIn { kind: self.kind.0, plugin: self.plugin.0, pipe: self.pipe.0, url: self.url.0 };
+        (endpoint.kind, endpoint.url) = kind.check(faults, api, principal, Some(endpoint));
         if let Keep(Some(description)) = self.description {
             faults.printable("description", &description);
             endpoint.description = description;

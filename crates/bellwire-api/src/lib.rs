@@ -28,6 +28,7 @@ mod wire;
 mod application;
 mod endpoint;
 mod endpoint_headers;
+mod endpoint_kind;
 mod endpoint_shape;
 mod endpoint_transformation;
 mod endpoint_secret;

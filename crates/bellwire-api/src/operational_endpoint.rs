@@ -245,6 +245,7 @@ impl Checked {
             application,
             id,
             uid: None,
+            kind: Default::default(),
             url: String::new(),
             description: String::new(),
             disabled: self.disabled.then_some(DisabledBy::User),

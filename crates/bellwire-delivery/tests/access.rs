@@ -128,6 +128,7 @@ fn endpoint(url: &str, credentials: Credentials) -> Arc<Endpoint> {
         application: ApplicationKey(1),
         id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
         uid: None,
+        kind: Default::default(),
         url: url.to_owned(),
         description: String::new(),
         disabled: None,

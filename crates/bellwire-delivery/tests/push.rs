@@ -81,6 +81,7 @@ fn endpoint(url: String) -> Endpoint {
         application: ApplicationKey(1),
         id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
         uid: None,
+        kind: Default::default(),
         url,
         description: String::new(),
         disabled: None,

@@ -19,6 +19,7 @@ fn endpoint(key: u32) -> Endpoint {
         application: ApplicationKey(1),
         id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [0; 12]),
         uid: None,
+        kind: Default::default(),
         url: "https://example.com".into(),
         description: String::new(),
         disabled: None,

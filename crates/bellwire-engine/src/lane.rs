@@ -185,7 +185,7 @@ impl Lane {
     }
 
     pub(crate) fn paused(&self) -> bool {
-        self.gone || self.disabling || self.endpoint.disabled.is_some()
+        self.gone || self.disabling || self.endpoint.disabled.is_some() || !self.endpoint.kind.is_attempted()
     }
 
     pub(crate) fn fifo(&self) -> bool {

@@ -28,6 +28,7 @@ fn endpoint(key: EndpointKey) -> Endpoint {
         application: ApplicationKey(key.0 / 10),
         id: EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [0; 12]),
         uid: None,
+        kind: Default::default(),
         url: "https://user:password@example.com/hook".into(),
         description: String::new(),
         disabled: None,

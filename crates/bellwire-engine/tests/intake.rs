@@ -344,6 +344,7 @@ fn endpoint(key: u32, application: ApplicationKey, event_types: Option<&[&str]>)
         application,
         id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [2; 12]),
         uid: Some(format!("e{key}")),
+        kind: Default::default(),
         url: "https://example.com".into(),
         description: String::new(),
         disabled: None,

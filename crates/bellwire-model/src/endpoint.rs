@@ -5,6 +5,7 @@ use crate::application::{ApplicationKey, Metadata};
 use crate::clock::Timestamp;
 use crate::health::Health;
 use crate::id::EndpointId;
+use crate::kind::Kind;
 use crate::retry::RetrySchedule;
 use crate::shape::Shape;
 use bellwire_signature::Secret;
@@ -54,7 +55,10 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// The user's own id for it, unique within the application.
     pub uid: Option<String>,
-    /// Where attempts go: `http` or `https`, as the user wrote it, user info included. Never logged whole.
+    /// How it gets its messages.
+    pub kind: Kind,
+    /// Where attempts go: `http` or `https`, as the user wrote it, user info included. Never logged whole. Of an endpoint that is not
+    /// pushed to: [`Kind::address`].
     pub url: String,
     /// For people.
     pub description: String,

@@ -12,6 +12,7 @@ mod event_type;
 mod endpoint;
 mod shape;
 mod access;
+mod kind;
 mod message;
 mod delivery;
 mod attempt;
@@ -40,6 +41,7 @@ pub use id::{
     ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, PortalTokenId, Sequence, SequenceSource, TaskId,
     TokenId,
 };
+pub use kind::{Kind, Pipe, Plugin, Runs};
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};

@@ -101,6 +101,7 @@ fn endpoint(filter: Option<ContentFilter>) -> Endpoint {
         application: ApplicationKey(1),
         id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
         uid: None,
+        kind: Default::default(),
         url: String::new(),
         description: String::new(),
         disabled: None,

@@ -330,6 +330,7 @@ impl World {
             application,
             id: EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [2; 12]),
             uid: None,
+            kind: Default::default(),
             url: "https://receiver.example/hook".to_owned(),
             description: self.version.to_string(),
             disabled: None,

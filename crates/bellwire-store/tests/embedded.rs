@@ -277,6 +277,7 @@ fn secrets_are_sealed_before_they_are_written() {
             application: ApplicationKey(1),
             id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [3; 12]),
             uid: None,
+            kind: Default::default(),
             url: String::new(),
             description: String::new(),
             disabled: None,

@@ -11,6 +11,7 @@ mod authentication;
 mod explain;
 mod rules;
 mod shape;
+mod kind;
 mod change;
 mod lists;
 mod look;

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use bellwire_api::backend::{AcceptError, Answer, Backend};
+use bellwire_api::backend::{AcceptError, Answer, Backend, PluginFault};
 use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
@@ -426,6 +426,15 @@ impl Backend for TestBackend {
     fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String> {
         let wrong = identity.into_iter().chain(authorities).any(|text| !text.starts_with("-----BEGIN"));
         if wrong { Err("is not PEM".to_owned()) } else { Ok(()) }
+    }
+
+    fn check_plugin(&self, runs: Runs, settings: &Value) -> Result<(), Vec<PluginFault>> {
+        let fault = |path: &str, text: &str| vec![PluginFault { path: vec![path.to_owned()], text: text.to_owned() }];
+        match (runs, settings["code"].as_str()) {
+            (Runs::Javascript, Some("bad")) => Err(fault("code", "the script does not read")),
+            (Runs::Javascript, _) => Ok(()),
+            _ => Err(fault("runs", &format!("this server runs no plugins of the kind {}", runs.name()))),
+        }
     }
 
     fn ready(&self) -> Result<(), String> {

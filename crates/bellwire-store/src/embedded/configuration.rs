@@ -3,6 +3,7 @@
 use super::access;
 use super::codec;
 use super::fault::Fault;
+use super::kind;
 use super::message_log::array;
 use super::shape;
 use bellwire_model::{
@@ -132,8 +133,8 @@ pub(super) fn put_endpoint(
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO endpoint (key, application, id, uid, url, description, disabled, event_types, channels, \
-             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape, access) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+             throttle_rate, fifo, secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape, access, kind) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         )?
         .execute(params![
             endpoint.key.0,
@@ -156,6 +157,7 @@ pub(super) fn put_endpoint(
             endpoint.updated_at.as_micros(),
             shape::stored(&endpoint.shape),
             access::seal(sealer, endpoint),
+            kind::seal(sealer, endpoint),
         ])?;
     Ok(())
 }
@@ -221,7 +223,7 @@ pub(super) fn endpoints(connection: &Connection, sealer: Option<&dyn Sealer>) ->
     let mut statement = connection.prepare(
         "SELECT key, application, id, uid, url, description, disabled, event_types, channels, throttle_rate, fifo, \
          secrets, headers, retry_schedule, metadata, failing_since, created_at, updated_at, shape, \
-         access FROM endpoint ORDER BY key",
+         access, kind FROM endpoint ORDER BY key",
     )?;
     let mut rows = statement.query([])?;
     let mut endpoints = Vec::new();
@@ -243,6 +245,7 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
         application,
         id,
         uid: row.get(3)?,
+        kind: kind::open(sealer, application, id, row.get::<_, Option<Vec<u8>>>(20)?)?,
         url: row.get(4)?,
         description: row.get(5)?,
         disabled: row.get::<_, Option<i64>>(6)?.map(disabled_from).transpose()?,

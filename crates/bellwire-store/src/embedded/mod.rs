@@ -16,6 +16,7 @@ mod keys;
 mod configuration;
 mod shape;
 mod access;
+mod kind;
 mod index;
 mod ledger;
 mod check;
@@ -68,6 +69,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V5__attempt_phases", include_str!("schema/V5__attempt_phases.sql")),
     ("V7__transformations", include_str!("schema/V7__transformations.sql")),
     ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
+    ("V9__kinds_of_endpoints", include_str!("schema/V9__kinds_of_endpoints.sql")),
 ];
 
 /// What the operator can choose.

@@ -12,9 +12,10 @@ use crate::{
 use bellwire_model::{
     ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
     ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
-    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Ksuid, Limits, Logout, MessageId,
-    OrganisationId, Outcome, Partition, PayloadValidation, Phases, RequestDigest, RetryAfter, RetrySchedule, Scope,
-    Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, Transformation, Trigger, Waiting,
+    EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Kind, Ksuid, Limits, Logout,
+    MessageId, OrganisationId, Outcome, Partition, PayloadValidation, Phases, Pipe, Plugin, RequestDigest, RetryAfter,
+    RetrySchedule, Runs, Scope, Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, Transformation, Trigger,
+    Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -57,6 +58,7 @@ checks![
     an_attempt_comes_back_as_it_was,
     configuration_comes_back_as_it_was,
     every_way_of_access_comes_back,
+    every_kind_of_endpoint_comes_back,
     health_changes_nothing_else,
     an_edit_leaves_alone_what_was_found_out_and_the_owner_has_the_last_word,
     a_key_leads_to_its_message_at_once_and_for_ever,
@@ -254,6 +256,7 @@ fn endpoint(key: u32, application: u32) -> Endpoint {
         application: ApplicationKey(application),
         id: EndpointId::from_parts(Sequence::from_u64(u64::from(key) << 20), [2; 12]),
         uid: None,
+        kind: Kind::Push,
         url: "https://user:pass@receiver.example/".to_owned(),
         description: String::new(),
         disabled: None,
@@ -356,6 +359,19 @@ fn every_way_of_access_comes_back(world: &mut World) {
     let open = Endpoint { access: Default::default(), ..Endpoint::clone(&endpoints[0]) };
     world.change(Change::PutEndpoint(Arc::new(open.clone())));
     assert_eq!(*world.reopen().endpoints[0], open, "what was taken away is gone");
+}
+
+fn every_kind_of_endpoint_comes_back(world: &mut World) {
+    let plugin = |runs: Runs| Kind::Plugin(Plugin::new(runs, format!(r#"{{"password":"{}"}}"#, runs.name())));
+    let kinds = Runs::ALL.into_iter().map(plugin).chain([Kind::Pipe(Pipe {}), Kind::Push]);
+    let endpoints: Vec<_> =
+        (1..).zip(kinds).map(|(key, kind)| Arc::new(Endpoint { kind, ..endpoint(key, 1) })).collect();
+    let changes = endpoints.iter().cloned().map(Change::PutEndpoint).collect();
+    world.commit(Batch { changes, ..Batch::default() });
+    assert_eq!(world.reopen().endpoints, endpoints);
+    let pushed = Endpoint { kind: Kind::Push, ..Endpoint::clone(&endpoints[0]) };
+    world.change(Change::PutEndpoint(Arc::new(pushed.clone())));
+    assert_eq!(*world.reopen().endpoints[0], pushed);
 }
 
 fn health_changes_nothing_else(world: &mut World) {

@@ -175,6 +175,7 @@ impl Taken {
             application,
             id,
             uid,
+            kind: Default::default(),
             url: row.url.clone(),
             description: row.description.clone(),
             disabled: row.disabled.then_some(if row.failed { DisabledBy::Failures } else { DisabledBy::User }),

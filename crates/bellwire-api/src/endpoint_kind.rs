@@ -1,0 +1,256 @@
+//! The kind of an endpoint, on the wire: pushed to, a plugin, or a pipe.
+
+use crate::Api;
+use crate::auth::Principal;
+use crate::endpoint::check_url;
+use crate::field::Faults;
+use bellwire_model::{Endpoint, Kind, Pipe, Plugin, Runs};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A plugin's settings, as text.
+const SETTINGS_MAX: usize = 262_144;
+/// Instead of a setting that is a secret. Sent back, it means: as it was.
+const CONCEALED: &str = "***";
+
+/// How an endpoint gets its messages.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "EndpointKind")]
+pub(crate) enum KindWire {
+    /// We post to its URL.
+    Push,
+    /// Code runs here.
+    Plugin,
+    /// The receiver keeps a channel open, or pulls pages.
+    Pipe,
+}
+
+impl KindWire {
+    fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Push => KindWire::Push,
+            Kind::Plugin(_) => KindWire::Plugin,
+            Kind::Pipe(_) => KindWire::Pipe,
+        }
+    }
+
+    /// `None` for the default, which is not shown.
+    pub(crate) fn shown(kind: &Kind) -> Option<Self> {
+        Some(KindWire::of(kind)).filter(|kind| *kind != KindWire::Push)
+    }
+}
+
+/// What runs a plugin, and its settings beside it.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "EndpointPlugin")]
+pub(crate) struct PluginIn {
+    /// `javascript`, `wasm`, `command`, `sql`, `notify` or `queue`.
+    #[schemars(required)]
+    runs: Option<String>,
+    /// The settings of that kind.
+    #[serde(flatten)]
+    settings: Map<String, Value>,
+}
+
+/// The settings of a pipe.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "EndpointPipe")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PipeWire {}
+
+/// What a request says about an endpoint's kind.
+pub(crate) struct KindIn {
+    pub(crate) kind: Option<KindWire>,
+    pub(crate) plugin: Option<PluginIn>,
+    pub(crate) pipe: Option<PipeWire>,
+    pub(crate) url: Option<String>,
+}
+
+impl KindIn {
+    /// The kind of an endpoint that was `old`, and what stands in the place of its URL.
+    pub(crate) fn check(
+        self,
+        faults: &mut Faults,
+        api: &Api,
+        principal: &Principal,
+        old: Option<&Endpoint>,
+    ) -> (Kind, String) {
+        let before = old.map_or(&Kind::Push, |old| &old.kind);
+        let given = match (&self.plugin, &self.pipe) {
+            (Some(_), Some(_)) => {
+                faults.add("pipe", "an endpoint has either `plugin` or `pipe`, not both");
+                None
+            }
+            (Some(_), None) => Some(KindWire::Plugin),
+            (None, Some(_)) => Some(KindWire::Pipe),
+            (None, None) => None,
+        };
+        let wanted = self.kind.or(given).unwrap_or_else(|| KindWire::of(before));
+        if let (Some(given), Some(_)) = (given, self.kind)
+            && given != wanted
+        {
+            let (field, name) = if given == KindWire::Plugin { ("plugin", "plugin") } else { ("pipe", "pipe") };
+            faults.add(field, format!("`{field}` belongs to endpoints of the kind {name}"));
+        }
+        let kind = match wanted {
+            KindWire::Push => Kind::Push,
+            KindWire::Pipe => match (self.pipe, before) {
+                (None, Kind::Pipe(pipe)) => Kind::Pipe(pipe.clone()),
+                (None | Some(PipeWire {}), _) => Kind::Pipe(Pipe {}),
+            },
+            KindWire::Plugin => match (self.plugin, before) {
+                (None, Kind::Plugin(plugin)) => Kind::Plugin(plugin.clone()),
+                (plugin, _) => check_plugin(faults, api, plugin, before),
+            },
+        };
+        if principal.application().is_some() && matches!(kind, Kind::Plugin(_)) && kind != *before {
+            faults.add("plugin", "plugins run at the operator's: a token of one application cannot install them");
+        }
+        let url = check_address(faults, api, &kind, self.url, old);
+        (kind, url)
+    }
+}
+
+/// The URL, where the kind has one.
+fn check_address(faults: &mut Faults, api: &Api, kind: &Kind, url: Option<String>, old: Option<&Endpoint>) -> String {
+    match (kind.address(), url) {
+        (None, Some(url)) => {
+            check_url(faults, api, &url);
+            url
+        }
+        (None, None) => match old.filter(|old| old.kind == Kind::Push) {
+            Some(old) => old.url.clone(),
+            None => faults.required("url", None).unwrap_or_default(),
+        },
+        (Some(address), Some(url)) => {
+            if url != address && old.is_none_or(|old| old.url != url) {
+                faults.add("url", "only an endpoint of the kind push has a `url`; leave it out");
+            }
+            address.to_owned()
+        }
+        (Some(address), None) => address.to_owned(),
+    }
+}
+
+fn check_plugin(faults: &mut Faults, api: &Api, given: Option<PluginIn>, before: &Kind) -> Kind {
+    let Some(PluginIn { runs, settings }) = faults.required("plugin", given) else { return Kind::Push };
+    let names = || Runs::ALL.map(Runs::name).join(", ");
+    let Some(runs) = runs else {
+        faults.add_at(&["plugin", "runs"], format!("`runs` is required: one of {}", names()));
+        return Kind::Push;
+    };
+    let Some(runs) = Runs::parse(&runs) else {
+        faults.add_at(&["plugin", "runs"], format!("`runs` must be one of {}", names()));
+        return Kind::Push;
+    };
+    let mut settings = Value::Object(settings);
+    if let Kind::Plugin(old) = before
+        && old.runs == runs
+    {
+        reveal(&mut settings, &parsed(old));
+    }
+    let text = settings.to_string();
+    if text.len() > SETTINGS_MAX {
+        faults.add("plugin", format!("`plugin` must have at most {SETTINGS_MAX} bytes as JSON"));
+        return Kind::Push;
+    }
+    if let Err(found) = api.backend().check_plugin(runs, &settings) {
+        for fault in found {
+            let path: Vec<&str> = std::iter::once("plugin").chain(fault.path.iter().map(String::as_str)).collect();
+            faults.add_at(&path, fault.text);
+        }
+    }
+    Kind::Plugin(Plugin::new(runs, text))
+}
+
+fn parsed(plugin: &Plugin) -> Value {
+    serde_json::from_str(plugin.settings.reveal()).unwrap_or_default()
+}
+
+/// A plugin as it is shown: what runs it and its settings, secrets concealed.
+pub(crate) fn shown_plugin(kind: &Kind) -> Option<Value> {
+    let Kind::Plugin(plugin) = kind else { return None };
+    let mut shown = parsed(plugin);
+    conceal(&mut shown);
+    if let Value::Object(shown) = &mut shown {
+        shown.insert("runs".to_owned(), plugin.runs.name().into());
+    }
+    Some(shown)
+}
+
+/// A pipe as it is shown.
+pub(crate) fn shown_pipe(kind: &Kind) -> Option<PipeWire> {
+    matches!(kind, Kind::Pipe(_)).then_some(PipeWire {})
+}
+
+/// By their names: plugins call their secrets so.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "secret", "secrets", "token", "dsn", "webhook_url", "authorization", "key"]
+        .iter()
+        .any(|secret| name == *secret || name.ends_with(&format!("_{secret}")))
+}
+
+fn conceal(settings: &mut Value) {
+    match settings {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::String(text) if is_secret(name) => *text = CONCEALED.to_owned(),
+                    Value::Object(inner) if is_secret(name) => {
+                        inner.values_mut().for_each(|value| *value = CONCEALED.into());
+                    }
+                    value => conceal(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(conceal),
+        _ => {}
+    }
+}
+
+/// Puts back what was concealed when `settings` were shown.
+fn reveal(settings: &mut Value, old: &Value) {
+    match (settings, old) {
+        (Value::String(text), Value::String(old)) if text == CONCEALED => text.clone_from(old),
+        (Value::Object(members), Value::Object(old)) => {
+            members.iter_mut().for_each(|(name, value)| {
+                if let Some(old) = old.get(name) {
+                    reveal(value, old);
+                }
+            });
+        }
+        (Value::Array(items), Value::Array(old)) => {
+            items.iter_mut().zip(old).for_each(|(item, old)| reveal(item, old));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn secrets_are_concealed_and_come_back() {
+        let kept = json!({ "dsn": "postgres://u:p@h/d", "smtp": { "password": "x", "host": "h" }, "secrets": { "a": "b" }, "to": ["t"] });
+        let mut shown = kept.clone();
+        conceal(&mut shown);
+        assert_eq!(
+            shown,
+            json!({ "dsn": "***", "smtp": { "password": "***", "host": "h" }, "secrets": { "a": "***" }, "to": ["t"] })
+        );
+        reveal(&mut shown, &kept);
+        assert_eq!(shown, kept);
+    }
+
+    #[test]
+    fn a_secret_that_is_given_anew_stays_as_given() {
+        let mut given = json!({ "password": "new" });
+        reveal(&mut given, &json!({ "password": "old" }));
+        assert_eq!(given, json!({ "password": "new" }));
+    }
+}

@@ -1,0 +1,119 @@
+//! The kinds of endpoint: how what it is owed leaves us.
+//!
+//! Here stands only what the endpoint's owner said. What a plugin's settings mean is `bellwire-plugin`'s business, which also
+//! keeps here, in [`Prepared`], what it made of them.
+
+use crate::access::SecretText;
+use crate::shape::Prepared;
+
+/// How an endpoint gets its messages.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub enum Kind {
+    /// We post to its URL.
+    #[default]
+    Push,
+    /// Code runs at the receiving end: here.
+    Plugin(Plugin),
+    /// The receiver keeps a channel open, or pulls pages. Its deliveries wait until they are acknowledged.
+    Pipe(Pipe),
+}
+
+impl Kind {
+    /// What stands in the place of the URL of an endpoint that has none: a URI that leads nowhere. `None`: it has its own.
+    pub fn address(&self) -> Option<&'static str> {
+        match self {
+            Kind::Push => None,
+            Kind::Plugin(plugin) => Some(plugin.runs.address()),
+            Kind::Pipe(_) => Some("pipe:"),
+        }
+    }
+
+    /// Attempts are made by us, as soon as they are due.
+    pub fn is_attempted(&self) -> bool {
+        !matches!(self, Kind::Pipe(_))
+    }
+}
+
+/// Code that an endpoint runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plugin {
+    /// What runs it.
+    pub runs: Runs,
+    /// Its settings: the text of a JSON object, which may hold passwords. Prints redacted, sealed at rest.
+    pub settings: SecretText,
+    /// What was made of the settings.
+    pub prepared: Prepared,
+}
+
+impl Plugin {
+    /// Nothing is made of it yet.
+    pub fn new(runs: Runs, settings: String) -> Self {
+        Plugin { runs, settings: SecretText::new(settings), prepared: Prepared::default() }
+    }
+}
+
+/// What runs a plugin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Runs {
+    /// A script in JavaScript.
+    Javascript,
+    /// A WebAssembly component.
+    Wasm,
+    /// A program, without a shell.
+    Command,
+    /// Statements in a database.
+    Sql,
+    /// An e-mail or a note in a chat.
+    Notify,
+    /// A publication to a queue.
+    Queue,
+}
+
+impl Runs {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Runs; 6] = [Runs::Javascript, Runs::Wasm, Runs::Command, Runs::Sql, Runs::Notify, Runs::Queue];
+
+    /// Its name on the wire and in tables.
+    pub fn name(self) -> &'static str {
+        &self.address()["plugin:".len()..]
+    }
+
+    /// The one of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Runs::ALL.into_iter().find(|runs| runs.name() == name)
+    }
+
+    fn address(self) -> &'static str {
+        match self {
+            Runs::Javascript => "plugin:javascript",
+            Runs::Wasm => "plugin:wasm",
+            Runs::Command => "plugin:command",
+            Runs::Sql => "plugin:sql",
+            Runs::Notify => "plugin:notify",
+            Runs::Queue => "plugin:queue",
+        }
+    }
+}
+
+/// A channel that the receiver reads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pipe {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for runs in Runs::ALL {
+            assert_eq!(Runs::parse(runs.name()), Some(runs));
+        }
+        assert_eq!(Runs::parse("shell"), None);
+    }
+
+    #[test]
+    fn settings_do_not_print() {
+        let kind = Kind::Plugin(Plugin::new(Runs::Sql, r#"{"dsn":"postgres://u:hidden@h/d"}"#.to_owned()));
+        assert!(!format!("{kind:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,55 @@
+//! The column `endpoint.kind`: how an endpoint gets its messages, as JSON, sealed whole like the secrets beside it.
+//!
+//! NULL is push, which nearly all endpoints are. Names here are fixed for ever, since rows hold them.
+
+use super::codec;
+use super::configuration::{self, Sealer};
+use super::fault::Fault;
+use bellwire_model::{ApplicationKey, Endpoint, EndpointId, Kind, Pipe, Plugin, Runs};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+const COLUMN: &str = "kind";
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum StoredKind {
+    Plugin { runs: String, settings: String },
+    Pipe {},
+}
+
+/// The column's value.
+pub(super) fn seal(sealer: Option<&dyn Sealer>, endpoint: &Endpoint) -> Option<Vec<u8>> {
+    let stored = match &endpoint.kind {
+        Kind::Push => return None,
+        Kind::Plugin(plugin) => {
+            StoredKind::Plugin { runs: plugin.runs.name().to_owned(), settings: plugin.settings.reveal().to_owned() }
+        }
+        Kind::Pipe(Pipe {}) => StoredKind::Pipe {},
+    };
+    let plain = Zeroizing::new(codec::json(&stored));
+    let place = configuration::place(endpoint.application, endpoint.id, COLUMN);
+    Some(configuration::seal(sealer, &place, plain.as_bytes()))
+}
+
+/// What [`seal`] made of it.
+pub(super) fn open(
+    sealer: Option<&dyn Sealer>,
+    application: ApplicationKey,
+    id: EndpointId,
+    column: Option<Vec<u8>>,
+) -> Result<Kind, Fault> {
+    let Some(column) = column else { return Ok(Kind::Push) };
+    let about = |detail: String| Fault::damaged("an endpoint's kind", format!("of endpoint {id}: {detail}"));
+    let place = configuration::place(application, id, COLUMN);
+    let plain = configuration::open(sealer, &place, &column).map_err(about)?;
+    let stored: StoredKind =
+        serde_json::from_slice(&plain).map_err(|error| about(format!("it does not read: {:?}", error.classify())))?;
+    Ok(match stored {
+        StoredKind::Plugin { runs, settings } => {
+            let runs = Runs::parse(&runs).ok_or_else(|| about(format!("{runs} is not known to this version")))?;
+            Kind::Plugin(Plugin::new(runs, settings))
+        }
+        StoredKind::Pipe {} => Kind::Pipe(Pipe {}),
+    })
+}
