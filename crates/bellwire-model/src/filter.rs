@@ -26,6 +26,7 @@ mod tests {
             application: ApplicationKey(1),
             id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
             uid: None,
+            kind: Default::default(),
             url: String::new(),
             description: String::new(),
             disabled: None,
