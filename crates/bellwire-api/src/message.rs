@@ -275,6 +275,7 @@ impl Wanted {
             event_types: self.event_types,
             channel: self.channel,
             tag: self.tag,
+            source: None,
             with_payload,
             status: None,
         }
@@ -415,6 +416,8 @@ impl MessageIn<'_> {
             payload,
             content_type,
             transformations_params,
+            received: None,
+            earlier: None,
             expires_at: now.plus(keep),
             deliver_at,
             idempotency: once.map(|once| (once.key, once.digest)),

@@ -93,6 +93,8 @@ async fn send_example(mut call: Call) -> Result<Response, Error> {
         payload,
         content_type: ContentType::Json,
         transformations_params: None,
+        received: None,
+        earlier: None,
         expires_at: now.plus(EXAMPLE_KEPT_FOR),
         deliver_at: None,
         idempotency: call.once(body.bytes()).map(|Once { key, digest }| (key, digest)),

@@ -118,6 +118,7 @@ fn message() -> Message {
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
         transformations_params: None,
+        received: None,
     }
 }
 

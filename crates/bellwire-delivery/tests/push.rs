@@ -66,6 +66,7 @@ fn message() -> Message {
         payload: Some(Bytes::from_static(PAYLOAD.as_bytes())),
         content_type: ContentType::Json,
         transformations_params: None,
+        received: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
     }

@@ -112,6 +112,8 @@ fn draft(number: u64) -> Draft {
         payload: Bytes::from_static(b"{}"),
         content_type: ContentType::Json,
         transformations_params: None,
+        received: None,
+        earlier: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
         idempotency: Some((DedupeKey(key), RequestDigest([0; 8]))),

@@ -25,8 +25,8 @@ use crate::operational::Operational;
 use crate::planted::{Bug, Planted};
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DisabledBy,
-    EndpointKey, FanOut, Message, MessageId, Outcome, Partition, RequestDigest, Sequence, SequenceSource, Timestamp,
-    Trigger, Waiting,
+    EndpointKey, FanOut, Message, MessageId, Outcome, Partition, Received, RequestDigest, Sequence, SequenceSource,
+    Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Accepted, Batch, Change, DedupeEntry, Fence};
 use bytes::Bytes;
@@ -81,6 +81,10 @@ pub struct Draft {
     pub content_type: ContentType,
     /// See [`Message`].
     pub transformations_params: Option<Box<str>>,
+    /// See [`Message`]. A draft that has it, and a key that is known, is the same as the first one, whatever its body.
+    pub received: Option<Arc<Received>>,
+    /// A further key by which a received request may be known.
+    pub earlier: Option<Earlier>,
     /// See [`Message`].
     pub expires_at: Timestamp,
     /// See [`Message`].
@@ -89,6 +93,18 @@ pub struct Draft {
     pub idempotency: Option<(DedupeKey, RequestDigest)>,
     /// Of the event id.
     pub event: Option<DedupeKey>,
+}
+
+/// The key of a received request in the window before this one: it is looked at and not taken.
+///
+/// Keys of received requests are made with the number of their window, so that a key never changes hands and the store knows
+/// nothing of windows; whoever has a key looks for it in this window and in the one before, and there from `since` on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Earlier {
+    /// The key.
+    pub key: DedupeKey,
+    /// A message before this one does not count any more.
+    pub since: Sequence,
 }
 
 /// What became of a draft.
@@ -331,7 +347,9 @@ impl Intake {
         if let Some(same) = self.check_keys(&draft, looked)? {
             return Ok(same);
         }
-        let bytes = draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len());
+        let received = draft.received.as_ref().map_or(0, |received| received.content_bytes());
+        let bytes =
+            draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len()) + received;
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
         if self.held || self.queued >= self.settings.queue_messages_max || crowded {
             return Err(OfferError::Busy);
@@ -356,6 +374,7 @@ impl Intake {
             payload: Some(payload),
             content_type: draft.content_type,
             transformations_params: draft.transformations_params,
+            received: draft.received,
             expires_at: draft.expires_at,
             deliver_at: draft.deliver_at,
         });
@@ -578,7 +597,12 @@ impl Intake {
             let offer = Offer::Same { message: seen.message, batch: seen.batch };
             return if same { Ok(Some(offer)) } else { Err(OfferError::KeyReused { batch: seen.batch }) };
         }
-        if let Some(seen) = draft.event.and_then(|key| self.keys.get(&key)) {
+        let earlier =
+            draft.earlier.and_then(|earlier| self.keys.get(&earlier.key).filter(|seen| seen.message >= earlier.since));
+        if let Some(seen) = draft.event.and_then(|key| self.keys.get(&key)).or(earlier) {
+            if draft.received.is_some() {
+                return Ok(Some(Offer::Same { message: seen.message, batch: seen.batch }));
+            }
             return Err(OfferError::EventIdTaken { batch: seen.batch });
         }
         let has_keys = draft.idempotency.is_some() || draft.event.is_some();

@@ -4,6 +4,7 @@
 //! backlog. The doors share one behind a read-write lock; entries are `Arc`s, so a reader keeps the lock for a clone.
 
 use crate::engine::Input;
+use crate::sources::SourceRegister;
 use crate::tokens::TokenRegister;
 use bellwire_model::{
     Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, Ksuid, OrganisationId,
@@ -35,6 +36,7 @@ pub struct Catalogue {
     endpoints: HashMap<EndpointKey, ApplicationKey>,
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
     tokens: TokenRegister,
+    sources: SourceRegister,
 }
 
 impl Catalogue {
@@ -59,6 +61,16 @@ impl Catalogue {
     /// As [`Catalogue::tokens`], to be changed.
     pub fn tokens_mut(&mut self) -> &mut TokenRegister {
         &mut self.tokens
+    }
+
+    /// The sources.
+    pub fn sources(&self) -> &SourceRegister {
+        &self.sources
+    }
+
+    /// As [`Catalogue::sources`], to be changed.
+    pub fn sources_mut(&mut self) -> &mut SourceRegister {
+        &mut self.sources
     }
 
     /// Whether there is an application with this id, of whichever organisation.
@@ -188,7 +200,19 @@ impl Catalogue {
                 self.tokens.apply(change);
                 None
             }
-            Change::KeepAnswer(_)
+            Change::PutSource(source) => {
+                // One whose application has gone meanwhile would lead nowhere.
+                if self.applications.contains_key(&source.application) {
+                    self.sources.put(Arc::clone(source));
+                }
+                None
+            }
+            Change::DeleteSource(key) => {
+                self.sources.remove(*key);
+                None
+            }
+            Change::KeepRequest(_)
+            | Change::KeepAnswer(_)
             | Change::Wait { .. }
             | Change::PutTask(_)
             | Change::CancelTask { .. }
@@ -222,7 +246,7 @@ impl Catalogue {
         self.applications.insert(key, Arc::new(ApplicationEntry { application, endpoints }));
     }
 
-    /// Removes it with its endpoints; answers their keys.
+    /// Removes it with its endpoints and sources; answers the endpoints' keys.
     pub fn remove_application(&mut self, key: ApplicationKey) -> Vec<EndpointKey> {
         let Some(entry) = self.applications.remove(&key) else { return Vec::new() };
         let application = &entry.application;
@@ -230,6 +254,7 @@ impl Catalogue {
             self.by_uid.remove(&(application.organisation.clone(), uid.clone()));
         }
         self.by_id.remove(&application.id);
+        self.sources.remove_of_application(key);
         if application.is_operational() {
             self.operational.remove(&application.organisation);
         }

@@ -19,6 +19,7 @@
 
 mod catalogue;
 mod tokens;
+mod sources;
 mod fan_out;
 mod accept;
 mod schedule;
@@ -35,7 +36,9 @@ mod throttle;
 mod planted;
 mod engine;
 
-pub use accept::{BatchNumber, CommittedShard, Draft, Intake, IntakeSettings, Offer, OfferError, Sealed, ShardIndex};
+pub use accept::{
+    BatchNumber, CommittedShard, Draft, Earlier, Intake, IntakeSettings, Offer, OfferError, Sealed, ShardIndex,
+};
 pub use catalogue::{ApplicationEntry, Catalogue};
 pub use engine::{Effect, Ended, Engine, EngineSettings, Fresh, Input, LaneSnapshot, Start, Token, Undurable};
 pub use fan_out::fan_out;
@@ -43,4 +46,5 @@ pub use notify::Notice;
 pub use operational::{Occasion, Operational, What};
 #[cfg(feature = "planted-bugs")]
 pub use planted::Bug;
+pub use sources::SourceRegister;
 pub use tokens::{Credential, Registered, TakenBack, TokenRegister};

@@ -153,6 +153,7 @@ impl Operational {
             expires_at: now.plus(KEPT_FOR),
             deliver_at: None,
             transformations_params: None,
+            received: None,
         }
     }
 

@@ -118,6 +118,7 @@ impl Bench {
             payload: Some(Bytes::from_static(b"{}")),
             content_type: ContentType::Json,
             transformations_params: None,
+            received: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         })

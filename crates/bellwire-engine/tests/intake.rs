@@ -1,12 +1,12 @@
 //! The intake, driven by hand: order, batches, keys, failures, the watermark.
 
 use bellwire_engine::{
-    Catalogue, Draft, Intake, IntakeSettings, Occasion, Offer, OfferError, Operational, Undurable, What,
+    Catalogue, Draft, Earlier, Intake, IntakeSettings, Occasion, Offer, OfferError, Operational, Undurable, What,
 };
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
-    EndpointId, EndpointKey, Health, Limits, Message, OPERATIONAL_UID, OperationalType, OrganisationId, RequestDigest,
-    Sequence, Timestamp, Trigger, Waiting,
+    EndpointId, EndpointKey, Health, Limits, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received,
+    RequestDigest, Sequence, SourceId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Batch, Change};
 use bytes::Bytes;
@@ -45,6 +45,8 @@ fn draft() -> Draft {
         payload: Bytes::from_static(b"{}"),
         content_type: ContentType::Json,
         transformations_params: None,
+        received: None,
+        earlier: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
         idempotency: None,
@@ -123,6 +125,43 @@ fn a_door_is_told_the_batch_that_its_message_is_in() {
     assert!(intake.seal().is_none(), "one batch is out at a time");
     intake.committed();
     assert_eq!(intake.seal().map(|s| (s.number, s.batch.accepted.len())), Some((2, 2)));
+}
+
+#[test]
+fn a_received_request_is_known_by_its_key_in_this_window_and_in_the_one_before() {
+    let mut intake = intake();
+    let received = |key: u8, earlier: Option<(u8, Sequence)>, body: &'static [u8]| Draft {
+        received: Some(Arc::new(Received {
+            source: SourceId::from_parts(Sequence::ZERO, [1; 12]),
+            method: "POST".into(),
+            path: "/in/…".into(),
+            query: None,
+            headers: Vec::new(),
+            remote: None,
+            hops: 0,
+            dedupe: Some("a".into()),
+        })),
+        payload: Bytes::from_static(body),
+        earlier: earlier.map(|(key, since)| Earlier { key: DedupeKey([key; 16]), since }),
+        ..with_event(key)
+    };
+    let (first, batch) = queued(intake.offer(now(), received(1, None, b"{}"), 0));
+    let at = first.sequence();
+    let same = |offer: Result<Offer, OfferError>| match offer {
+        Ok(Offer::Same { message, batch }) => (message, batch),
+        other => panic!("expected the same, found {other:?}"),
+    };
+    for _ in 0..2 {
+        assert_eq!(same(intake.offer(now(), received(1, None, b"other"), 0)), (at, batch));
+        assert_eq!(same(intake.offer(now(), received(2, Some((1, at)), b"{}"), 0)), (at, batch));
+        intake.seal();
+        intake.committed();
+    }
+    // The window has moved on past the first one.
+    let (second, _) = queued(intake.offer(now(), received(2, Some((1, at.next())), b"{}"), 0));
+    assert_eq!(same(intake.offer(now(), received(2, Some((1, at.next())), b"{}"), 0)).0, second.sequence());
+    // An event id of an application is a key of another kind: it is refused, not taken for the same.
+    assert!(matches!(intake.offer(now(), with_event(2), 0), Err(OfferError::EventIdTaken { .. })));
 }
 
 #[test]

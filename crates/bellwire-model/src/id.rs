@@ -271,6 +271,14 @@ id!(
     TaskId, "qtask_"
 );
 id!(
+    /// The id of a source.
+    SourceId, "src_"
+);
+id!(
+    /// The id of a request at a source that made no message and was kept.
+    RequestId, "req_"
+);
+id!(
     /// The id of a token that is registered: listed, scoped, taken back by this.
     TokenId, "key_"
 );

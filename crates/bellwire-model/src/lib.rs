@@ -22,6 +22,7 @@ mod health;
 mod operational;
 mod ledger;
 mod token;
+mod source;
 
 pub use access::{Access, ClientAuthentication, Credentials, Oauth, SecretText, TlsAccess};
 pub use application::{
@@ -38,8 +39,8 @@ pub use event_type::EventType;
 pub use filter::matches;
 pub use health::{Health, HealthStep};
 pub use id::{
-    ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, PortalTokenId, Sequence, SequenceSource, TaskId,
-    TokenId,
+    ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, PortalTokenId, RequestId, Sequence,
+    SequenceSource, SourceId, TaskId, TokenId,
 };
 pub use kind::{Kind, Pipe, Plugin, Runs};
 pub use ledger::Ledger;
@@ -47,4 +48,8 @@ pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
 pub use shape::{ContentFilter, FilterSource, Format, Prepared, Shape, Transformation};
+pub use source::{
+    Conflict, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Networks, Received, Recipe, RequestOutcome, SECRETS_MAX,
+    Source, SourceAnswer, SourceKey, SourceSecret,
+};
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};

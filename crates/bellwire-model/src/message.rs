@@ -4,8 +4,10 @@ use crate::application::ApplicationKey;
 use crate::clock::Timestamp;
 use crate::endpoint::EndpointKey;
 use crate::id::{MessageId, Sequence};
+use crate::source::Received;
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A message as it is kept. Shared as `Arc<Message>` from the door to the wire; never copied.
 #[derive(Clone, PartialEq, Debug)]
@@ -28,6 +30,8 @@ pub struct Message {
     pub content_type: ContentType,
     /// What the sender gave for scripts to read: the text of a JSON object. Goes when the payload goes.
     pub transformations_params: Option<Box<str>>,
+    /// The request that it was made of, if it came in at a source. Goes when the payload goes.
+    pub received: Option<Arc<Received>>,
     /// When the payload is removed and unfinished deliveries end as expired.
     pub expires_at: Timestamp,
     /// Not before this time, if the sender asked for a delay.
@@ -35,9 +39,11 @@ pub struct Message {
 }
 
 impl Message {
-    /// What it holds in memory that grows with what was sent: the payload, and what scripts can read beside it.
+    /// What it holds in memory that grows with what was sent: the payload, and what can be read beside it.
     pub fn content_bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Bytes::len) + self.transformations_params.as_ref().map_or(0, |text| text.len())
+        let params = self.transformations_params.as_ref().map_or(0, |text| text.len());
+        let received = self.received.as_ref().map_or(0, |received| received.content_bytes());
+        self.payload.as_ref().map_or(0, Bytes::len) + params + received
     }
 
     /// Its place in the message log.

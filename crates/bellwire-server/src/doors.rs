@@ -2,7 +2,7 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
-use bellwire_engine::{Catalogue, Draft, Offer, OfferError, Operational};
+use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{Endpoint, Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -39,7 +39,7 @@ impl Doors {
     }
 
     async fn accept(&self, draft: Draft) -> Result<Accepted, AcceptError> {
-        let keyed = draft.idempotency.is_some() || draft.event.is_some();
+        let keyed = draft.idempotency.is_some() || draft.event.is_some() || draft.earlier.is_some();
         let started = self.core.clock.engine();
         let offer = loop {
             let mut looked = 0;
@@ -90,9 +90,16 @@ impl Doors {
             return Ok(if before == digest { Known::Message(message) } else { Known::Refused(AcceptError::KeyReused) });
         }
         if let Some(key) = draft.event
-            && find(key)?.is_some()
+            && let Some(DedupeEntry { message, .. }) = find(key)?
         {
-            return Ok(Known::Refused(AcceptError::EventIdTaken));
+            let same = draft.received.is_some();
+            return Ok(if same { Known::Message(message) } else { Known::Refused(AcceptError::EventIdTaken) });
+        }
+        if let Some(Earlier { key, since }) = draft.earlier
+            && let Some(DedupeEntry { message, .. }) = find(key)?
+            && message >= since
+        {
+            return Ok(Known::Message(message));
         }
         Ok(Known::Nothing)
     }
@@ -252,6 +259,8 @@ mod tests {
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
             transformations_params: None,
+            received: None,
+            earlier: None,
             idempotency: None,
             event: None,
         }

@@ -82,6 +82,7 @@ impl Server {
         let engines: Vec<_> = (0..shards).map(|_| Engine::new(config.engine_settings(), seed())).collect();
         let inputs = share_out(&recovered, shards);
         let mut catalogue = Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types);
+        recovered.sources.into_iter().for_each(|source| catalogue.sources_mut().put(source));
         recovered.tokens.into_changes().for_each(|change| catalogue.tokens_mut().apply(&change));
         let core = Arc::new(Core::new(
             Clock::start(recovered.newest.time()),

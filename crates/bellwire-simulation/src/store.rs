@@ -3,8 +3,8 @@
 
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
-    EndReason, Endpoint, EndpointId, EndpointKey, EventType, FanOut, Ledger, Message, OrganisationId, Partition,
-    RequestDigest, Sequence, TaskId, Timestamp, Trigger, Waiting,
+    EndReason, Endpoint, EndpointId, EndpointKey, EventType, FanOut, KeptRequest, Ledger, Message, OrganisationId,
+    Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
     Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
@@ -78,6 +78,9 @@ pub(crate) struct State {
     pub(crate) keys: BTreeMap<DedupeKey, DedupeEntry>,
     pub(crate) answers: BTreeMap<DedupeKey, KeptAnswer>,
     pub(crate) tokens: RecoveredTokens,
+    pub(crate) sources: BTreeMap<SourceKey, Arc<Source>>,
+    /// The newest of each source, oldest first.
+    pub(crate) requests: BTreeMap<SourceKey, VecDeque<KeptRequest>>,
     pub(crate) applications: BTreeMap<ApplicationKey, Arc<Application>>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
     pub(crate) event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
@@ -251,6 +254,8 @@ impl State {
             }
             Change::DeleteApplication(key) => {
                 self.applications.remove(key);
+                let sources = self.sources.values().filter(|s| s.application == *key).map(|s| s.key);
+                sources.collect::<Vec<_>>().into_iter().for_each(|source| self.delete_source(source));
                 let of = self.endpoints.values().filter(|e| e.application == *key).map(|e| e.key);
                 for endpoint in of.collect::<Vec<_>>() {
                     self.delete_endpoint(endpoint);
@@ -286,6 +291,12 @@ impl State {
             Change::DeleteEventType(organisation, name) => {
                 self.event_types.remove(&(organisation.clone(), name.clone()));
             }
+            Change::PutSource(source) => {
+                self.last_key = self.last_key.max(source.key.0);
+                self.sources.insert(source.key, Arc::clone(source));
+            }
+            Change::DeleteSource(key) => self.delete_source(*key),
+            Change::KeepRequest(request) => self.keep_request(request),
             Change::Token(change) => self.tokens.apply(change),
             Change::KeepAnswer(answer) => {
                 self.answers.insert(answer.key, answer.clone());
@@ -306,7 +317,8 @@ impl State {
             Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
             Change::ExpungePayload(sequence) => {
                 if let Some((message, _)) = self.messages.get_mut(sequence) {
-                    Arc::make_mut(message).payload = None;
+                    let message = Arc::make_mut(message);
+                    (message.payload, message.transformations_params, message.received) = (None, None, None);
                 }
             }
             Change::ExpungeResponse(id) => {
@@ -315,6 +327,23 @@ impl State {
                     outcome.body = Bytes::from_static(b"EXPUNGED");
                 }
             }
+        }
+    }
+
+    fn delete_source(&mut self, key: SourceKey) {
+        self.sources.remove(&key);
+        self.requests.remove(&key);
+    }
+
+    fn keep_request(&mut self, request: &KeptRequest) {
+        if !self.sources.contains_key(&request.source) {
+            return;
+        }
+        let kept = self.requests.entry(request.source).or_default();
+        kept.push_back(request.clone());
+        let bytes = |kept: &VecDeque<KeptRequest>| kept.iter().map(|r| r.body.len()).sum::<usize>();
+        while kept.len() > KeptRequest::COUNT_MAX || bytes(kept) > KeptRequest::BYTES_MAX {
+            kept.pop_front();
         }
     }
 
@@ -552,6 +581,7 @@ impl Store for SimStore {
             applications: state.applications.values().cloned().collect(),
             endpoints: state.endpoints.values().cloned().collect(),
             event_types: state.event_types.values().cloned().collect(),
+            sources: state.sources.values().cloned().collect(),
             tokens: state.tokens.clone(),
             unfinished,
             waiting,
@@ -614,12 +644,28 @@ impl Store for SimStore {
         Ok(self.state().answers.get(&key).filter(|answer| answer.expires_at > now).cloned())
     }
 
+    fn kept_requests(
+        &self,
+        source: SourceKey,
+        before: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Page<KeptRequest>, ReadError> {
+        let state = self.state();
+        let before = before.unwrap_or(Sequence::MAX);
+        let kept = state.requests.get(&source).into_iter().flatten().filter(|r| r.id.sequence() < before);
+        let mut items: Vec<_> = kept.rev().take(limit + 1).cloned().collect();
+        let done = items.len() <= limit;
+        items.truncate(limit);
+        Ok(Page { items, done })
+    }
+
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {
         let state = self.state();
         let range = state.messages.range(query.span.first..=query.span.last.max(query.span.first));
         let passes = |message: &&Arc<Message>| {
             message.application == application
                 && carries(message, &query.event_types, query.channel.as_deref(), query.tag.as_deref())
+                && query.source.is_none_or(|source| message.received.as_ref().is_some_and(|r| r.source == source))
         };
         let found = range.map(|(_, (message, _))| message).filter(passes);
         Ok(page(found, query.ascending, query.limit, |m| without_payload(m, query.with_payload)))

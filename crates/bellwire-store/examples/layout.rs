@@ -168,6 +168,7 @@ impl Load {
             payload: Some(self.payload.clone()),
             content_type: ContentType::Json,
             transformations_params: None,
+            received: None,
             expires_at: self.now.plus(Duration::from_secs(90 * 24 * 3600)),
             deliver_at: None,
         };

@@ -3,7 +3,8 @@
 use crate::Task;
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
-    Message, OrganisationId, Partition, RequestDigest, Sequence, TaskId, Timestamp, TokenChange, Waiting,
+    KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp,
+    TokenChange, Waiting,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub struct KeptAnswer {
 pub enum Change {
     /// Creates or replaces.
     PutApplication(Arc<Application>),
-    /// Marks as deleted: application, endpoints; its waiting deliveries end as `EndpointDeleted` by upkeep, which first
+    /// Marks as deleted: application, endpoints, sources; its waiting deliveries end as `EndpointDeleted` by upkeep, which first
     /// writes an attempt row (number 0) for each.
     DeleteApplication(ApplicationKey),
     /// Creates, or replaces all but `disabled` and `health`: an edit was made from an older reading of the endpoint, and what an
@@ -95,6 +96,12 @@ pub enum Change {
     PutEventType(Arc<EventType>),
     /// Removes the row.
     DeleteEventType(OrganisationId, String),
+    /// Creates or replaces.
+    PutSource(Arc<Source>),
+    /// Removes the row and what was kept of its requests; its messages stay.
+    DeleteSource(SourceKey),
+    /// Keeps a request of a source that made no message, within [`KeptRequest::COUNT_MAX`] and [`KeptRequest::BYTES_MAX`]: the oldest go.
+    KeepRequest(Arc<KeptRequest>),
     /// Changes what is kept about tokens.
     Token(TokenChange),
     /// Keeps an answer under its idempotency key.

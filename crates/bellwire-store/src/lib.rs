@@ -33,8 +33,8 @@ pub use task::{
 pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};
 
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
-    Sequence, TaskId, Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
+    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
 };
 use std::time::Duration;
 
@@ -121,6 +121,14 @@ pub trait Store: Send + Sync {
 
     /// The answer that was kept for a request other than a message's under an idempotency key, if it has not expired at `now`.
     fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError>;
+
+    /// The requests of `source` that made no message and are kept, newest first, at most `limit`, of those older than `before`.
+    fn kept_requests(
+        &self,
+        source: SourceKey,
+        before: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Page<KeptRequest>, ReadError>;
 
     /// Messages of an application, newest first (or oldest first, by the query).
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError>;

@@ -2,7 +2,7 @@
 
 use bellwire_model::{
     ApiToken, Application, AttemptNumber, Cutoff, DeliveryState, Endpoint, EndpointKey, EventType, FanOut, Ledger,
-    Logout, Message, Sequence, Timestamp, TokenChange,
+    Logout, Message, Sequence, Source, SourceId, Timestamp, TokenChange,
 };
 use std::sync::Arc;
 
@@ -44,6 +44,8 @@ pub struct MessageQuery {
     pub channel: Option<String>,
     /// Carrying this tag.
     pub tag: Option<String>,
+    /// That came in at this source.
+    pub source: Option<SourceId>,
     /// With payloads.
     pub with_payload: bool,
     /// For deliveries of an endpoint: only those that stand so.
@@ -151,6 +153,8 @@ pub struct Recovered {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// All, archived ones included.
     pub event_types: Vec<Arc<EventType>>,
+    /// All that are not deleted.
+    pub sources: Vec<Arc<Source>>,
     /// What is kept about tokens.
     pub tokens: RecoveredTokens,
     /// In order of acceptance.

@@ -44,6 +44,7 @@ impl Load {
             payload: Some(Bytes::from_static(&[b'x'; 300])),
             content_type: ContentType::Json,
             transformations_params: None,
+            received: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

@@ -103,6 +103,7 @@ impl Load {
             payload: Some(Bytes::from_static(&[b'x'; 300])),
             content_type: ContentType::Json,
             transformations_params: None,
+            received: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };
@@ -132,6 +133,7 @@ fn all(limit: usize) -> MessageQuery {
         event_types: Vec::new(),
         channel: None,
         tag: None,
+        source: None,
         with_payload: false,
         status: None,
     }

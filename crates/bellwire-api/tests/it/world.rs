@@ -358,6 +358,7 @@ impl Backend for TestBackend {
                 payload: Some(draft.payload),
                 content_type: draft.content_type,
                 transformations_params: draft.transformations_params,
+                received: draft.received,
                 expires_at: draft.expires_at,
                 deliver_at: draft.deliver_at,
             });
@@ -513,6 +514,7 @@ impl Memory {
             .filter(|m| query.event_types.is_empty() || query.event_types.contains(&m.event_type))
             .filter(|m| query.channel.as_ref().is_none_or(|c| m.channels.contains(c)))
             .filter(|m| query.tag.as_ref().is_none_or(|t| m.tags.contains(t)))
+            .filter(|m| query.source.is_none_or(|s| m.received.as_ref().is_some_and(|r| r.source == s)))
             .cloned()
             .collect()
     }
@@ -577,6 +579,20 @@ impl Store for Memory {
 
     fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
         Ok(self.0.lock().answers.get(&key).filter(|a| a.expires_at > now).cloned())
+    }
+
+    fn kept_requests(
+        &self,
+        source: SourceKey,
+        _: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Page<KeptRequest>, ReadError> {
+        let kept = self.0.lock();
+        let of = |change: &Change| match change {
+            Change::KeepRequest(request) if request.source == source => Some(KeptRequest::clone(request)),
+            _ => None,
+        };
+        Ok(page(kept.changes.iter().filter_map(of).collect(), false, limit))
     }
 
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {

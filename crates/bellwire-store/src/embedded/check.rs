@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::index::AttemptRecord;
 use super::ledger::{self, Meta};
 use super::message_log::BlobRef;
+use super::source;
 use super::waiting_room;
 use bellwire_model::{Delivery, EndReason, EndpointKey, Ledger, Sequence, Timestamp};
 use rusqlite::{Connection, Params};
@@ -240,6 +241,13 @@ impl Check<'_> {
                 "an endpoint cannot be read",
                 match sealer {
                     Some(sealer) => configuration::endpoints(connection, Some(sealer)).map(drop),
+                    None => Ok(()),
+                },
+            ),
+            (
+                "a source cannot be read",
+                match sealer {
+                    Some(sealer) => source::all(connection, Some(sealer)).map(drop),
                     None => Ok(()),
                 },
             ),

@@ -1,7 +1,9 @@
 //! How values become columns. Knows no table.
 
 use super::fault::Fault;
-use bellwire_model::{AfterAttempt, Directive, EndReason, EndpointKey, FailureClass, FanOut, Sequence, Timestamp};
+use bellwire_model::{
+    AfterAttempt, Directive, EndReason, EndpointKey, FailureClass, FanOut, Sequence, SourceId, Timestamp,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -132,10 +134,21 @@ pub(super) fn type_hash(event_type: &str) -> u32 {
     fnv(0, event_type)
 }
 
-/// A bit for each channel and each tag. A message has what is looked for only if it has all of its bits.
-pub(super) fn marks(channels: &[String], tags: &[String]) -> u64 {
+/// A bit for each channel, each tag and the source. A message has what is looked for only if it has all of its bits.
+pub(super) fn marks(channels: &[String], tags: &[String], source: Option<SourceId>) -> u64 {
     let channels = channels.iter().fold(0, |marks, channel| marks | channel_mark(channel));
-    tags.iter().fold(channels, |marks, tag| marks | tag_mark(tag))
+    let tags = tags.iter().fold(channels, |marks, tag| marks | tag_mark(tag));
+    tags | source.map_or(0, source_mark)
+}
+
+/// One of the tags' bits: few messages have both.
+pub(super) fn source_mark(source: SourceId) -> u64 {
+    let hash = source
+        .0
+        .as_bytes()
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    1 << (31 + hash % 31)
 }
 
 pub(super) fn channel_mark(channel: &str) -> u64 {

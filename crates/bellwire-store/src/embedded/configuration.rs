@@ -6,6 +6,7 @@ use super::fault::Fault;
 use super::kind;
 use super::message_log::array;
 use super::shape;
+use super::source;
 use bellwire_model::{
     ActiveSecret, Application, ApplicationId, ApplicationKey, ApplicationSettings, DisabledBy, Endpoint, EndpointId,
     EndpointKey, EventType, Health, Ksuid, Limits, OrganisationId, PayloadValidation, RetrySchedule, Timestamp,
@@ -87,8 +88,9 @@ pub(super) fn put_application(connection: &Connection, application: &Application
     Ok(())
 }
 
-/// Removes the row and answers the keys of its endpoints, which are to be deleted too.
+/// Removes the row and its sources, and answers the keys of its endpoints, which are to be deleted too.
 pub(super) fn delete_application(connection: &Connection, key: ApplicationKey) -> Result<Vec<EndpointKey>, Fault> {
+    source::delete_of_application(connection, key)?;
     connection.prepare_cached("DELETE FROM application WHERE key = ?1")?.execute([key.0])?;
     let mut endpoints = connection.prepare_cached("SELECT key FROM endpoint WHERE application = ?1 ORDER BY key")?;
     let keys = endpoints.query_map([key.0], |row| row.get(0))?;

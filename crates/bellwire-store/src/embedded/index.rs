@@ -36,7 +36,11 @@ impl MessageRecord {
             sequence,
             application: message.application,
             event_type: codec::type_hash(&message.event_type),
-            marks: codec::marks(&message.channels, &message.tags),
+            marks: codec::marks(
+                &message.channels,
+                &message.tags,
+                message.received.as_ref().map(|received| received.source),
+            ),
             fan_out: accepted.fan_out.clone(),
             expires_at: message.expires_at,
             idempotency: accepted.idempotency.map(|entry| DedupeEntry { message: sequence, ..entry }),

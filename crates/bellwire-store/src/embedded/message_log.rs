@@ -4,12 +4,14 @@
 use super::codec;
 use super::fault::Fault;
 use super::index::MessageRecord;
+use super::received;
 use crate::{Accepted, DedupeEntry};
 use bellwire_model::{
     ApplicationKey, ContentType, DedupeKey, FanOut, Ksuid, Message, MessageId, RequestDigest, Sequence, Timestamp,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, params};
+use std::sync::Arc;
 
 /// Writes rows; made once per commit.
 pub(super) struct Appender<'c> {
@@ -22,7 +24,8 @@ impl<'c> Appender<'c> {
         let statement = connection.prepare_cached(
             "INSERT INTO message (sequence, id_tail, application, event_type, fan_out, expires_at, deliver_at, \
              event_id, channels, tags, content_type, idempotency_key, idempotency_digest, event_key, payload, \
-             transformations_params) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             transformations_params, received) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?;
         Ok(Appender { statement, fan_out: Vec::new() })
     }
@@ -52,6 +55,7 @@ impl<'c> Appender<'c> {
             accepted.event.as_ref().map(|key| key.0.as_slice()),
             message.payload.as_deref(),
             message.transformations_params.as_deref(),
+            message.received.as_deref().map(received::write),
         ])?;
         Ok(())
     }
@@ -65,12 +69,13 @@ fn id_tail(id: &MessageId) -> &[u8] {
 
 /// The columns of [`message_from`], with the payload.
 pub(super) const COLUMNS: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
-                                  m.event_id, m.channels, m.tags, m.content_type, m.payload, m.transformations_params";
+                                  m.event_id, m.channels, m.tags, m.content_type, m.payload, m.transformations_params, \
+                                  m.received";
 /// How many these are.
-pub(super) const COLUMN_COUNT: usize = 12;
+pub(super) const COLUMN_COUNT: usize = 13;
 /// The same without it.
 pub(super) const COLUMNS_WITHOUT_PAYLOAD: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
-     m.event_id, m.channels, m.tags, m.content_type, NULL, NULL";
+     m.event_id, m.channels, m.tags, m.content_type, NULL, NULL, m.received";
 
 /// Reads a message from the first columns of a row.
 pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
@@ -95,6 +100,10 @@ pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
         content_type,
         payload: row.get::<_, Option<Vec<u8>>>(10)?.map(Bytes::from),
         transformations_params: row.get::<_, Option<String>>(11)?.map(String::into_boxed_str),
+        received: match row.get_ref(12)?.blob_or_empty()? {
+            [] => None,
+            bytes => Some(Arc::new(received::read(bytes)?)),
+        },
     })
 }
 
@@ -126,7 +135,10 @@ pub(super) fn find_application(connection: &Connection, at: Sequence) -> Result<
 /// Removes the payload of the message at `sequence`.
 pub(super) fn expunge(connection: &Connection, at: Sequence) -> Result<(), Fault> {
     connection
-        .prepare_cached("UPDATE message SET payload = NULL, transformations_params = NULL WHERE sequence = ?1 AND payload IS NOT NULL")?
+        .prepare_cached(
+            "UPDATE message SET payload = NULL, transformations_params = NULL, received = NULL \
+             WHERE sequence = ?1 AND payload IS NOT NULL",
+        )?
         .execute([codec::integer(at)])?;
     Ok(())
 }
@@ -155,7 +167,7 @@ pub(super) fn records(
 ) -> Result<(), Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT sequence, application, event_type, fan_out, expires_at, channels, tags, idempotency_key, \
-         idempotency_digest, event_key FROM message WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence",
+         idempotency_digest, event_key, received FROM message WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence",
     )?;
     let mut rows = statement.query([codec::integer(after), codec::integer(until)])?;
     while let Some(row) = rows.next()? {
@@ -174,7 +186,7 @@ pub(super) fn records(
             sequence: at,
             application: ApplicationKey(row.get(1)?),
             event_type: codec::type_hash(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?),
-            marks: codec::marks(&list(row, 5)?, &list(row, 6)?),
+            marks: codec::marks(&list(row, 5)?, &list(row, 6)?, received::source(row.get_ref(10)?.blob_or_empty()?)),
             fan_out: codec::read_fan_out(row.get_ref(3)?.blob_or_empty()?)?,
             expires_at: Timestamp::from_micros(row.get(4)?),
             idempotency,

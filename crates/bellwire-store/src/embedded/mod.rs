@@ -23,6 +23,8 @@ mod check;
 mod backup;
 mod recovery;
 mod tokens;
+mod source;
+mod received;
 mod retention;
 mod task;
 mod reading;
@@ -39,8 +41,8 @@ use crate::{
     Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
-    Sequence, TaskId, Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
+    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
 };
 use checkpoint::{Checkpointer, Failure};
 use fault::Fault;
@@ -70,6 +72,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__transformations", include_str!("schema/V7__transformations.sql")),
     ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
     ("V9__kinds_of_endpoints", include_str!("schema/V9__kinds_of_endpoints.sql")),
+    ("V10__sources", include_str!("schema/V10__sources.sql")),
 ];
 
 /// What the operator can choose.
@@ -394,6 +397,15 @@ impl Store for EmbeddedStore {
         self.read(|reader| keys::find_answer(reader, key, now))
     }
 
+    fn kept_requests(
+        &self,
+        source: SourceKey,
+        before: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Page<KeptRequest>, ReadError> {
+        self.read(|reader| source::kept(reader, source, before, limit))
+    }
+
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {
         self.snapshot(
             |message| message.application == application,
@@ -570,6 +582,7 @@ mod tests {
             payload: Some(Bytes::from(vec![0; 10_000])),
             content_type: ContentType::Json,
             transformations_params: None,
+            received: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

@@ -468,7 +468,8 @@ impl<'a> Snapshot<'a> {
     ) -> Result<(), Fault> {
         let types: Vec<u32> = query.event_types.iter().map(|t| codec::type_hash(t)).collect();
         let channel = query.channel.as_deref().map_or(0, codec::channel_mark);
-        let marks = channel | query.tag.as_deref().map_or(0, codec::tag_mark);
+        let source = query.source.map_or(0, codec::source_mark);
+        let marks = channel | query.tag.as_deref().map_or(0, codec::tag_mark) | source;
         tail.retain(|candidate| within(query.span, candidate.at));
         let mut merged = Merged::new(rows, tail, query.ascending, candidate, |candidate: &Candidate| candidate.at);
         while let Some(candidate) = merged.next()? {
@@ -480,7 +481,8 @@ impl<'a> Snapshot<'a> {
             let Some(message) = message_log::find(&self.transaction, candidate.at, query.with_payload)? else {
                 continue;
             };
-            let passes = carries(&message, &query.event_types, query.channel.as_deref(), query.tag.as_deref());
+            let passes = carries(&message, &query.event_types, query.channel.as_deref(), query.tag.as_deref())
+                && query.source.is_none_or(|source| message.received.as_ref().is_some_and(|r| r.source == source));
             if passes && !visit(message)? {
                 break;
             }

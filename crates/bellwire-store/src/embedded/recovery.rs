@@ -5,7 +5,7 @@ use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
-use super::{task, tokens, waiting_room};
+use super::{source, task, tokens, waiting_room};
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};
 use rusqlite::Connection;
@@ -39,6 +39,7 @@ pub(super) fn recover(connection: &Connection, sealer: Option<&dyn Sealer>) -> R
         applications: configuration::applications(connection)?,
         endpoints,
         event_types: configuration::event_types(connection)?,
+        sources: source::all(connection, sealer)?,
         tokens: tokens::read(connection)?,
         unfinished: with_payload,
         waiting,

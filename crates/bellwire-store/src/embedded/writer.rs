@@ -8,7 +8,7 @@ use super::ledger::Meta;
 use super::retention::{self, Removal};
 use super::task::{self, Cancelling};
 use super::waiting_room::{self, Counts};
-use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, tokens};
+use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, source, tokens};
 use crate::{Batch, Change, CommitError, Fence, Lease};
 use bellwire_model::{
     AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, TaskId, Timestamp,
@@ -493,6 +493,12 @@ impl Step<'_> {
             Change::DeleteEventType(organisation, name) => {
                 configuration::delete_event_type(connection, organisation, name)
             }
+            Change::PutSource(source) => {
+                self.meta.last_key = self.meta.last_key.max(source.key.0);
+                source::put(connection, sealer, source)
+            }
+            Change::DeleteSource(key) => source::delete(connection, *key),
+            Change::KeepRequest(request) => source::keep(connection, request),
             Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),

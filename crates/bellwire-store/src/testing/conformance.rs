@@ -64,6 +64,9 @@ checks![
     a_key_leads_to_its_message_at_once_and_for_ever,
     an_answer_is_kept_until_it_expires,
     what_is_kept_about_tokens_comes_back_as_it_was,
+    a_source_comes_back_as_it_was_and_goes_with_its_application,
+    what_was_received_stays_with_its_message_and_goes_with_the_payload,
+    the_newest_requests_of_a_source_are_kept,
     a_lease_excludes_others_until_it_ends,
     a_late_writer_is_told_and_nothing_is_kept,
     a_fence_rises_over_a_restart,
@@ -511,6 +514,100 @@ fn what_is_kept_about_tokens_comes_back_as_it_was(world: &mut World) {
     world.commit(Batch { changes, ..Batch::default() });
     assert_eq!(world.store().recover().expect("recovers").tokens.sorted(), expected);
     assert_eq!(world.reopen().tokens.sorted(), expected);
+}
+
+fn a_source_comes_back_as_it_was_and_goes_with_its_application(world: &mut World) {
+    let sources = super::source::every_source();
+    let applications = [Arc::new(application(1)), Arc::new(application(2))];
+    world.changes(applications.into_iter().map(Change::PutApplication).collect());
+    world.changes(sources.iter().cloned().map(Arc::new).map(Change::PutSource).collect());
+    let there = |recovered: crate::Recovered| -> Vec<_> {
+        let mut sources: Vec<_> =
+            recovered.sources.iter().map(|source| bellwire_model::Source::clone(source)).collect();
+        sources.sort_by_key(|source| source.key);
+        sources
+    };
+    let recovered = world.reopen();
+    assert_eq!(recovered.last_key, sources.iter().map(|source| source.key.0).max().unwrap_or_default());
+    assert_eq!(there(recovered), sources);
+    let changed = bellwire_model::Source { name: "other".into(), disabled: true, ..sources[0].clone() };
+    world.change(Change::PutSource(Arc::new(changed.clone())));
+    world.change(Change::DeleteSource(sources[1].key));
+    let of_two: Vec<_> = sources[2..].iter().filter(|s| s.application != APPLICATION).cloned().collect();
+    assert!(!of_two.is_empty());
+    let mut expected = vec![changed];
+    expected.extend(sources[2..].iter().cloned());
+    assert_eq!(there(world.reopen()), expected);
+    world.change(Change::DeleteApplication(APPLICATION));
+    assert_eq!(there(world.reopen()), of_two);
+}
+
+fn what_was_received_stays_with_its_message_and_goes_with_the_payload(world: &mut World) {
+    let [a, b] = [1, 2].map(super::source::received);
+    let drafts = [Some(&a), Some(&b), None, Some(&a)];
+    let messages: Vec<_> = drafts
+        .map(|received| world.accept(&Draft { received: received.cloned().map(Arc::new), ..Draft::to(&[1]) }))
+        .into();
+    for _ in 0..2 {
+        for (message, received) in messages.iter().zip(drafts) {
+            let found = world.store().message(*message, true).expect("read").expect("there");
+            assert_eq!(found.received.as_deref(), received);
+        }
+        world.check();
+        let mut query = message_query(false, 1);
+        query.source = Some(a.source);
+        let store = world.store();
+        let of_a = pages(&query, |query| store.messages(APPLICATION, query).expect("read"), |m| m.sequence());
+        assert_eq!(of_a.iter().map(|m| m.sequence()).collect::<Vec<_>>(), [messages[3], messages[0]]);
+        drop(store);
+        world.reopen();
+        world.pass(Duration::from_secs(120));
+        while world.store().upkeep(world.now).expect("works") {}
+    }
+    world.change(Change::ExpungePayload(messages[0]));
+    let found = world.store().message(messages[0], true).expect("read").expect("there");
+    assert_eq!((found.payload, found.received), (None, None));
+}
+
+fn the_newest_requests_of_a_source_are_kept(world: &mut World) {
+    use bellwire_model::KeptRequest;
+    let sources = super::source::every_source();
+    world.change(Change::PutApplication(Arc::new(application(1))));
+    world.changes(sources[..2].iter().cloned().map(Arc::new).map(Change::PutSource).collect());
+    let [one, other] = [sources[0].key, sources[1].key];
+    let mut all = Vec::new();
+    for n in 0..KeptRequest::COUNT_MAX + 20 {
+        let (sequence, body) = (world.sequence(), vec![b'x'; n]);
+        let request = super::source::kept_request(one, sequence, n, body);
+        world.change(Change::KeepRequest(Arc::new(request.clone())));
+        all.push(request);
+    }
+    let stranger = super::source::kept_request(bellwire_model::SourceKey(99), world.sequence(), 1, Vec::new());
+    world.change(Change::KeepRequest(Arc::new(stranger)));
+    all.reverse();
+    all.truncate(KeptRequest::COUNT_MAX);
+    let read = |world: &World, source, before, limit| world.store().kept_requests(source, before, limit).expect("read");
+    for _ in 0..2 {
+        let page = read(world, one, None, 500);
+        assert!(page.done);
+        assert_eq!(page.items, all);
+        let first = read(world, one, None, 7);
+        assert!(!first.done);
+        assert_eq!(first.items, all[..7]);
+        let rest = read(world, one, Some(first.items[6].id.sequence()), 500);
+        assert_eq!(rest.items, all[7..]);
+        assert!(read(world, other, None, 7).items.is_empty());
+        assert!(read(world, bellwire_model::SourceKey(99), None, 7).items.is_empty());
+        world.reopen();
+    }
+    for n in 0..KeptRequest::BYTES_MAX / KeptRequest::BODY_MAX + 5 {
+        let request = super::source::kept_request(other, world.sequence(), n, vec![b'y'; KeptRequest::BODY_MAX]);
+        world.change(Change::KeepRequest(Arc::new(request)));
+    }
+    assert_eq!(read(world, other, None, 500).items.len(), KeptRequest::BYTES_MAX / KeptRequest::BODY_MAX);
+    assert_eq!(read(world, one, None, 500).items.len(), KeptRequest::COUNT_MAX, "each source has its own room");
+    world.change(Change::DeleteSource(one));
+    assert!(read(world, one, None, 7).items.is_empty());
 }
 
 fn a_lease_excludes_others_until_it_ends(world: &mut World) {

@@ -5,8 +5,8 @@ use crate::{
     Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, Ledger, Message, Partition,
-    Sequence, TaskId, Timestamp, Waiting,
+    ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
+    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -125,6 +125,15 @@ impl Store for FaultyStore {
 
     fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
         self.inner.find_answer(key, now)
+    }
+
+    fn kept_requests(
+        &self,
+        source: SourceKey,
+        before: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Page<KeptRequest>, ReadError> {
+        self.inner.kept_requests(source, before, limit)
     }
 
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {

@@ -3,4 +3,5 @@
 pub mod access;
 pub mod conformance;
 pub mod faults;
+mod source;
 mod world;

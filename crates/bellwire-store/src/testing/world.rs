@@ -7,8 +7,8 @@ use crate::{
 };
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DeliveryState,
-    EndReason, EndpointKey, FanOut, Ledger, Message, MessageId, OrganisationId, Outcome, RequestDigest, Sequence,
-    SequenceSource, TaskId, Timestamp, Trigger, Waiting,
+    EndReason, EndpointKey, FanOut, Ledger, Message, MessageId, OrganisationId, Outcome, Received, RequestDigest,
+    Sequence, SequenceSource, TaskId, Timestamp, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,8 +129,12 @@ impl Model {
             }
             Change::ExpungePayload(sequence) => {
                 if let Some((message, _)) = self.messages.get_mut(sequence) {
-                    *message =
-                        Arc::new(Message { payload: None, transformations_params: None, ..Message::clone(message) });
+                    *message = Arc::new(Message {
+                        payload: None,
+                        transformations_params: None,
+                        received: None,
+                        ..Message::clone(message)
+                    });
                 }
             }
             Change::ExpungeResponse(id) => {
@@ -282,6 +286,7 @@ pub(super) struct Draft {
     pub(super) tags: Vec<String>,
     pub(super) payload: Option<Bytes>,
     pub(super) params: Option<Box<str>>,
+    pub(super) received: Option<Arc<Received>>,
     pub(super) deliver_at: Option<Timestamp>,
     pub(super) lives: Option<Duration>,
     pub(super) idempotency: Option<(DedupeKey, RequestDigest)>,
@@ -370,6 +375,7 @@ impl World {
             payload: draft.payload.clone(),
             content_type: ContentType::default(),
             transformations_params: draft.params.clone(),
+            received: draft.received.clone(),
             expires_at: sequence.time().plus(draft.lives.unwrap_or(Duration::from_secs(90 * 24 * 3600))),
             deliver_at: draft.deliver_at,
         };
@@ -670,6 +676,7 @@ pub(super) fn message_query(ascending: bool, limit: usize) -> MessageQuery {
         event_types: Vec::new(),
         channel: None,
         tag: None,
+        source: None,
         with_payload: true,
         status: None,
     }

@@ -275,6 +275,7 @@ impl Taken {
             expires_at,
             deliver_at: None,
             transformations_params: None,
+            received: None,
         };
         let event = row.uid.as_deref().map(|uid| bellwire_api::event_key(application.id, uid));
         self.report.messages.brought();

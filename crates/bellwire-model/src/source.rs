@@ -1,0 +1,306 @@
+//! A source: a URL at which we receive others' webhooks, with how they are proved, told apart and answered.
+//!
+//! A request that a source has verified becomes a message of the source's application ([`Received`] is what is kept of it beside the
+//! payload) and takes the same road as any other. `bellwire-receiver` does that; the texts here that name presets, recipes and
+//! places of a request are its to read.
+
+use crate::access::SecretText;
+use crate::application::{ApplicationKey, Metadata, OrganisationId};
+use crate::clock::Timestamp;
+use crate::id::{MessageId, RequestId, SourceId};
+use bytes::Bytes;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The short key of a source in tables and memory. Given out with those of applications and endpoints, and never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceKey(pub u32);
+
+/// A source as it is kept.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Source {
+    /// Its key in tables and memory.
+    pub key: SourceKey,
+    /// Its public id.
+    pub id: SourceId,
+    /// Whose it is: its application's.
+    pub organisation: OrganisationId,
+    /// The application that its messages belong to.
+    pub application: ApplicationKey,
+    /// The user's own id for it, unique within the organisation.
+    pub uid: Option<String>,
+    /// For people.
+    pub name: String,
+    /// The unguessable part of its listener URL, `/in/{token}`.
+    pub token: SecretText,
+    /// A path of its own beside that, unique within the server; begins with `/`.
+    pub path: Option<String>,
+    /// The methods that it takes, in capitals. A handshake's own method is taken as well.
+    pub methods: Vec<String>,
+    /// How a request proves who sent it.
+    pub recipe: Recipe,
+    /// What the recipe wants to know beside secrets: the id of a webhook, a verify token's name.
+    pub settings: BTreeMap<String, String>,
+    /// Any of them that has not expired verifies; newest first, at most [`SECRETS_MAX`].
+    pub secrets: Vec<SourceSecret>,
+    /// A longer body is refused with 413.
+    pub body_bytes_max: u32,
+    /// Requests per second; more are refused with 429, before their body is read.
+    pub rate: Option<NonZeroU32>,
+    /// Who may send at all.
+    pub networks: Networks,
+    /// What makes two requests the same.
+    pub dedupe: Dedupe,
+    /// Where the event type of its messages comes from.
+    pub event_type: EventTypeFrom,
+    /// Its URL as the sender knows it, for schemes that sign it. Taken from the request if absent.
+    pub url: Option<String>,
+    /// What is answered to a request that was accepted.
+    pub answer: SourceAnswer,
+    /// Requests are refused with 404 while it is.
+    pub disabled: bool,
+    /// The user's own notes.
+    pub metadata: Metadata,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// So many secrets can a source have.
+pub const SECRETS_MAX: usize = 11;
+
+impl Source {
+    /// The secrets that verify at `now`, newest first.
+    pub fn secrets_at(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+        self.secrets.iter().filter(move |s| s.expires_at.is_none_or(|end| end > now)).map(|s| s.text.reveal())
+    }
+}
+
+/// How a request proves who sent it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recipe {
+    /// By the name of a preset.
+    Preset(String),
+    /// In the words of a recipe of one's own.
+    Own(String),
+}
+
+/// A secret that verifies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceSecret {
+    /// As the sender gave it.
+    pub text: SecretText,
+    /// When it stops to verify; never if absent.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Who may send at all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Networks {
+    /// Anybody if empty.
+    pub allowed: Vec<IpNet>,
+    /// Proxies whose word about the client's address (`x-forwarded-for`) counts.
+    pub proxies: Vec<IpNet>,
+}
+
+impl Networks {
+    /// Whether a client at `address` may send.
+    pub fn allow(&self, address: IpAddr) -> bool {
+        self.allowed.is_empty() || contain(&self.allowed, address)
+    }
+
+    /// Whether `peer` may say who the client is.
+    pub fn trust(&self, peer: IpAddr) -> bool {
+        contain(&self.proxies, peer)
+    }
+}
+
+/// An IPv4 address that is written as an IPv6 one is the same address.
+fn contain(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// What makes two requests of a source the same.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dedupe {
+    /// Where the key stands.
+    pub key: DedupeFrom,
+    /// For how long the key is known, from the first request on; at most as long as messages are kept.
+    pub window: Duration,
+    /// What becomes of a request with a key that is known and another body.
+    pub conflict: Conflict,
+}
+
+impl Dedupe {
+    /// The window of a source that has none of its own: longer than the senders that are known go on repeating.
+    pub const WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
+}
+
+impl Default for Dedupe {
+    fn default() -> Self {
+        Dedupe { key: DedupeFrom::Recipe, window: Self::WINDOW, conflict: Conflict::Flag }
+    }
+}
+
+/// Where the key of a request stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DedupeFrom {
+    /// Where the recipe says; if it does not, `webhook-id` and then `idempotency-key`.
+    Recipe,
+    /// At these places together. A request that lacks one of them is like no other.
+    Places(Vec<String>),
+    /// The body itself.
+    Body,
+    /// Nowhere: every request is a new one.
+    Off,
+}
+
+/// What becomes of a request with a key that is known and another body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conflict {
+    /// It is answered like any duplicate, and noted as a conflict.
+    Flag,
+    /// It is refused with 409.
+    Refuse,
+}
+
+/// Where the event type of a message comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventTypeFrom {
+    /// From where the recipe says.
+    Recipe,
+    /// It is always this one.
+    Fixed(String),
+    /// From this place of the request.
+    Place(String),
+}
+
+/// What is answered to a request that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceAnswer {
+    /// 2xx.
+    pub status: u16,
+    /// Text.
+    pub body: String,
+}
+
+impl Default for SourceAnswer {
+    fn default() -> Self {
+        SourceAnswer { status: 202, body: String::new() }
+    }
+}
+
+/// What is kept of a received request beside its payload. Bounded by whoever makes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// At which source.
+    pub source: SourceId,
+    /// In capitals.
+    pub method: String,
+    /// Without the source's token.
+    pub path: String,
+    /// Without its question mark; what is secret in it is masked.
+    pub query: Option<String>,
+    /// Names in small letters, in the order they came; what is secret in them is masked.
+    pub headers: Vec<(String, String)>,
+    /// Who sent it, as far as that is known.
+    pub remote: Option<IpAddr>,
+    /// From how many sources of ours it has been passed on.
+    pub hops: u8,
+    /// What told it from others.
+    pub dedupe: Option<String>,
+}
+
+impl Received {
+    /// What it holds in memory.
+    pub fn content_bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let query = self.query.as_ref().map_or(0, String::len);
+        self.method.len() + self.path.len() + query + headers + self.dedupe.as_ref().map_or(0, String::len)
+    }
+
+    /// The first header of this name, which is in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A request that made no message, kept for the person who asks why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptRequest {
+    /// Its id; `id.sequence()` says when it came.
+    pub id: RequestId,
+    /// Of which source.
+    pub source: SourceKey,
+    /// What became of it.
+    pub outcome: RequestOutcome,
+    /// What was answered.
+    pub status: u16,
+    /// The request.
+    pub received: Arc<Received>,
+    /// The beginning of its body, as far as it was read and is kept.
+    pub body: Bytes,
+}
+
+/// What became of a request that made no message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RequestOutcome {
+    /// It was refused.
+    Refused {
+        /// Why, for the person who owns the source; the sender is not told.
+        reason: String,
+    },
+    /// It was there before.
+    Duplicate {
+        /// The message that the first one made, if that is still known.
+        message: Option<MessageId>,
+        /// It had another body than the first one.
+        conflict: bool,
+    },
+    /// It was a question of the sender's service, and was answered.
+    Handshake,
+}
+
+impl KeptRequest {
+    /// So many are kept of a source; the oldest go first.
+    pub const COUNT_MAX: usize = 100;
+    /// So many bytes of bodies are kept of a source.
+    pub const BYTES_MAX: usize = 1 << 20;
+    /// So much of one body is kept.
+    pub const BODY_MAX: usize = 16 << 10;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn networks_allow_and_trust_whom_they_contain() {
+        let networks =
+            Networks { allowed: networks(&["192.0.2.0/24", "2001:db8::/32"]), proxies: networks(&["10.0.0.1/32"]) };
+        for (address, allowed) in [
+            ("192.0.2.9", true),
+            ("::ffff:192.0.2.9", true),
+            ("192.0.3.9", false),
+            ("2001:db8::5", true),
+            ("2001:db9::5", false),
+        ] {
+            assert_eq!(networks.allow(address.parse().expect("an address")), allowed, "{address}");
+        }
+        assert!(networks.trust("10.0.0.1".parse().expect("an address")));
+        assert!(!networks.trust("10.0.0.2".parse().expect("an address")));
+        let none = Networks::default();
+        let anybody = "203.0.113.1".parse().expect("an address");
+        assert!(none.allow(anybody) && !none.trust(anybody));
+    }
+}

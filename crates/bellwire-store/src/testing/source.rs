@@ -1,0 +1,107 @@
+//! Sources and requests for the checks: every setting at least once.
+
+use bellwire_model::{
+    ApplicationKey, Conflict, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Ksuid, MessageId, Networks,
+    OrganisationId, Received, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceId,
+    SourceKey, SourceSecret, Timestamp,
+};
+use bytes::Bytes;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn source(n: u32, application: u32) -> Source {
+    Source {
+        key: SourceKey(100 + n),
+        id: SourceId(Ksuid::from_bytes([n as u8; 20])),
+        organisation: OrganisationId::parse("org_x").expect("an organisation"),
+        application: ApplicationKey(application),
+        uid: None,
+        name: format!("source {n}"),
+        token: SecretText::new(format!("token-{n}")),
+        path: None,
+        methods: vec!["POST".into()],
+        recipe: Recipe::Preset("github".into()),
+        settings: Default::default(),
+        secrets: Vec::new(),
+        body_bytes_max: 1 << 20,
+        rate: None,
+        networks: Networks::default(),
+        dedupe: Dedupe::default(),
+        event_type: EventTypeFrom::Recipe,
+        url: None,
+        answer: SourceAnswer::default(),
+        disabled: false,
+        metadata: Default::default(),
+        created_at: Timestamp::from_seconds(1_800_000_000),
+        updated_at: Timestamp::from_seconds(1_800_000_001),
+    }
+}
+
+/// Two of the first application, then others, some of the second.
+pub(super) fn every_source() -> Vec<Source> {
+    let secret = |text: &str, end: Option<i64>| SourceSecret {
+        text: SecretText::new(text),
+        expires_at: end.map(Timestamp::from_seconds),
+    };
+    let dedupe = |key| Dedupe { key, window: Duration::from_micros(3_600_000_001), conflict: Conflict::Refuse };
+    let full = Source {
+        uid: Some("git".into()),
+        path: Some("/hooks/git".into()),
+        methods: vec!["POST".into(), "PUT".into()],
+        recipe: Recipe::Own("algorithm = \"hmac-sha256\"\n".into()),
+        settings: [("topic".to_owned(), "a\"b".to_owned())].into(),
+        secrets: vec![secret("geheim ☂", None), secret("old", Some(1_800_000_900))],
+        body_bytes_max: 77,
+        rate: NonZeroU32::new(50),
+        networks: Networks {
+            allowed: vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")],
+            proxies: vec!["10.0.0.1/32".parse().expect("a network")],
+        },
+        dedupe: dedupe(DedupeFrom::Places(vec!["header.x-a".into(), "body.id".into()])),
+        event_type: EventTypeFrom::Fixed("git.push".into()),
+        url: Some("https://hooks.example.com/git".into()),
+        answer: SourceAnswer { status: 200, body: "thanks".into() },
+        disabled: true,
+        metadata: [("team".to_owned(), "blue".to_owned())].into(),
+        ..source(3, 2)
+    };
+    let body = Source {
+        dedupe: dedupe(DedupeFrom::Body),
+        event_type: EventTypeFrom::Place("body.type".into()),
+        ..source(4, 1)
+    };
+    let off = Source { dedupe: dedupe(DedupeFrom::Off), ..source(5, 1) };
+    vec![source(1, 1), source(2, 1), full, body, off]
+}
+
+pub(super) fn received(n: u8) -> Received {
+    Received {
+        source: SourceId(Ksuid::from_bytes([n; 20])),
+        method: "POST".into(),
+        path: "/in/…".into(),
+        query: n.is_multiple_of(2).then(|| "a=b&c".to_owned()),
+        headers: vec![("content-type".into(), "application/json".into()), ("x-n".into(), format!("ü{n}"))],
+        remote: if n.is_multiple_of(2) { None } else { Some([192, 0, 2, n].into()) },
+        hops: n,
+        dedupe: (n % 2 == 1).then(|| format!("delivery-{n}")),
+    }
+}
+
+pub(super) fn kept_request(source: SourceKey, sequence: Sequence, n: usize, body: Vec<u8>) -> KeptRequest {
+    let message = MessageId::from_parts(Sequence::from_u64(n as u64), [5; 12]);
+    let outcome = match n % 4 {
+        0 => RequestOutcome::Refused { reason: format!("the signature is not right, {n}") },
+        1 => RequestOutcome::Duplicate { message: Some(message), conflict: true },
+        2 => RequestOutcome::Duplicate { message: None, conflict: false },
+        _ => RequestOutcome::Handshake,
+    };
+    KeptRequest {
+        id: RequestId::from_parts(sequence, [9; 12]),
+        source,
+        outcome,
+        status: 200 + n as u16,
+        received: Arc::new(received(n as u8)),
+        body: Bytes::from(body),
+    }
+}
