@@ -2,12 +2,15 @@
 //! API may implement it on anything.
 
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, Message, Runs, Sequence, Timestamp};
+use bellwire_model::{Endpoint, EndpointKey, Message, Runs, Sequence, Timestamp};
 use bellwire_store::{Change, Store};
+use bytes::Bytes;
 use parking_lot::RwLock;
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// A future that a handler can hold across threads.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -47,6 +50,43 @@ pub enum AcceptError {
     Failed(String),
 }
 
+/// What an endpoint answered to a message that somebody waits for.
+#[derive(Clone, Debug)]
+pub struct EndpointAnswer {
+    /// Whose.
+    pub endpoint: EndpointKey,
+    /// The status.
+    pub status: u16,
+    /// What a plugin wants in the head of its answer; empty for others.
+    pub headers: Vec<(String, String)>,
+    /// The body, up to the cap of attempts.
+    pub body: Bytes,
+}
+
+/// Hears the answers to one message, from its first attempt on, until it is dropped.
+pub struct Listening {
+    receiver: mpsc::Receiver<EndpointAnswer>,
+    /// What ends with it.
+    _place: Box<dyn Any + Send>,
+}
+
+impl Listening {
+    /// Hears from `receiver`; `place` is dropped when nobody listens any more.
+    pub fn new(receiver: mpsc::Receiver<EndpointAnswer>, place: Box<dyn Any + Send>) -> Self {
+        Listening { receiver, _place: place }
+    }
+
+    /// Where nothing will ever be heard.
+    pub fn nothing() -> Self {
+        Listening::new(mpsc::channel(1).1, Box::new(()))
+    }
+
+    /// The next answer. `None`: no more will come.
+    pub async fn next(&mut self) -> Option<EndpointAnswer> {
+        self.receiver.recv().await
+    }
+}
+
 /// What is wrong with a plugin's settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PluginFault {
@@ -69,6 +109,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Accepts a message: looks its keys up, offers it to the intake, waits for the commit. Durable when it answers `Ok`.
     fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>>;
+
+    /// As [`Backend::accept`], and lets the caller hear what endpoints answer. Of a message that was there before nothing is heard.
+    fn accept_and_listen(&self, draft: Draft) -> Answer<'_, Result<(Accepted, Listening), AcceptError>> {
+        Box::pin(async move { Ok((self.accept(draft).await?, Listening::nothing())) })
+    }
 
     /// Commits changes of configuration, then applies them to the catalogue and tells the engines; when it answers `Ok`, all of
     /// that has happened: no attempt starts with what was before.

@@ -39,6 +39,7 @@ mod event_type;
 mod openapi_import;
 mod event_type_import;
 mod message;
+mod wait;
 mod explain;
 mod explain_text;
 mod message_look;

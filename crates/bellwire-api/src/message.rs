@@ -10,6 +10,7 @@ use crate::idempotency::{Once, event_key};
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Paging, Slice, Window};
 use crate::payload;
+use crate::wait::{AnswerOut, Wait, WaitQuery, can_be_waited_for};
 use crate::wire::{Pairs, Text, Time};
 use axum::response::Response;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
@@ -52,6 +53,7 @@ pub(crate) fn operations() -> Vec<Operation> {
                 "Creates a new message and dispatches it to all of the application's endpoints. It is durable when this is answered.",
             )
             .query::<WithContent>()
+            .query::<WaitQuery>()
             .body::<MessageIn<'static>>()
             .answers::<MessageOut<'static>>(202),
         Operation::new(Method::GET, "/api/v1/app/{app_id}/msg/{msg_id}", Access::Application, get)
@@ -141,6 +143,9 @@ pub(crate) struct MessageOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     deliver_at: Option<Time>,
     timestamp: Time,
+    /// What the endpoints answered, if the sender waited for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<AnswerOut>,
 }
 
 /// A payload as it is shown.
@@ -200,6 +205,7 @@ impl<'a> MessageOut<'a> {
             tags: present(&message.tags),
             deliver_at: message.deliver_at.map(Time),
             timestamp: Time(message.sequence().time()),
+            answer: None,
         }
     }
 }
@@ -284,6 +290,7 @@ impl Wanted {
 
 async fn create(mut call: Call) -> Result<Response, Error> {
     let WithContent { with_content } = call.query()?;
+    let wait: WaitQuery = call.query()?;
     let body = call.json().await?;
     let input: MessageIn<'_> = body.parse()?;
     let once = call.once(body.bytes());
@@ -293,11 +300,23 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         Some(entry) => entry,
         None => create_application(&call, application).await?,
     };
+    let wait = Wait::of(&call, wait, &entry)?;
     let place = draft.place;
     let draft = draft.addressed(&entry, call.api.backend());
     let warning = payload::check(&call.api, &entry, &draft, place).await?;
-    let (Accepted::New(message) | Accepted::Same(message)) = call.api.backend().accept(draft).await?;
-    let mut answer = error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, with_content, now));
+    let (accepted, answered) = match wait {
+        None => (call.api.backend().accept(draft).await?, None),
+        Some(wait) => {
+            can_be_waited_for(draft.deliver_at)?;
+            let owed = draft.fan_out.clone();
+            let (accepted, listening) = call.api.backend().accept_and_listen(draft).await?;
+            let answered = wait.answer(&call, &entry, &accepted, owed, listening).await?;
+            (accepted, Some(answered))
+        }
+    };
+    let (Accepted::New(message) | Accepted::Same(message)) = accepted;
+    let shown = MessageOut { answer: answered, ..MessageOut::new(&message, with_content, now) };
+    let mut answer = error::json(StatusCode::ACCEPTED, &shown);
     if let Some(warning) = warning {
         answer.headers_mut().insert(payload::WARNING, warning);
     }

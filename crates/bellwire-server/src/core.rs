@@ -3,6 +3,7 @@
 //! A message crosses threads twice: from the door that took it into the intake, and from the committing thread into the
 //! mailbox of the shard that owns its application. Under load it never crosses alone.
 
+use crate::answers::Answers;
 use crate::clock::Clock;
 use crate::commit::Bell;
 use crate::observe::Metrics;
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     /// The last key given to an application or endpoint.
     pub(crate) last_key: AtomicU32,
     pub(crate) metrics: Metrics,
+    /// Who waits for what endpoints answer.
+    pub(crate) answers: Arc<Answers>,
     pub(crate) guard: Arc<bellwire_egress::Guard>,
     failing: Mutex<Option<String>>,
     stopping: AtomicBool,
@@ -64,6 +67,7 @@ impl Core {
             applied: AtomicU64::new(0),
             last_key: AtomicU32::new(last_key),
             metrics,
+            answers: Arc::default(),
             guard,
             failing: Mutex::new(None),
             stopping: AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
 
 use crate::core::{Core, Mail};
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend};
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening};
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{Endpoint, Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
@@ -38,7 +38,8 @@ impl Doors {
         receiver.await.unwrap_or(Err(AcceptError::Closed))
     }
 
-    async fn accept(&self, draft: Draft) -> Result<Accepted, AcceptError> {
+    /// With `listen`, answers to what is new are heard from its first attempt on.
+    async fn accept(&self, draft: Draft, listen: bool) -> Result<(Accepted, Option<Listening>), AcceptError> {
         let keyed = draft.idempotency.is_some() || draft.event.is_some() || draft.earlier.is_some();
         let started = self.core.clock.engine();
         let offer = loop {
@@ -47,14 +48,14 @@ impl Doors {
                 looked = self.core.intake.lock().looked();
                 match self.known(&draft)? {
                     Known::Nothing => {}
-                    Known::Message(sequence) => return self.same(sequence).await,
+                    Known::Message(sequence) => return Ok((self.same(sequence).await?, None)),
                     Known::Refused(why) => return Err(why),
                 }
             }
             // A draft that must be offered again is the rare case, and only then worth a copy.
-            let offered = if keyed { draft.clone() } else { break self.core.intake.lock().offer(started, draft, 0) };
-            let offer = self.core.intake.lock().offer(started, offered, looked);
-            match offer {
+            let offered = if keyed { draft.clone() } else { break self.offer(started, draft, 0, listen) };
+            let offer = self.offer(started, offered, looked, listen);
+            match offer.0 {
                 Err(OfferError::LookAgain) => {}
                 // Who has the key is on its way. If it does not arrive, the key is free.
                 Err(OfferError::KeyReused { batch } | OfferError::EventIdTaken { batch }) if self.undurable(batch) => {
@@ -62,23 +63,41 @@ impl Doors {
                         return Err(AcceptError::Closed);
                     }
                 }
-                other => break other,
+                other => break (other, offer.1),
             }
         };
+        let (offer, listening) = offer;
         match offer {
             Ok(Offer::Queued { message, batch }) => {
                 self.durable(batch).await?;
                 self.core.metrics.accepted(self.core.clock.engine().since(started));
-                Ok(Accepted::New(message))
+                Ok((Accepted::New(message), listening))
             }
             Ok(Offer::Same { message, batch }) => {
                 if self.undurable(batch) {
                     self.durable(batch).await?;
                 }
-                self.same(message).await
+                Ok((self.same(message).await?, None))
             }
             Err(error) => Err(refused(error)),
         }
+    }
+
+    /// Offers a draft to the intake. Who wants to listen does before anybody can commit it.
+    fn offer(
+        &self,
+        started: Timestamp,
+        draft: Draft,
+        looked: u64,
+        listen: bool,
+    ) -> (Result<Offer, OfferError>, Option<Listening>) {
+        let mut intake = self.core.intake.lock();
+        let offer = intake.offer(started, draft, looked);
+        let listening = match &offer {
+            Ok(Offer::Queued { message, .. }) if listen => self.core.answers.listen(message.sequence()),
+            _ => None,
+        };
+        (offer, listening)
     }
 
     /// Looks the draft's keys up among what is durable.
@@ -157,7 +176,14 @@ impl Backend for Doors {
     }
 
     fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, AcceptError>> {
-        Box::pin(Doors::accept(self, draft))
+        Box::pin(async move { Ok(Doors::accept(self, draft, false).await?.0) })
+    }
+
+    fn accept_and_listen(&self, draft: Draft) -> Answer<'_, Result<(Accepted, Listening), AcceptError>> {
+        Box::pin(async move {
+            let (accepted, listening) = Doors::accept(self, draft, true).await?;
+            Ok((accepted, listening.unwrap_or_else(Listening::nothing)))
+        })
     }
 
     fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
@@ -275,6 +301,10 @@ mod tests {
     }
 
     impl Doors {
+        async fn take(&self, draft: Draft) -> Result<Accepted, AcceptError> {
+            Ok(self.accept(draft, false).await?.0)
+        }
+
         /// What the committing thread does, and the shard's pump.
         fn commit(&self, kept: bool) {
             let sealed = self.core.intake.lock().seal().expect("something waits");
@@ -306,15 +336,14 @@ mod tests {
             (with_event(), with_event(), AcceptError::EventIdTaken),
             (with_key(1), with_key(2), AcceptError::KeyReused),
         ] {
-            let mut first = pin!(doors.accept(own));
+            let mut first = pin!(doors.take(own));
             assert!(poll(first.as_mut()).is_none());
-            let mut second = pin!(doors.accept(other.clone()));
+            let mut second = pin!(doors.take(other.clone()));
             assert!(poll(second.as_mut()).is_none(), "nothing durable has the key");
             doors.commit(false);
             assert!(matches!(poll(first), Some(Err(AcceptError::Full))));
             assert!(poll(second.as_mut()).is_none(), "the key is free: now it is the second one's");
-            let mut third =
-                pin!(doors.accept(if matches!(taken, AcceptError::KeyReused) { with_key(3) } else { other }));
+            let mut third = pin!(doors.take(if matches!(taken, AcceptError::KeyReused) { with_key(3) } else { other }));
             assert!(poll(third.as_mut()).is_none());
             doors.commit(true);
             assert!(matches!(poll(second), Some(Ok(Accepted::New(_)))));
@@ -327,7 +356,7 @@ mod tests {
     fn a_key_that_outlives_its_message_makes_no_second_one() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let doors = doors(folder.path(), Settings { messages: Duration::from_secs(1), ..Settings::default() });
-        let mut first = pin!(doors.accept(with_key(1)));
+        let mut first = pin!(doors.take(with_key(1)));
         assert!(poll(first.as_mut()).is_none());
         doors.commit(true);
         assert!(matches!(poll(first), Some(Ok(Accepted::New(_)))));
@@ -337,7 +366,7 @@ mod tests {
         let later = doors.core.clock.engine().plus(Duration::from_secs(120));
         while doors.core.store.upkeep(later).expect("works") {}
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("works");
-        assert!(matches!(runtime.block_on(doors.accept(with_key(1))), Err(AcceptError::Outlived)));
-        assert!(matches!(runtime.block_on(doors.accept(with_key(2))), Err(AcceptError::KeyReused)));
+        assert!(matches!(runtime.block_on(doors.take(with_key(1))), Err(AcceptError::Outlived)));
+        assert!(matches!(runtime.block_on(doors.take(with_key(2))), Err(AcceptError::KeyReused)));
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod wiring;
 mod connections;
 mod doors;
+mod answers;
 mod core;
 mod commit;
 mod tasks;

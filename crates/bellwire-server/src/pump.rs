@@ -2,6 +2,7 @@
 //! reads. Holds no decision of its own.
 
 use crate::core::{Core, Mail};
+use bellwire_api::backend::EndpointAnswer;
 use bellwire_delivery::Push;
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
 use bellwire_model::{EndpointKey, FailureClass, Outcome, Sequence, Timestamp};
@@ -166,6 +167,7 @@ impl Pump {
         spawn_local(async move {
             let outcome = push.attempt(&start.endpoint, &start.message, crate::clock::wall()).await;
             crate::observe::attempt(&start, &outcome);
+            answered(&handing.core, &start, &outcome);
             handing.done(outcome);
         });
     }
@@ -205,6 +207,17 @@ impl Pump {
             outcomes.borrow_mut().answers.push(answer);
             core.mailboxes[shard].notify.notify_one();
         });
+    }
+}
+
+/// Tells who waits for what endpoints answer.
+fn answered(core: &Core, start: &Start, outcome: &Outcome) {
+    let message = start.message.sequence();
+    if let Ok(status) = outcome.result
+        && core.answers.awaits(message)
+    {
+        let body = outcome.body.clone();
+        core.answers.give(message, EndpointAnswer { endpoint: start.endpoint.key, status, headers: Vec::new(), body });
     }
 }
 

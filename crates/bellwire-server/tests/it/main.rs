@@ -5,6 +5,7 @@ mod program;
 mod receiver;
 mod walkthrough;
 mod shaping;
+mod answers;
 mod operational;
 mod starting;
 mod commands;

@@ -21,11 +21,17 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn answering(statuses: &'static [u16]) -> Receiver {
+        let last = *statuses.last().unwrap();
+        let mut statuses = statuses.iter().copied().chain(std::iter::repeat(last));
+        Receiver::saying(move |_| (statuses.next().unwrap(), "hi".to_owned()))
+    }
+
+    /// Answers each request with what `say` makes of it: a status and a body.
+    pub(crate) fn saying(mut say: impl FnMut(&Arrival) -> (u16, String) + Send + 'static) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, arrivals) = channel();
         std::thread::spawn(move || {
-            let mut statuses = statuses.iter().copied().chain(std::iter::repeat(*statuses.last().unwrap()));
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
                 let mut headers = HashMap::new();
@@ -42,10 +48,13 @@ impl Receiver {
                 if headers.is_empty() || stream.read_exact(&mut body).is_err() {
                     continue;
                 }
-                let status = statuses.next().unwrap();
-                let answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+                let arrival = Arrival { request, headers, body };
+                let (status, said) = say(&arrival);
+                let length = said.len();
+                let answer =
+                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{said}");
                 let _ = stream.get_mut().write_all(answer.as_bytes());
-                if sender.send(Arrival { request, headers, body }).is_err() {
+                if sender.send(arrival).is_err() {
                     return;
                 }
             }
