@@ -190,8 +190,9 @@ fn changes(
             new.schemas = existing.and_then(|e| e.schemas.clone());
         }
         let event_type = new.put(api, organisation, &name, existing.map(|e| &**e));
-        let same =
-            |existing: &Arc<EventType>| EventType { updated_at: now, ..EventType::clone(existing) } == *event_type;
+        let same = |existing: &Arc<EventType>| {
+            EventType { updated_at: event_type.updated_at, ..EventType::clone(existing) } == *event_type
+        };
         if !existing.is_some_and(same) {
             changed.push(event_type);
         }

@@ -38,6 +38,8 @@ mod endpoint_tls;
 mod event_type;
 mod openapi_import;
 mod event_type_import;
+mod catalogue_document;
+mod event_type_export;
 mod message;
 mod wait;
 mod explain;
@@ -214,6 +216,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(endpoint_tls::operations());
     all.extend(event_type::operations());
     all.extend(event_type_import::operations());
+    all.extend(event_type_export::operations());
     all.extend(message::operations());
     all.extend(explain::operations());
     all.extend(message_look::operations());

@@ -39,6 +39,8 @@ enum Command {
     Explain(command::explain::Arguments),
     Doctor(command::doctor::Arguments),
     Ledger(command::ledger::Arguments),
+    Pack(command::pack::Arguments),
+    Export(command::export::Arguments),
     #[cfg(feature = "import-svix")]
     Import(command::import::Arguments),
     Bench(command::bench::Arguments),
@@ -75,6 +77,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => command::explain::run(arguments),
         Command::Doctor(arguments) => command::doctor::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
+        Command::Pack(arguments) => command::pack::run(arguments),
+        Command::Export(arguments) => command::export::run(arguments),
         #[cfg(feature = "import-svix")]
         Command::Import(arguments) => command::import::run(arguments),
         Command::Bench(arguments) => command::bench::run(arguments),

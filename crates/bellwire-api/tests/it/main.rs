@@ -9,6 +9,7 @@ mod access;
 mod tokens;
 mod authentication;
 mod explain;
+mod export;
 mod rules;
 mod shape;
 mod kind;

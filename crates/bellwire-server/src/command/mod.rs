@@ -11,6 +11,8 @@ pub(crate) mod verify;
 pub(crate) mod explain;
 pub(crate) mod doctor;
 pub(crate) mod ledger;
+pub(crate) mod pack;
+pub(crate) mod export;
 #[cfg(feature = "import-svix")]
 pub(crate) mod import;
 pub(crate) mod bench;

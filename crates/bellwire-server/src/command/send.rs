@@ -1,7 +1,7 @@
 //! `bellwire send`: one webhook straight to a URL, signed as the server would; or one message through a server's API,
 //! watched until every delivery of it has ended.
 
-use super::{Hint, block_on, http::Api, input, sign, token};
+use super::{Hint, block_on, http::Api, input, pack, sign, token};
 use crate::{
     clock,
     config::{Config, HeaderNames, Place, parse_duration},
@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     /// Create a message of this application, by id or uid
     #[arg(long, value_name = "APP", help_heading = "Through a server", requires = "event_type")]
     application: Option<String>,
-    /// The message's event type
+    /// The message's event type, or an alias that a pack gave it
     #[arg(long, value_name = "TYPE", help_heading = "Through a server", requires = "application")]
     event_type: Option<String>,
     /// Your own id of the event: the same one never makes a second message
@@ -235,7 +235,8 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
         bail!("--application and --event-type are needed");
     };
     let api = api(config, arguments.url.as_deref(), arguments.token.as_deref(), token::organisation_default())?;
-    let body = message(event_type, payload, arguments.event_id.as_deref(), &arguments.channel)?;
+    let event_type = pack::event_type_called(&api, event_type).await?;
+    let body = message(&event_type, payload, arguments.event_id.as_deref(), &arguments.channel)?;
     let WithId { id } = api.post(&format!("/app/{application}/msg"), body).await?;
     if !arguments.json {
         println!("message  {id}");

@@ -9,6 +9,7 @@ mod answers;
 mod operational;
 mod starting;
 mod commands;
+mod packs;
 mod doctor;
 mod backup;
 mod tokens;
