@@ -214,6 +214,9 @@ impl Catalogue {
             Change::KeepRequest(_)
             | Change::KeepAnswer(_)
             | Change::Wait { .. }
+            | Change::PutConsumer { .. }
+            | Change::DeleteConsumer { .. }
+            | Change::Settle(_)
             | Change::PutTask(_)
             | Change::CancelTask { .. }
             | Change::CancelWaiting { .. }

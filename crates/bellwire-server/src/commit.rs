@@ -185,7 +185,9 @@ fn run(core: &Core) {
 
 /// What of a batch concerns the catalogue.
 fn configuration(changes: &[Change]) -> Vec<Change> {
-    let elsewhere = |change: &Change| matches!(change, Change::Wait { .. } | Change::KeepAnswer(_));
+    let elsewhere = |change: &Change| {
+        matches!(change, Change::Wait { .. } | Change::KeepAnswer(_) | Change::PutConsumer { .. } | Change::Settle(_))
+    };
     changes.iter().filter(|change| !elsewhere(change)).cloned().collect()
 }
 

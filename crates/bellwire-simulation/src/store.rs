@@ -7,12 +7,13 @@ use bellwire_model::{
     Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
-    Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint,
-    DeliveryOfMessage, Fence, Found, KeptAnswer, Lease, Matching, MessageQuery, Page, ReadError, Recovered,
-    RecoveredTokens, Span, StatusFilter, Store, Task, TaskQuery, TaskStatus, Unfinished, WaitingHead,
+    Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, Consumer, DedupeEntry,
+    DeliveryOfEndpoint, DeliveryOfMessage, Fence, Found, KeptAnswer, LAG_COUNTED_MAX, LOG_LOOKED_MAX, LOG_MESSAGES_MAX,
+    Lag, Lease, LogPage, LogQuery, Matching, MessageQuery, Page, ReadError, Recovered, RecoveredTokens, Settled, Span,
+    StatusFilter, Store, Task, TaskQuery, TaskStatus, Unfinished, WaitingHead, read_outcome,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -97,6 +98,9 @@ pub(crate) struct State {
     /// The first one's turn is next.
     pub(crate) running: VecDeque<Sequence>,
     pub(crate) cancelling: VecDeque<(EndpointKey, Sequence, Timestamp)>,
+    pub(crate) consumers: BTreeMap<(EndpointKey, Arc<str>), Consumer>,
+    /// Endpoints of which a reader settled something.
+    pub(crate) settled: BTreeSet<EndpointKey>,
 }
 
 impl SimStore {
@@ -226,6 +230,9 @@ impl State {
                 // Upkeep has ended it already.
                 attempt.after = self.ended.get(&delivery).copied().unwrap_or(attempt.after);
             }
+            _ if self.ended_by_reader(delivery) => {
+                attempt.after = self.ended.get(&delivery).copied().unwrap_or(attempt.after);
+            }
             _ if self.was_cancelled(delivery) => attempt.after = AfterAttempt::Ended(EndReason::Cancelled),
             AfterAttempt::Waiting { due } => {
                 let next = attempt.number + 1;
@@ -302,6 +309,11 @@ impl State {
                 self.answers.insert(answer.key, answer.clone());
             }
             Change::Wait { waiting, owed } => self.wait(*waiting, *owed),
+            Change::PutConsumer { consumer, read } => self.put_consumer(consumer, *read),
+            Change::DeleteConsumer { endpoint, name } => {
+                self.consumers.remove(&(*endpoint, Arc::clone(name)));
+            }
+            Change::Settle(settled) => settled.iter().for_each(|settled| self.settle(settled)),
             Change::PutTask(task) => {
                 self.tasks.entry(task.id.sequence()).or_insert_with(|| {
                     self.running.push_back(task.id.sequence());
@@ -352,6 +364,7 @@ impl State {
             return;
         }
         self.endpoints.remove(&endpoint);
+        self.consumers.retain(|(of, _), _| *of != endpoint);
         self.doomed.insert(endpoint);
         for delivery in self.fresh(self.watermark).into_iter().filter(|d| d.endpoint == endpoint) {
             self.put(Waiting { delivery, due: delivery.message.time(), next: 1, trigger: Trigger::Scheduled });
@@ -370,7 +383,83 @@ impl State {
         if owed {
             self.added.insert(delivery);
             self.ledger.matched += u64::from(new);
+        } else if waiting.next == 1 && waiting.trigger == Trigger::Scheduled {
+            let read = self.consumers.values().filter(|c| c.endpoint == delivery.endpoint).map(|c| c.cursor).max();
+            if read.is_some_and(|read| delivery.message <= read) {
+                let outcome = read_outcome("a consumer", waiting.due);
+                let after = AfterAttempt::Delivered;
+                self.settle(&Settled { delivery, number: 1, at: waiting.due, outcome, after });
+            }
         }
+    }
+
+    fn put_consumer(&mut self, consumer: &Consumer, read: bool) {
+        let endpoint = consumer.endpoint;
+        if self.deleted.contains(&endpoint) {
+            return;
+        }
+        let key = (endpoint, Arc::clone(&consumer.name));
+        let kept = self.consumers.entry(key).or_insert_with(|| consumer.clone());
+        kept.cursor = if read { kept.cursor.max(consumer.cursor) } else { consumer.cursor };
+        kept.updated_at = consumer.updated_at;
+        if !read {
+            return;
+        }
+        self.settled.insert(endpoint);
+        let (first, last) = (Sequence::ZERO, consumer.cursor);
+        let rows = self.waiting.range(Delivery { endpoint, message: first }..=Delivery { endpoint, message: last });
+        let rows: Vec<_> = rows.map(|(_, row)| *row).filter(|row| row.trigger == Trigger::Scheduled).collect();
+        for row in rows {
+            let (at, number) = (consumer.updated_at, row.next);
+            let outcome = read_outcome(&consumer.name, at);
+            let after = AfterAttempt::Delivered;
+            self.settle(&Settled { delivery: row.delivery, number, at, outcome, after });
+        }
+    }
+
+    fn settle(&mut self, settled: &Settled) {
+        let delivery = settled.delivery;
+        let Some(row) = self.waiting.get(&delivery).copied() else { return };
+        if row.next != settled.number {
+            return;
+        }
+        let sequence = self.upkeep_sequence(settled.at);
+        match settled.after {
+            AfterAttempt::Waiting { due } => {
+                self.put(Waiting { due, next: row.next + 1, ..row });
+            }
+            after => {
+                self.remove(delivery);
+                self.ledger.count(after);
+                self.ended.insert(delivery, after);
+            }
+        }
+        self.settled.insert(delivery.endpoint);
+        self.of_delivery.entry(delivery).or_default().push(sequence);
+        let attempt = Attempt {
+            id: AttemptId::from_parts(sequence, [0; 12]),
+            delivery,
+            application: self.messages[&delivery.message].0.application,
+            number: row.next,
+            trigger: row.trigger,
+            url: "".into(),
+            outcome: Some(settled.outcome.clone()),
+            after: settled.after,
+        };
+        self.attempts.insert(sequence, attempt);
+    }
+
+    fn upkeep_sequence(&mut self, now: Timestamp) -> Sequence {
+        let from = Sequence::from_u64(Sequence::first_at(now).as_u64() | UPKEEP_FROM);
+        self.upkeep_newest = from.max(self.upkeep_newest.next());
+        self.upkeep_newest
+    }
+
+    /// Whether a reader has ended it while an engine had it in flight.
+    fn ended_by_reader(&self, delivery: Delivery) -> bool {
+        self.settled.contains(&delivery.endpoint)
+            && !self.waiting.contains_key(&delivery)
+            && self.ended.contains_key(&delivery)
     }
 
     fn cancel_waiting(&mut self, endpoint: EndpointKey, before: Sequence, at: Timestamp) {
@@ -393,9 +482,7 @@ impl State {
     /// Ends rows without an exchange, as a store's own work does.
     pub(crate) fn end(&mut self, rows: &[Delivery], reason: EndReason, now: Timestamp) {
         for delivery in rows.iter().copied() {
-            let from = Sequence::from_u64(Sequence::first_at(now).as_u64() | UPKEEP_FROM);
-            let sequence = from.max(self.upkeep_newest.next());
-            self.upkeep_newest = sequence;
+            let sequence = self.upkeep_sequence(now);
             let application = self.messages[&delivery.message].0.application;
             self.remove(delivery);
             let after = AfterAttempt::Ended(reason);
@@ -731,6 +818,59 @@ impl Store for SimStore {
             }
         }
         Ok(ledger)
+    }
+
+    fn log(&self, endpoint: EndpointKey, query: &LogQuery) -> Result<LogPage, ReadError> {
+        let state = self.state();
+        let span = Span { first: query.after.next(), last: Sequence::MAX };
+        let mut page = LogPage {
+            messages: Vec::new(),
+            through: query.after.max(state.newest),
+            more: false,
+            floor: Sequence::ZERO,
+        };
+        let (mut last, mut bytes) = (query.after, 0);
+        for (looked, delivery) in state.deliveries_of(endpoint, span).into_iter().enumerate() {
+            let full = page.messages.len() >= query.limit.min(LOG_MESSAGES_MAX) || bytes >= query.bytes_max;
+            if full || looked >= LOG_LOOKED_MAX {
+                (page.more, page.through) = (true, last);
+                break;
+            }
+            last = delivery.message;
+            let message = &state.messages[&delivery.message].0;
+            if carries(message, &query.event_types, query.channel.as_deref(), None) {
+                bytes += message.content_bytes();
+                page.messages.push(Message::clone(message));
+            }
+        }
+        Ok(page)
+    }
+
+    fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, ReadError> {
+        let span = Span { first: after.next(), last: Sequence::MAX };
+        let ahead = self.state().deliveries_of(endpoint, span);
+        let events = (ahead.len() as u64).min(LAG_COUNTED_MAX);
+        Ok(Lag { events, oldest: ahead.first().map(|delivery| delivery.message) })
+    }
+
+    fn lease_beside(
+        &self,
+        endpoint: EndpointKey,
+        in_order: bool,
+        until: Timestamp,
+        beside: &HashSet<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        let rows = self.lease_due(endpoint, in_order, until, usize::MAX)?;
+        Ok(rows.into_iter().filter(|(row, _)| !beside.contains(&row.delivery.message)).take(limit).collect())
+    }
+
+    fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError> {
+        Ok(self.state().consumers.get(&(endpoint, Arc::from(name))).cloned())
+    }
+
+    fn consumers(&self, endpoint: EndpointKey) -> Result<Vec<Consumer>, ReadError> {
+        Ok(self.state().consumers.values().filter(|c| c.endpoint == endpoint).cloned().collect())
     }
 
     fn ledger(&self) -> Result<Ledger, ReadError> {

@@ -1,6 +1,6 @@
 //! What one commit takes.
 
-use crate::Task;
+use crate::{Consumer, Settled, Task};
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
     KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp,
@@ -114,6 +114,29 @@ pub enum Change {
         /// Whether the ledger's `matched` rises.
         owed: bool,
     },
+    /// Sets the place of a consumer of a pipe endpoint, or makes the consumer.
+    ///
+    /// With `read`, it has read up to there: its place only goes forward, and what waits of scheduled deliveries of messages up to there is
+    /// recorded as delivered, at once as far as one commit may, the rest slice by slice by
+    /// [`Store::advance_task`](crate::Store::advance_task). So is what an engine puts into the waiting room later and was read before.
+    /// Without, it is set to wherever it is told, and nothing else happens.
+    PutConsumer {
+        /// The consumer; kept with the first `created_at` that it had.
+        consumer: Consumer,
+        /// Whether it has read up to its place.
+        read: bool,
+    },
+    /// Forgets a consumer.
+    DeleteConsumer {
+        /// Of which endpoint.
+        endpoint: EndpointKey,
+        /// Which.
+        name: Arc<str>,
+    },
+    /// Records how deliveries ended, or go on, that were handed to readers: each as an attempt, with what follows. One that does not wait
+    /// under its number any more is left out, so saying it twice is safe. An engine that still has such a delivery in flight from when
+    /// its endpoint was push records its attempt; the delivery stays as the reader left it.
+    Settle(Vec<Settled>),
     /// Creates a task. One with its id that is there already stays as it is.
     PutTask(Arc<Task>),
     /// Ends a running task as cancelled; what it has done stays done.

@@ -15,6 +15,7 @@
 
 mod batch;
 mod query;
+mod pipe;
 mod task;
 pub mod embedded;
 pub mod testing;
@@ -23,6 +24,10 @@ pub use batch::{Accepted, Batch, Change, DedupeEntry, Fence, KeptAnswer, Lease};
 pub use query::{
     AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Recovered, RecoveredTokens,
     Span, StatusFilter, Unfinished, WaitingHead,
+};
+
+pub use pipe::{
+    Consumer, LAG_COUNTED_MAX, LOG_LOOKED_MAX, LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, Settled, read_outcome, told,
 };
 
 pub use task::{
@@ -36,6 +41,7 @@ use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
     Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
 };
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Why a batch was not committed.
@@ -160,6 +166,30 @@ pub trait Store: Send + Sync {
 
     /// How many deliveries of `endpoint`, of messages accepted in `span`, stand where.
     fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError>;
+
+    /// A page of the log of `endpoint`, oldest first: every message that it was or is owed, whatever became of the delivery. However long
+    /// the log is, a page costs what is in it.
+    fn log(&self, endpoint: EndpointKey, query: &LogQuery) -> Result<LogPage, ReadError>;
+
+    /// How much of the log of `endpoint` is after `after`.
+    fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, ReadError>;
+
+    /// As [`Store::lease_due`], without the deliveries of the messages `beside`, which somebody has already. `in_order`: in order of
+    /// acceptance, and also what is not due yet; otherwise in order of the due time. Changes nothing.
+    fn lease_beside(
+        &self,
+        endpoint: EndpointKey,
+        in_order: bool,
+        until: Timestamp,
+        beside: &HashSet<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError>;
+
+    /// A consumer of `endpoint`.
+    fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError>;
+
+    /// The consumers of `endpoint`, by name.
+    fn consumers(&self, endpoint: EndpointKey) -> Result<Vec<Consumer>, ReadError>;
 
     /// The ledger, in one consistent reading of a store that may be written at the same time; `pending` is counted row by row.
     fn ledger(&self) -> Result<Ledger, ReadError>;

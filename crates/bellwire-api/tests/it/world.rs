@@ -7,15 +7,15 @@ use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
 use bellwire_store::{
-    Advanced, AttemptQuery, Batch, Change, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
-    EmbeddedStore, KeptAnswer, Lease, Matching, MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store,
-    Task, TaskQuery, TaskStatus, WaitingHead,
+    Advanced, AttemptQuery, Batch, Change, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
+    EmbeddedStore, KeptAnswer, Lag, Lease, LogPage, LogQuery, Matching, MessageQuery, Page, ReadError, Recovered, Span,
+    StatusFilter, Store, Task, TaskQuery, TaskStatus, WaitingHead,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -652,6 +652,33 @@ impl Store for Memory {
             }
         }
         Ok(ledger)
+    }
+
+    fn log(&self, _: EndpointKey, query: &LogQuery) -> Result<LogPage, ReadError> {
+        Ok(LogPage { messages: Vec::new(), through: query.after, more: false, floor: Sequence::ZERO })
+    }
+
+    fn lag(&self, _: EndpointKey, _: Sequence) -> Result<Lag, ReadError> {
+        Ok(Lag::default())
+    }
+
+    fn lease_beside(
+        &self,
+        _: EndpointKey,
+        _: bool,
+        _: Timestamp,
+        _: &HashSet<Sequence>,
+        _: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    fn consumer(&self, _: EndpointKey, _: &str) -> Result<Option<Consumer>, ReadError> {
+        Ok(None)
+    }
+
+    fn consumers(&self, _: EndpointKey) -> Result<Vec<Consumer>, ReadError> {
+        Ok(Vec::new())
     }
 
     fn ledger(&self) -> Result<Ledger, ReadError> {

@@ -99,7 +99,7 @@ pub(super) fn ended_without_exchange(
 
 /// The store has no randomness of its own, and this row guards nothing: any twelve bytes do, as long as they are the same in
 /// every run.
-fn tail_of(at: Sequence, delivery: Delivery) -> [u8; 12] {
+pub(super) fn tail_of(at: Sequence, delivery: Delivery) -> [u8; 12] {
     let mix = |seed: u64| {
         let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -192,7 +192,7 @@ pub(super) fn delete_endpoint(connection: &Connection, key: EndpointKey) -> Resu
         )?
         .execute([key.0])?;
     connection.prepare_cached("DELETE FROM endpoint WHERE key = ?1")?.execute([key.0])?;
-    Ok(())
+    super::consumer::delete_all(connection, key)
 }
 
 /// See [`crate::Store::deleted_endpoint`].

@@ -118,6 +118,24 @@ pub(super) fn find(connection: &Connection, at: Sequence, with_payload: bool) ->
     rows.next()?.map(message_from).transpose()
 }
 
+/// Looks up one message after another with one statement.
+pub(super) struct Finder<'c> {
+    statement: CachedStatement<'c>,
+}
+
+impl<'c> Finder<'c> {
+    pub(super) fn new(connection: &'c Connection) -> Result<Self, Fault> {
+        let statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM message m WHERE sequence = ?1"))?;
+        Ok(Finder { statement })
+    }
+
+    /// As [`find`], with its payload.
+    pub(super) fn find(&mut self, at: Sequence) -> Result<Option<Message>, Fault> {
+        let mut rows = self.statement.query([codec::integer(at)])?;
+        rows.next()?.map(message_from).transpose()
+    }
+}
+
 /// Whom the message at `sequence` was owed to when it was accepted.
 pub(super) fn find_fan_out(connection: &Connection, at: Sequence) -> Result<Option<FanOut>, Fault> {
     let mut statement = connection.prepare_cached("SELECT fan_out FROM message WHERE sequence = ?1")?;

@@ -25,6 +25,7 @@ mod recovery;
 mod tokens;
 mod source;
 mod received;
+mod consumer;
 mod retention;
 mod task;
 mod reading;
@@ -37,8 +38,9 @@ pub use check::{Finding, FindingKind, Report};
 pub use configuration::{PLAIN, Sealer};
 
 use crate::{
-    Advanced, AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
-    Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
+    Advanced, AttemptQuery, Batch, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
+    KeptAnswer, Lag, Lease, LogPage, LogQuery, Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task,
+    TaskQuery, WaitingHead,
 };
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
@@ -52,6 +54,7 @@ use parking_lot::{Mutex, RwLock};
 use reading::{Reader, Readers, Snapshot};
 use refinery_core::{Migration, Runner};
 use rusqlite::{Connection, OpenFlags};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -73,6 +76,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V8__ids_of_deleted_endpoints", include_str!("schema/V8__ids_of_deleted_endpoints.sql")),
     ("V9__kinds_of_endpoints", include_str!("schema/V9__kinds_of_endpoints.sql")),
     ("V10__sources", include_str!("schema/V10__sources.sql")),
+    ("V11__pipes", include_str!("schema/V11__pipes.sql")),
 ];
 
 /// What the operator can choose.
@@ -468,6 +472,45 @@ impl Store for EmbeddedStore {
             |attempt| attempt.endpoint == endpoint,
             |snapshot| snapshot.count_deliveries(endpoint, span),
         )
+    }
+
+    fn log(&self, endpoint: EndpointKey, query: &LogQuery) -> Result<LogPage, ReadError> {
+        let after = query.after;
+        self.snapshot(
+            |message| message.sequence > after && message.fan_out.contains(&endpoint),
+            |_| false,
+            |snapshot| snapshot.log(endpoint, query),
+        )
+    }
+
+    fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, ReadError> {
+        self.snapshot(
+            |message| message.sequence > after && message.fan_out.contains(&endpoint),
+            |_| false,
+            |snapshot| snapshot.lag(endpoint, after),
+        )
+    }
+
+    fn lease_beside(
+        &self,
+        endpoint: EndpointKey,
+        in_order: bool,
+        until: Timestamp,
+        beside: &HashSet<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        self.read(|reader| {
+            let transaction = reader.unchecked_transaction()?;
+            waiting_room::lease_beside(&transaction, endpoint, in_order, until, beside, limit)
+        })
+    }
+
+    fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError> {
+        self.read(|reader| consumer::find(reader, endpoint, name))
+    }
+
+    fn consumers(&self, endpoint: EndpointKey) -> Result<Vec<Consumer>, ReadError> {
+        self.read(|reader| consumer::list(reader, endpoint))
     }
 
     fn ledger(&self) -> Result<Ledger, ReadError> {

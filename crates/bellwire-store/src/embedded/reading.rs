@@ -6,7 +6,8 @@ use super::index::{AttemptRecord, MessageRecord, Tail, View};
 use super::ledger::Meta;
 use super::{OpenError, attempt_log, message_log, open_reader, waiting_room};
 use crate::{
-    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, MessageQuery, Page, Span, StatusFilter,
+    AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, LAG_COUNTED_MAX, LOG_LOOKED_MAX,
+    LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, MessageQuery, Page, Span, StatusFilter,
 };
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndReason, EndpointKey, Ledger,
@@ -252,6 +253,51 @@ impl<'a> Snapshot<'a> {
             page.take(DeliveryOfEndpoint { message, state, attempts })
         })?;
         Ok(page.done())
+    }
+
+    /// See [`crate::Store::log`].
+    pub(super) fn log(&self, endpoint: EndpointKey, query: &LogQuery) -> Result<LogPage, Fault> {
+        let types: Vec<u32> = query.event_types.iter().map(|t| codec::type_hash(t)).collect();
+        let marks = query.channel.as_deref().map_or(0, codec::channel_mark);
+        let limit = query.limit.min(LOG_MESSAGES_MAX);
+        let meta = self.meta;
+        let mut page =
+            LogPage { messages: Vec::new(), through: query.after.max(meta.newest), more: false, floor: meta.floor };
+        let mut find = message_log::Finder::new(&self.transaction)?;
+        let (mut bytes, mut looked, mut last) = (0, 0, query.after);
+        let done =
+            self.walk_endpoint(endpoint, Span { first: query.after.next(), last: Sequence::MAX }, |candidate| {
+                if page.messages.len() >= limit || bytes >= query.bytes_max || looked >= LOG_LOOKED_MAX {
+                    return Ok(false);
+                }
+                looked += 1;
+                last = candidate.at;
+                let possible =
+                    (types.is_empty() || types.contains(&candidate.event_type)) && candidate.marks & marks == marks;
+                if possible
+                    && let Some(message) = find.find(candidate.at)?
+                    && carries(&message, &query.event_types, query.channel.as_deref(), None)
+                {
+                    bytes += message.content_bytes();
+                    page.messages.push(message);
+                }
+                Ok(true)
+            })?;
+        if !done {
+            (page.more, page.through) = (true, last);
+        }
+        Ok(page)
+    }
+
+    /// See [`crate::Store::lag`].
+    pub(super) fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, Fault> {
+        let mut lag = Lag::default();
+        self.walk_endpoint(endpoint, Span { first: after.next(), last: Sequence::MAX }, |candidate| {
+            lag.events += 1;
+            lag.oldest.get_or_insert(candidate.at);
+            Ok(lag.events < LAG_COUNTED_MAX)
+        })?;
+        Ok(lag)
     }
 
     /// See [`crate::Store::count_deliveries`].

@@ -10,6 +10,7 @@
 use super::attempt_log;
 use super::checkpoint;
 use super::codec::{self, integer};
+use super::consumer::Settling;
 use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
 use super::ledger::Meta;
@@ -125,7 +126,10 @@ impl Writer {
 
     /// Ends a slice of what somebody wants not to be sent any more.
     pub(super) fn end_cancelled(&mut self, cancelling: Cancelling, now: Timestamp) -> Result<(), CommitError> {
-        let Cancelling { number, endpoint, before, at } = cancelling;
+        let Cancelling { number, endpoint, before, at, read_by } = cancelling;
+        if let Some(consumer) = read_by {
+            return self.settle_read(number, endpoint, before, &consumer, now);
+        }
         let waiting = waiting_room::oldest_until(&self.connection, endpoint, before, at, self.settings.slice);
         let waiting = waiting.map_err(Fault::into_commit)?;
         if waiting.is_empty() {
@@ -134,6 +138,38 @@ impl Writer {
             return Ok(());
         }
         self.end(&waiting, EndReason::Cancelled, now)
+    }
+
+    /// Records a slice of what a consumer has read past as delivered.
+    fn settle_read(
+        &mut self,
+        number: i64,
+        endpoint: EndpointKey,
+        before: Sequence,
+        consumer: &str,
+        now: Timestamp,
+    ) -> Result<(), CommitError> {
+        let (mut meta, limit) = (self.meta, self.settings.slice);
+        let more = self.transaction(|writer| {
+            let mut settling = Settling {
+                connection: &writer.connection,
+                counts: &mut writer.counts,
+                meta: &mut meta,
+                upkeep_from: writer.upkeep_from,
+            };
+            let more = settling.read_past(endpoint, before, consumer, now, limit)?;
+            if !more {
+                task::end_cancelling(&writer.connection, number)?;
+            }
+            meta.write(&writer.connection)?;
+            Ok(more)
+        })?;
+        self.meta = meta;
+        self.settled.insert(endpoint);
+        if !more {
+            self.cancelling.pop_front();
+        }
+        Ok(())
     }
 
     /// Ends deliveries that wait, all or none: rows out of the waiting room, rows into the attempt log and its indexes, counts.
@@ -380,7 +416,7 @@ impl Writer {
 ///
 /// The engine draws the sequences of its own rows before it commits them, so upkeep must not take one that it may have drawn. It takes
 /// from the upper half of a millisecond, and of one that the engine has not itself come so far in.
-fn next_sequence(meta: &Meta, from: Sequence, now: Timestamp) -> Sequence {
+pub(super) fn next_sequence(meta: &Meta, from: Sequence, now: Timestamp) -> Sequence {
     let base = Sequence::first_at(now).max(first_of(meta.newest));
     let engine_in_upper_half = meta.newest.as_u64() >= first_of(meta.newest).as_u64() + HALF;
     let base = if engine_in_upper_half { base.max(following(meta.newest)) } else { base };

@@ -67,9 +67,10 @@ impl Writer {
         now: Timestamp,
         matching: &dyn Matching,
     ) -> Result<Option<Advanced>, CommitError> {
-        if let Some(cancelling) = self.cancelling.front().copied() {
+        if let Some(cancelling) = self.cancelling.front().cloned() {
+            let endpoint = cancelling.endpoint;
             self.end_cancelled(cancelling, now)?;
-            return Ok(Some(Advanced { task: None, look_again: Some(cancelling.endpoint) }));
+            return Ok(Some(Advanced { task: None, look_again: Some(endpoint) }));
         }
         let Some(id) = self.running.front().copied() else { return Ok(None) };
         let mut meta = self.meta;
@@ -719,25 +720,29 @@ pub(super) fn forget(connection: &Connection, before: Timestamp, limit: usize) -
     Ok(())
 }
 
-/// What somebody wants not to be sent any more; see [`crate::Change::CancelWaiting`].
-#[derive(Clone, Copy, Debug)]
+/// What waits and is to be ended: what somebody wants not to be sent any more ([`crate::Change::CancelWaiting`]), or what a consumer has
+/// read past ([`crate::Change::PutConsumer`]).
+#[derive(Clone, Debug)]
 pub(super) struct Cancelling {
     pub(super) number: i64,
     pub(super) endpoint: EndpointKey,
     pub(super) before: Sequence,
     pub(super) at: Timestamp,
+    /// It is delivered, to this consumer, and not cancelled.
+    pub(super) read_by: Option<String>,
 }
 
 /// All that is not done.
 pub(super) fn cancelling(connection: &Connection) -> Result<Vec<Cancelling>, Fault> {
     let mut statement =
-        connection.prepare_cached("SELECT number, endpoint, before, at FROM cancelling ORDER BY number")?;
+        connection.prepare_cached("SELECT number, endpoint, before, at, read_by FROM cancelling ORDER BY number")?;
     let rows = statement.query_map([], |row| {
         Ok(Cancelling {
             number: row.get(0)?,
             endpoint: EndpointKey(row.get(1)?),
             before: codec::sequence(row.get(2)?),
             at: Timestamp::from_micros(row.get(3)?),
+            read_by: row.get(4)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -748,11 +753,13 @@ pub(super) fn put_cancelling(
     endpoint: EndpointKey,
     before: Sequence,
     at: Timestamp,
+    read_by: Option<&str>,
 ) -> Result<Cancelling, Fault> {
     connection
-        .prepare_cached("INSERT INTO cancelling (endpoint, before, at) VALUES (?1, ?2, ?3)")?
-        .execute(params![endpoint.0, integer(before), at.as_micros()])?;
-    Ok(Cancelling { number: connection.last_insert_rowid(), endpoint, before, at })
+        .prepare_cached("INSERT INTO cancelling (endpoint, before, at, read_by) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![endpoint.0, integer(before), at.as_micros(), read_by])?;
+    let read_by = read_by.map(str::to_owned);
+    Ok(Cancelling { number: connection.last_insert_rowid(), endpoint, before, at, read_by })
 }
 
 pub(super) fn end_cancelling(connection: &Connection, number: i64) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ use super::message_log;
 use crate::WaitingHead;
 use bellwire_model::{Delivery, EndpointKey, Message, Sequence, Timestamp, Trigger, Waiting};
 use rusqlite::{Connection, Row, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// How many rows are counted for an endpoint at a start.
 const COUNTED_MAX: u32 = 1_000;
@@ -280,6 +280,55 @@ pub(super) fn oldest(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map([i64::from(endpoint.0), below, limit], |row| row.get(0))?;
     rows.map(|message| Ok(Delivery { endpoint, message: codec::sequence(message?) })).collect()
+}
+
+/// The oldest rows of `endpoint` with a message before `before` that nobody asked for by hand, at most `limit`.
+pub(super) fn oldest_scheduled(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    before: Sequence,
+    limit: usize,
+) -> Result<Vec<Waiting>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT endpoint, message, due, next, manual FROM waiting \
+         WHERE endpoint = ?1 AND message < ?2 AND NOT manual ORDER BY message LIMIT ?3",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map([i64::from(endpoint.0), integer(before), limit], waiting_from)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// See [`crate::Store::lease_beside`].
+pub(super) fn lease_beside(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    in_order: bool,
+    until: Timestamp,
+    beside: &HashSet<Sequence>,
+    limit: usize,
+) -> Result<Vec<(Waiting, Message)>, Fault> {
+    // Index rows that are passed over cost next to nothing; a message is looked up only for what is taken.
+    let mut statement = connection.prepare_cached(if in_order {
+        "SELECT endpoint, message, due, next, manual FROM waiting \
+         WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) AND ?2 IS NOT NULL ORDER BY message"
+    } else {
+        "SELECT endpoint, message, due, next, manual FROM waiting INDEXED BY waiting_by_due \
+         WHERE endpoint = ?1 AND due <= ?2 AND message >= (SELECT floor FROM meta) ORDER BY due, message"
+    })?;
+    let mut rows = statement.query([i64::from(endpoint.0), until.as_micros()])?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let waiting = waiting_from(row)?;
+        if beside.contains(&waiting.delivery.message) {
+            continue;
+        }
+        if let Some(message) = message_log::find(connection, waiting.delivery.message, true)? {
+            found.push((waiting, message));
+        }
+    }
+    Ok(found)
 }
 
 /// As [`oldest`], without what somebody asked for after `at`.

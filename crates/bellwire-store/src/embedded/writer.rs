@@ -1,6 +1,7 @@
 //! The one writer: batches, leases and slices of upkeep, each one transaction on its one connection.
 
 use super::checkpoint::{Failure, START_BYTES, keep_log_on_close};
+use super::consumer::{self, ReadThrough, Settling};
 use super::fault::Fault;
 use super::folder::Reserve;
 use super::index::{AttemptRecord, MessageRecord, Tail};
@@ -9,7 +10,7 @@ use super::retention::{self, Removal};
 use super::task::{self, Cancelling};
 use super::waiting_room::{self, Counts};
 use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, source, tokens};
-use crate::{Batch, Change, CommitError, Fence, Lease};
+use crate::{Batch, Change, CommitError, Consumer, Fence, Lease, Settled};
 use bellwire_model::{
     AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, TaskId, Timestamp,
     Trigger, Waiting,
@@ -24,6 +25,8 @@ use std::time::Duration;
 pub(super) const ROW_BYTES: u64 = 200;
 /// What every commit adds: the one row, the growing ends of the trees.
 const COMMIT_BYTES: u64 = 24 << 10;
+/// So much of what a consumer has read past is recorded in the commit that moves its place.
+const READ_AT_ONCE: usize = 1_000;
 
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -39,6 +42,10 @@ pub(super) struct Writer {
     pub(super) cancelling: VecDeque<Cancelling>,
     /// Endpoints of which something was cancelled since the start, up to which message: an engine may still have it in hand.
     pub(super) cancelled: HashMap<EndpointKey, Sequence>,
+    /// How far the farthest consumer of each endpoint has read.
+    read: ReadThrough,
+    /// Endpoints of which a reader settled something since the start: an engine may still have it in hand.
+    pub(super) settled: HashSet<EndpointKey>,
     /// Tasks that are running; the first one's turn is next.
     pub(super) running: VecDeque<TaskId>,
     /// Upkeep's own sequences start no lower.
@@ -79,6 +86,7 @@ impl Writer {
         let doomed = deleted.iter().copied().filter(|endpoint| counts.has_rows(*endpoint)).collect();
         let cancelling = task::cancelling(&connection)?.into();
         let running = task::running(&connection)?.into();
+        let read = consumer::read_through(&connection)?;
         let leases = read_leases(&connection)?;
         let upkeep_from = retention::after(meta.newest_of_all());
         Ok(Writer {
@@ -91,6 +99,8 @@ impl Writer {
             doomed,
             cancelling,
             cancelled: HashMap::new(),
+            read,
+            settled: HashSet::new(),
             running,
             upkeep_from,
             removal: Removal::Waiting(EndpointKey(0)),
@@ -123,18 +133,24 @@ impl Writer {
         let mut meta = self.meta;
         let (mut messages, mut attempts) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.attempts));
         let (mut deleted, mut cancelling) = (Vec::new(), Vec::new());
+        let (mut read, mut settled) = (Vec::new(), Vec::new());
         let written = self.transaction(|writer| {
             let mut step = Step {
                 connection: &writer.connection,
                 counts: &mut writer.counts,
                 before: &writer.deleted,
                 cancelled: &writer.cancelled,
+                settled_before: &writer.settled,
+                read_before: &writer.read,
+                upkeep_from: writer.upkeep_from,
                 settings: &writer.settings,
                 meta: &mut meta,
                 messages: &mut messages,
                 attempts: &mut attempts,
                 deleted: &mut deleted,
                 cancelling: &mut cancelling,
+                read: &mut read,
+                settled: &mut settled,
             };
             step.write(batch)?;
             meta.write(&writer.connection)
@@ -151,10 +167,14 @@ impl Writer {
                 self.doom(&messages);
             }
             for one in cancelling {
-                let through = self.cancelled.entry(one.endpoint).or_default();
-                *through = one.before.max(*through);
+                if one.read_by.is_none() {
+                    let through = self.cancelled.entry(one.endpoint).or_default();
+                    *through = one.before.max(*through);
+                }
                 self.cancelling.push_back(one);
             }
+            self.read.extend(read);
+            self.settled.extend(settled);
             for change in &batch.changes {
                 if let Change::PutTask(task) = change
                     && !self.running.contains(&task.id)
@@ -330,6 +350,11 @@ struct Step<'a> {
     before: &'a HashSet<EndpointKey>,
     /// Cancelled before this batch, since the start.
     cancelled: &'a HashMap<EndpointKey, Sequence>,
+    /// Settled by readers before this batch, since the start.
+    settled_before: &'a HashSet<EndpointKey>,
+    /// Read before this batch.
+    read_before: &'a ReadThrough,
+    upkeep_from: Sequence,
     settings: &'a Settings,
     meta: &'a mut Meta,
     messages: &'a mut Vec<MessageRecord>,
@@ -338,6 +363,10 @@ struct Step<'a> {
     deleted: &'a mut Vec<EndpointKey>,
     /// Cancelled by this batch.
     cancelling: &'a mut Vec<Cancelling>,
+    /// Read by this batch.
+    read: &'a mut Vec<(EndpointKey, Sequence)>,
+    /// Settled by this batch.
+    settled: &'a mut Vec<EndpointKey>,
 }
 
 impl Step<'_> {
@@ -412,6 +441,9 @@ impl Step<'_> {
                 match gone {
                     None if self.was_cancelled(delivery)? => return Ok(AfterAttempt::Ended(EndReason::Cancelled)),
                     None => {
+                        if let Some(ended) = self.ended_by_reader(delivery)? {
+                            return Ok(ended);
+                        }
                         waiting_room::put(self.connection, self.counts, &waiting)?;
                     }
                     // Ended behind the attempt's back: it stays ended.
@@ -429,6 +461,9 @@ impl Step<'_> {
                 // The attempt tells what the receiver said; the delivery has ended and stays so.
                 if !waited && self.was_cancelled(delivery)? {
                     return Ok(AfterAttempt::Ended(EndReason::Cancelled));
+                }
+                if !waited && let Some(ended) = self.ended_by_reader(delivery)? {
+                    return Ok(ended);
                 }
                 self.meta.ledger.count(attempt.after);
             }
@@ -452,6 +487,53 @@ impl Step<'_> {
             return Ok(false);
         }
         Ok(waiting_room::find(self.connection, delivery)?.is_none() && task::was_cancelled(self.connection, delivery)?)
+    }
+
+    /// How a reader has ended the delivery while an engine had it in flight: its endpoint was push until a moment ago.
+    fn ended_by_reader(&self, delivery: Delivery) -> Result<Option<AfterAttempt>, Fault> {
+        if !self.settled_before.contains(&delivery.endpoint) {
+            return Ok(None);
+        }
+        consumer::ended_by_reader(self.connection, delivery)
+    }
+
+    fn settling(&mut self) -> Settling<'_> {
+        Settling { connection: self.connection, counts: self.counts, meta: self.meta, upkeep_from: self.upkeep_from }
+    }
+
+    fn settle(&mut self, settled: &Settled) -> Result<(), Fault> {
+        if self.settling().settle(settled)? {
+            self.settled.push(settled.delivery.endpoint);
+        }
+        Ok(())
+    }
+
+    /// Sets a consumer's place, and ends what it has read past: some at once, the rest in slices.
+    fn put_consumer(&mut self, consumer: &Consumer, read: bool) -> Result<(), Fault> {
+        let endpoint = consumer.endpoint;
+        if self.before.contains(&endpoint) || self.deleted.contains(&endpoint) {
+            return Ok(());
+        }
+        let through = consumer::put(self.connection, consumer, read)?;
+        self.read.push((endpoint, through));
+        if !read {
+            return Ok(());
+        }
+        self.settled.push(endpoint);
+        let (before, at) = (consumer.cursor.next(), consumer.updated_at);
+        if self.settling().read_past(endpoint, before, &consumer.name, at, READ_AT_ONCE)? {
+            self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at, Some(&consumer.name))?);
+        }
+        Ok(())
+    }
+
+    /// Whether a fresh delivery was read before its row came.
+    fn was_read(&self, waiting: &Waiting) -> bool {
+        let in_this_batch = self.read.iter().rfind(|(endpoint, _)| *endpoint == waiting.delivery.endpoint);
+        match in_this_batch {
+            Some(read) => consumer::was_read(&HashMap::from([*read]), waiting),
+            None => !self.read_before.is_empty() && consumer::was_read(self.read_before, waiting),
+        }
     }
 
     fn put(
@@ -502,6 +584,13 @@ impl Step<'_> {
             Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),
+            Change::PutConsumer { consumer, read } => self.put_consumer(consumer, *read),
+            Change::DeleteConsumer { endpoint, name } => {
+                let through = consumer::delete(connection, *endpoint, name)?;
+                self.read.push((*endpoint, through));
+                Ok(())
+            }
+            Change::Settle(settled) => settled.iter().try_for_each(|settled| self.settle(settled)),
             Change::PutTask(task) => task::put(connection, task),
             Change::CancelTask { task, at } => task::cancel(connection, *task, *at),
             Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
@@ -545,6 +634,14 @@ impl Step<'_> {
             index::note_added_delivery(self.connection, waiting.delivery)?;
             // One that waits already is owed already.
             self.meta.ledger.matched += u64::from(new);
+        } else if self.was_read(waiting) {
+            self.settle(&Settled {
+                delivery: waiting.delivery,
+                number: waiting.next,
+                at: waiting.due,
+                outcome: crate::told(waiting.due, Ok(200), "read by a consumer, at once".to_owned()),
+                after: AfterAttempt::Delivered,
+            })?;
         }
         Ok(())
     }
@@ -561,7 +658,7 @@ impl Step<'_> {
                 self.put(delivery, left.message.time(), 1, Trigger::Scheduled)?;
             }
         }
-        self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at)?);
+        self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at, None)?);
         Ok(())
     }
 }

@@ -1,15 +1,16 @@
 //! A store that fails on purpose: the n-th write answers as told, everything else goes through.
 
 use crate::{
-    Advanced, AttemptQuery, Batch, CommitError, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, KeptAnswer, Lease,
-    Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task, TaskQuery, WaitingHead,
+    Advanced, AttemptQuery, Batch, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
+    KeptAnswer, Lag, Lease, LogPage, LogQuery, Matching, MessageQuery, Page, ReadError, Recovered, Span, Store, Task,
+    TaskQuery, WaitingHead,
 };
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
     Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,6 +175,33 @@ impl Store for FaultyStore {
 
     fn count_deliveries(&self, endpoint: EndpointKey, span: Span) -> Result<Ledger, ReadError> {
         self.inner.count_deliveries(endpoint, span)
+    }
+
+    fn log(&self, endpoint: EndpointKey, query: &LogQuery) -> Result<LogPage, ReadError> {
+        self.inner.log(endpoint, query)
+    }
+
+    fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, ReadError> {
+        self.inner.lag(endpoint, after)
+    }
+
+    fn lease_beside(
+        &self,
+        endpoint: EndpointKey,
+        in_order: bool,
+        until: Timestamp,
+        beside: &HashSet<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<(Waiting, Message)>, ReadError> {
+        self.inner.lease_beside(endpoint, in_order, until, beside, limit)
+    }
+
+    fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError> {
+        self.inner.consumer(endpoint, name)
+    }
+
+    fn consumers(&self, endpoint: EndpointKey) -> Result<Vec<Consumer>, ReadError> {
+        self.inner.consumers(endpoint)
     }
 
     fn ledger(&self) -> Result<Ledger, ReadError> {
