@@ -11,6 +11,7 @@
 //! remembered, so that the next request with it costs one lookup; its times, its standing and its allowance are compared at each.
 
 use crate::error::Error;
+use crate::jwt_key::{JwtAlgorithm, JwtKey, JwtKeyError};
 use crate::permission::{self, Capability, Permission};
 use crate::rate::{Allowance, RateLimit};
 use base64::Engine as _;
@@ -23,7 +24,6 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,41 +35,6 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 const ISSUER: &str = "bellwire";
 /// A token with an audience is for one of these, or for somebody else. RFC 7519 §4.1.3.
 const AUDIENCES: [&str; 3] = ["bellwire", "svix", "svix-server"];
-
-/// How tokens are signed. RFC 7518 §3.2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum JwtAlgorithm {
-    /// HMAC with SHA-256.
-    #[default]
-    Hs256,
-    /// HMAC with SHA-384.
-    Hs384,
-    /// HMAC with SHA-512.
-    Hs512,
-}
-
-impl JwtAlgorithm {
-    const fn library(self) -> jsonwebtoken::Algorithm {
-        match self {
-            JwtAlgorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
-            JwtAlgorithm::Hs384 => jsonwebtoken::Algorithm::HS384,
-            JwtAlgorithm::Hs512 => jsonwebtoken::Algorithm::HS512,
-        }
-    }
-}
-
-impl FromStr for JwtAlgorithm {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "HS256" => Ok(JwtAlgorithm::Hs256),
-            "HS384" => Ok(JwtAlgorithm::Hs384),
-            "HS512" => Ok(JwtAlgorithm::Hs512),
-            _ => Err(()),
-        }
-    }
-}
 
 /// Whom a token speaks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -106,13 +71,19 @@ impl Principal {
 
 /// Why a token could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the token could not be signed")]
-pub struct MintError(#[from] jsonwebtoken::errors::Error);
+pub enum MintError {
+    /// The text is none.
+    #[error("the key cannot be used")]
+    Key(#[from] JwtKeyError),
+    /// The cryptographic library refused; not known to happen.
+    #[error("the token could not be signed")]
+    Signing(#[from] jsonwebtoken::errors::Error),
+}
 
 /// A token for `principal`, signed with `secret` by HS256, good from `now` for `lifetime`.
 ///
 /// # Errors
-/// The cryptographic library refused to sign; not known to happen.
+/// [`MintError`].
 pub fn mint_token(
     secret: &[u8],
     principal: &Principal,
@@ -133,7 +104,7 @@ pub fn mint_token_by(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<String, MintError> {
-    Claims::new(principal, now, Some(lifetime)).sign(algorithm, &EncodingKey::from_secret(secret))
+    Claims::new(principal, now, Some(lifetime)).sign(algorithm, &JwtKey::read(algorithm, secret)?.signing)
 }
 
 /// What a token says. Signing the same claims again with the same secret gives the same token.
@@ -240,7 +211,8 @@ impl Verified {
 
 /// Verifies tokens and remembers them.
 pub(crate) struct Tokens {
-    signing: EncodingKey,
+    /// `None`: what is configured is no key.
+    signing: Option<EncodingKey>,
     algorithm: JwtAlgorithm,
     keys: Vec<DecodingKey>,
     secret_digests: Vec<[u8; 32]>,
@@ -252,19 +224,20 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(settings: &crate::Settings) -> Self {
-        // With an empty secret, everybody could sign.
+        let algorithm = settings.jwt_algorithm;
         let secrets = std::iter::once(&settings.jwt_secret).chain(&settings.jwt_secrets_before);
         let secrets: Vec<_> = secrets.filter(|secret| !secret.is_empty()).collect();
-        let mut validation = Validation::new(settings.jwt_algorithm.library());
+        let read = |secret: &Vec<u8>| JwtKey::read(algorithm, secret).ok();
+        let mut validation = Validation::new(algorithm.library());
         // Times are ours to compare, on the clock of the backend; so is the audience.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         Tokens {
-            signing: EncodingKey::from_secret(&settings.jwt_secret),
-            algorithm: settings.jwt_algorithm,
-            keys: secrets.iter().map(|secret| DecodingKey::from_secret(secret)).collect(),
+            signing: read(&settings.jwt_secret).map(|key| key.signing),
+            algorithm,
+            keys: secrets.iter().filter_map(|secret| read(secret)).map(|key| key.checking).collect(),
             secret_digests: secrets.iter().map(|secret| Sha256::digest(secret).into()).collect(),
             validation,
             rate_limit: settings.rate_limit.clone(),
@@ -275,7 +248,8 @@ impl Tokens {
 
     /// The token with these claims.
     pub(crate) fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        claims.sign(self.algorithm, &self.signing).map_err(|error| Error::Internal(error.to_string()))
+        let signing = self.signing.as_ref().ok_or_else(|| Error::Internal("there is no key for tokens".to_owned()))?;
+        claims.sign(self.algorithm, signing).map_err(|error| Error::Internal(error.to_string()))
     }
 
     /// Who sent a request with these headers, if it may do what needs `needed`. Takes the request from its allowance.

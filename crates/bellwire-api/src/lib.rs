@@ -14,6 +14,7 @@ pub mod backend;
 
 mod operation;
 mod call;
+mod jwt_key;
 mod auth;
 mod permission;
 mod rate;
@@ -64,10 +65,11 @@ mod health;
 mod elsewhere;
 mod openapi;
 
-pub use auth::{JwtAlgorithm, MintError, Principal, mint_token, mint_token_by};
+pub use auth::{MintError, Principal, mint_token, mint_token_by};
 pub use backend::Backend;
 pub use field::header_fault;
 pub use idempotency::event_key;
+pub use jwt_key::{JwtAlgorithm, JwtKeyError, check_jwt_key};
 pub use openapi::document as openapi_document;
 pub use rate::RateLimit;
 

@@ -3,6 +3,9 @@
 use crate::world::{
     Answered, ORGANISATION, OTHER_ORGANISATION, SECRET, START, World, application_token, organisation_token,
 };
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::Ed25519KeyPair;
 use axum::body::Body;
 use base64::Engine as _;
 use bellwire_api::{JwtAlgorithm, Principal, RateLimit, Settings, mint_token, mint_token_by};
@@ -390,18 +393,43 @@ async fn last_uses_are_written_down_once_and_what_has_ended_is_forgotten() {
     world.get(&format!("{TOKENS}/{id}")).await.expect(404);
 }
 
+fn rsa_key() -> String {
+    pem(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap().as_der().unwrap().as_ref())
+}
+
+fn pem(pkcs8: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(pkcs8);
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+}
+
 #[tokio::test]
 async fn only_the_configured_algorithm_is_accepted() {
     let organisation = Principal::Organisation(OrganisationId::parse(ORGANISATION).unwrap());
-    let all = [JwtAlgorithm::Hs256, JwtAlgorithm::Hs384, JwtAlgorithm::Hs512];
-    for configured in all {
-        let settings = Settings { jwt_secret: SECRET.to_vec(), jwt_algorithm: configured, ..Settings::default() };
-        let world = World::with(settings);
-        for used in all {
-            let token = mint_token_by(used, SECRET, &organisation, START, Duration::from_secs(60)).unwrap();
-            reads(&world, &token, "/api/v1/app").await.expect(if used == configured { 200 } else { 401 });
+    let (rsa, ed25519) = (rsa_key(), pem(Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap().as_ref()));
+    let key = |algorithm: JwtAlgorithm| match algorithm {
+        JwtAlgorithm::EdDsa => ed25519.as_bytes(),
+        _ if algorithm.takes_private_key() => rsa.as_bytes(),
+        _ => SECRET,
+    };
+    let mint = |used, key: &[u8]| mint_token_by(used, key, &organisation, START, Duration::from_secs(60)).unwrap();
+    for (_, configured) in JwtAlgorithm::ALL {
+        let jwt_secret = key(configured).to_vec();
+        let world = World::with(Settings { jwt_secret, jwt_algorithm: configured, ..Settings::default() });
+        for (_, used) in JwtAlgorithm::ALL {
+            let right = if used == configured { 200 } else { 401 };
+            reads(&world, &mint(used, key(used)), "/api/v1/app").await.expect(right);
+        }
+        // Who knows only the text of a key, or has one of the same kind, cannot sign.
+        reads(&world, &mint(JwtAlgorithm::Hs256, b"another secret"), "/api/v1/app").await.expect(401);
+        if configured.takes_private_key() {
+            let text = String::from_utf8(key(configured).to_vec()).unwrap();
+            reads(&world, &mint(JwtAlgorithm::Hs256, text.trim().as_bytes()), "/api/v1/app").await.expect(401);
         }
     }
+    let world =
+        World::with(Settings { jwt_secret: rsa.into(), jwt_algorithm: JwtAlgorithm::Rs256, ..Settings::default() });
+    reads(&world, &mint(JwtAlgorithm::Rs256, rsa_key().as_bytes()), "/api/v1/app").await.expect(401);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::{
     layers::Layers,
     value::{Expected, Read, Value, list},
 };
-use bellwire_api::JwtAlgorithm;
+use bellwire_api::{JwtAlgorithm, check_jwt_key};
 use bellwire_signature::{MainKey, MainKeys};
 use std::fmt;
 
@@ -62,7 +62,25 @@ impl Auth {
             let problem = "it needs auth.main_secret; without one the first of these would go on encrypting";
             layers.refuse("auth.old_main_secrets", problem.into());
         }
+        auth.check_keys(layers);
         auth
+    }
+
+    /// Keys must be what the algorithm signs with.
+    fn check_keys(&self, layers: &Layers) {
+        let algorithm = self.jwt_algorithm;
+        if self.jwt_secret.is_none() && algorithm.takes_private_key() {
+            let problem =
+                "it signs with a private key: set auth.jwt_secret to one in PEM (-----BEGIN PRIVATE KEY-----)";
+            layers.refuse("auth.jwt_algorithm", problem.into());
+        }
+        let given = self.jwt_secret.iter().map(|secret| ("auth.jwt_secret", secret));
+        let old = self.old_jwt_secrets.iter().map(|secret| ("auth.old_jwt_secrets", secret));
+        for (name, secret) in given.chain(old) {
+            if let Err(error) = check_jwt_key(algorithm, secret.reveal().as_bytes()) {
+                layers.refuse(name, error.to_string());
+            }
+        }
     }
 
     /// What the operator should know about the secrets that were chosen.
@@ -84,13 +102,12 @@ impl Auth {
     }
 }
 
-/// Only what signs and checks with one shared secret: with a public key alone, no token could be made here.
 fn algorithm(value: &Value) -> Read<JwtAlgorithm> {
     let read = match value {
         Value::Text(text) => text.trim().parse(),
         _ => Err(()),
     };
-    read.map_err(|()| Expected("\"HS256\", \"HS384\" or \"HS512\"; RSA and EdDSA are not supported".into()))
+    read.map_err(|()| Expected(JwtAlgorithm::ALL.map(|(name, _)| name).join(", ")))
 }
 
 /// Empty is none. An environment variable cannot be empty: that is a mistake before it comes here.
