@@ -50,6 +50,7 @@ impl Engine {
                     flight.slow = true;
                     let lane = flight.lane;
                     self.lanes[lane].slow_flights += 1;
+                    self.flying_long += 1;
                     self.mark(lane);
                 }
                 None => {}

@@ -8,6 +8,7 @@ use crate::operational::{Occasion, Operational};
 use crate::pace::BreakerSettings;
 use crate::planted::Planted;
 use crate::settle::FreshLog;
+use crate::strain::Strain;
 use crate::throttle::Throttle;
 use bellwire_model::{
     AfterAttempt, ApplicationKey, AttemptNumber, Delivery, DisabledBy, Endpoint, EndpointKey, FanOut, Message, Now,
@@ -193,6 +194,8 @@ pub struct EngineSettings {
     pub lane_concurrency_max: usize,
     /// Attempts in flight of this engine at most.
     pub attempts_max: usize,
+    /// Of them, so many young ones however busy this shard is with itself; up to the bound above if it is not.
+    pub attempts_strained: usize,
     /// Deliveries queued in memory in all lanes of this engine at most.
     pub queued_max: usize,
     /// Bytes of payload held for queued deliveries at most; what several share counts once.
@@ -215,6 +218,7 @@ impl Default for EngineSettings {
             lane_queue_max: 1_024,
             lane_concurrency_max: 64,
             attempts_max: 4_096,
+            attempts_strained: 256,
             queued_max: 16_384,
             queued_bytes_max: 8 << 20,
             settle_after: Duration::from_secs(1),
@@ -282,6 +286,9 @@ pub struct Engine {
     pub(crate) queued: [usize; 3],
     pub(crate) queued_bytes: [usize; 3],
     pub(crate) flying: [usize; 3],
+    /// Of the slow class's attempts in flight, those that have been out for long.
+    pub(crate) flying_long: usize,
+    pub(crate) strain: Strain,
     /// Questions that are out, and the places in queues that are kept for their answers.
     pub(crate) asks: usize,
     pub(crate) reserved: usize,
@@ -338,6 +345,7 @@ impl Engine {
             wait: settings.breaker_wait,
             wait_max: settings.breaker_wait_max,
         };
+        let strain = Strain::new(settings.attempts_strained, settings.attempts_max);
         Engine {
             settings,
             breaker,
@@ -364,6 +372,8 @@ impl Engine {
             queued: [0; 3],
             queued_bytes: [0; 3],
             flying: [0; 3],
+            flying_long: 0,
+            strain,
             asks: 0,
             reserved: 0,
             line: VecDeque::new(),
@@ -382,6 +392,7 @@ impl Engine {
     /// Takes one input, appends what is to be done. Never blocks, never fails.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         self.now = Now { engine: now.engine.max(self.now.engine), wall: now.wall };
+        self.strain.step(self.now.engine);
         match input {
             Input::Recovered { fresh, waiting, through } => self.recover(fresh, waiting, through, effects),
             Input::Committed(committed) => self.committed(committed, effects),
@@ -421,7 +432,7 @@ impl Engine {
         let settle = self.fresh.since().map(|since| since.plus(self.settings.settle_after));
         #[cfg(feature = "planted-bugs")]
         let (timer, settle) = self.planted_wake(timer, settle);
-        [timer, settle, self.next_aging()].into_iter().flatten().min()
+        [timer, settle, self.next_aging(), self.strain.wake_at()].into_iter().flatten().min()
     }
 
     /// Every delivery of a message below this, of the partitions of this shard, has ended or waits in the waiting room, once

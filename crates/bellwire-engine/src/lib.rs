@@ -32,6 +32,7 @@ mod settle;
 mod lane;
 mod held;
 mod pace;
+mod strain;
 mod throttle;
 mod planted;
 mod engine;

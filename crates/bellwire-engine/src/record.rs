@@ -31,6 +31,8 @@ impl Engine {
             self.flying[lane.class as usize] -= 1;
         }
         lane.slow_flights -= usize::from(flight.slow);
+        self.flying_long -= usize::from(flight.slow);
+        self.strain.ended(flight.started, now, outcome.duration);
         let full = lane.in_flight + 1 >= lane.pace.limit();
         let turn = lane.pace.ended(&outcome, flight.started, now, full, self.breaker);
         let health = lane.health.step(&outcome, now, self.settings.disable_after);

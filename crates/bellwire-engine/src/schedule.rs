@@ -20,8 +20,8 @@ use bellwire_model::{Delivery, Message, RETRY_AFTER_MAX, Timestamp, Trigger, Wai
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Questions to the store that are out at once.
-const ASKS_MAX: usize = 64;
+/// Questions to the store that are out at once: each is answered by a thread of its own, and each thread that reads keeps memory.
+const ASKS_MAX: usize = 3;
 /// A store that could not be read is asked again after this.
 const READ_FAILED_WAIT: Duration = Duration::from_secs(1);
 /// A question that brought nothing although there was something is asked again after this.
@@ -527,10 +527,29 @@ impl Engine {
     /// How many more attempts of this class may be in flight.
     fn share(&self, class: Class) -> usize {
         let class = if self.planted.has(Bug::SlowTakesAll) { Class::Proven } else { class };
-        class.share_left(&self.flying, self.settings.attempts_max)
+        class
+            .share_left(&self.flying, self.settings.attempts_max)
+            .min(class.share_left(&self.young_flights(), self.strain.limit()))
     }
 
+    /// Attempts in flight that have not been out for long, by the class of their lane.
+    fn young_flights(&self) -> [usize; 3] {
+        let mut young = self.flying;
+        // A lane with one that has is slow, at the latest when it is attended.
+        young[Class::Slow as usize] = young[Class::Slow as usize].saturating_sub(self.flying_long);
+        young
+    }
+
+    /// Starts one delivery of this class, if there is room for it; notes if more room would help.
     fn start_one(&mut self, class: Class, effects: &mut Vec<Effect>) -> bool {
+        let started = self.start_next(class, effects);
+        if !started && !self.stopped && !self.rings[class as usize].is_empty() {
+            self.strain.want();
+        }
+        started
+    }
+
+    fn start_next(&mut self, class: Class, effects: &mut Vec<Effect>) -> bool {
         let max = self.settings.attempts_max;
         let in_flight = self.in_flight();
         let unrecorded_max = if self.failing { max } else { max.saturating_mul(4) };

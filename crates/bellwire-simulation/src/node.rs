@@ -67,6 +67,7 @@ impl Node {
             lane_queue_max: if small { 8 } else { 64 },
             lane_concurrency_max: 8,
             attempts_max: if small { 16 } else { 64 },
+            attempts_strained: if seed[2] & 1 == 0 { 8 } else { 64 },
             queued_max: if small { 64 } else { 512 },
             queued_bytes_max: 1 << 16,
             settle_after: Duration::from_secs(1),

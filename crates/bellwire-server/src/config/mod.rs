@@ -195,6 +195,7 @@ impl Config {
             lane_queue_max: self.lanes.queue_max,
             lane_concurrency_max: self.lanes.concurrency_max,
             attempts_max: self.lanes.attempts_per_shard(self.server.shards()),
+            attempts_strained: EngineSettings::default().attempts_strained,
             queued_max: self.lanes.queued_max,
             queued_bytes_max: self.lanes.queued_bytes_max,
             settle_after: self.lanes.settle_after,
