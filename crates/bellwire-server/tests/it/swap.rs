@@ -153,7 +153,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let name = svix_server(folder.path());
     for (variable, value) in
-        [("SVIX_JWT_ALGORITHM", "RS256"), ("SVIX_WORKER_ENABLED", "false"), ("SVIX_API_ENABLED", "false")]
+        [("SVIX_JWT_ALGORITHM", "ES256"), ("SVIX_WORKER_ENABLED", "false"), ("SVIX_API_ENABLED", "false")]
     {
         let output = Command::new(&name).env_clear().env(variable, value).current_dir(folder.path()).output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();

@@ -1,6 +1,6 @@
 //! What one exchange costs the core that makes it: 1 kB POSTs to a server on loopback, over kept connections.
 //!
-//! `cargo run --release --example measure -- [exchanges] [at a time]`. Prints the processor time of the client's thread
+//! `cargo run --release --example exchanges -- [exchanges] [at a time]`. Prints the processor time of the client's thread
 //! for each exchange; beside it, as a yardstick, the same with hyper's connections each driven by a task of its own.
 #![allow(clippy::unwrap_used, reason = "it may panic")]
 
