@@ -2,7 +2,8 @@
 //!
 //! The sender makes a [`Signer`] of an endpoint's secrets and asks it for one header value per attempt; a receiver
 //! asks [`verify()`] before it looks at anything else. [`header_hmac`] signs for receivers that know only a form of their
-//! own. [`sealed`] is what the store uses to keep secrets on disk.
+//! own. [`source`] proves other senders' webhooks, each by its own scheme. [`sealed`] is what the store uses to keep secrets
+//! on disk.
 //!
 //! Promises: no I/O, no clock, no runtime (time and randomness are arguments); no panic, whatever the input; no secret
 //! in an error or in `Debug` output; secrets and keys are wiped when dropped; MACs are compared in constant time.
@@ -28,6 +29,8 @@ mod sign;
 mod verify;
 mod scheme;
 pub mod header_hmac;
+#[cfg(feature = "source")]
+pub mod source;
 pub mod sealed;
 pub mod svix;
 

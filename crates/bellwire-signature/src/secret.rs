@@ -226,6 +226,12 @@ impl VerifyKey {
         Ok(VerifyKey(Proof::Hmac(HmacKey::new(&bytes))))
     }
 
+    /// A symmetric key of any length, for those who insist.
+    #[cfg(feature = "source")]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> VerifyKey {
+        VerifyKey(Proof::Hmac(HmacKey::new(bytes)))
+    }
+
     /// Which kind of secret signs what this key verifies.
     pub fn kind(&self) -> SecretKind {
         match self.0 {

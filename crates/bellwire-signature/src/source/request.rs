@@ -1,0 +1,139 @@
+//! A request as it came in: what can be asked of it without parsing more than is needed.
+
+use std::borrow::Cow;
+
+use super::refusal::Refusal;
+
+/// A request as it was received. Borrowed, so that the body is never copied.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedRequest<'a> {
+    /// In capitals, as it stands in the request line.
+    pub method: &'a str,
+    /// The URL as the sender knows it: the source's public URL, with this request's query. What a proxy made of it on
+    /// the way is of no use to those who sign their URL.
+    pub url: &'a str,
+    /// Path and query as they stand in the request line, such as `/in/k3…?auth=x`.
+    pub path_and_query: &'a str,
+    /// Names in any case, in the order received, repeated where they were repeated.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// The body's exact bytes, after chunks were joined and before anything else.
+    pub body: &'a [u8],
+}
+
+impl<'a> ReceivedRequest<'a> {
+    /// A header's value; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`Refusal::Ambiguous`] if it is there twice and says different things: the sender's library and ours might
+    /// choose differently. [`Refusal::Malformed`] if it is not text.
+    pub(crate) fn header(&self, name: &str) -> Result<Option<&'a str>, Refusal> {
+        let mut values = self.header_values(name);
+        let Some(first) = values.next() else { return Ok(None) };
+        if values.any(|other| other != first) {
+            return Err(Refusal::Ambiguous { field: format!("header:{name}") });
+        }
+        text_of(name, first).map(Some)
+    }
+
+    /// Every value of a header, in order.
+    pub(crate) fn header_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+
+    /// The values of the headers `{prefix}1`, `{prefix}2` and so on, in whatever order.
+    pub(crate) fn numbered_headers(&self, prefix: &str) -> Result<Vec<&'a str>, Refusal> {
+        let numbered = |name: &str| {
+            name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+                && name.len() > prefix.len()
+                && name[prefix.len()..].bytes().all(|byte| byte.is_ascii_digit())
+        };
+        self.headers
+            .iter()
+            .filter(|(name, _)| numbered(name))
+            .map(|(name, _)| self.header(name).map(Option::unwrap_or_default))
+            .collect()
+    }
+
+    pub(crate) fn path(&self) -> &'a str {
+        self.path_and_query.split_once('?').map_or(self.path_and_query, |(path, _)| path)
+    }
+
+    pub(crate) fn query(&self) -> &'a str {
+        self.path_and_query.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    pub(crate) fn query_value(&self, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        pair_value("query", self.query().as_bytes(), name)
+    }
+
+    /// A field of a form body.
+    pub(crate) fn form_value(&self, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        pair_value("form", self.form(), name)
+    }
+
+    /// The body if it is a form, else nothing.
+    pub(crate) fn form(&self) -> &'a [u8] {
+        let form = "application/x-www-form-urlencoded";
+        let is_form = self
+            .header_values("content-type")
+            .any(|value| value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form.as_bytes())));
+        if is_form { self.body } else { b"" }
+    }
+}
+
+fn pair_value<'a>(kind: &str, pairs: &'a [u8], name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let mut values = form_urlencoded::parse(pairs).filter(|(other, _)| other == name).map(|(_, value)| value);
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.any(|other| other != first) {
+        return Err(Refusal::Ambiguous { field: format!("{kind}:{name}") });
+    }
+    Ok(Some(first))
+}
+
+fn text_of<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Refusal> {
+    std::str::from_utf8(value)
+        .map(str::trim)
+        .map_err(|_| Refusal::Malformed { field: format!("header:{name}"), wanted: "UTF-8" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request<'a>(headers: &'a [(&'a str, &'a [u8])]) -> ReceivedRequest<'a> {
+        ReceivedRequest {
+            method: "POST",
+            url: "https://example.com/in/x?a=1&a=1&b=1&b=2&c=%20+",
+            path_and_query: "/in/x?a=1&a=1&b=1&b=2&c=%20+",
+            headers,
+            body: b"k=v",
+        }
+    }
+
+    #[test]
+    fn what_comes_twice_with_one_value_is_one_and_with_two_is_refused() {
+        let headers: &[(&str, &[u8])] = &[("X-A", b"1"), ("x-a", b"1"), ("x-b", b"1"), ("X-B", b"2"), ("x-c", b"\xff")];
+        let request = request(headers);
+        assert_eq!(request.header("x-A"), Ok(Some("1")));
+        assert_eq!(request.header("x-none"), Ok(None));
+        assert_eq!(request.header("x-b"), Err(Refusal::Ambiguous { field: "header:x-b".into() }));
+        assert!(matches!(request.header("x-c"), Err(Refusal::Malformed { .. })));
+        assert_eq!(request.query_value("a"), Ok(Some("1".into())));
+        assert_eq!(request.query_value("b"), Err(Refusal::Ambiguous { field: "query:b".into() }));
+        assert_eq!(request.query_value("c"), Ok(Some("  ".into())));
+        assert_eq!((request.path(), request.query_value("z")), ("/in/x", Ok(None)));
+    }
+
+    #[test]
+    fn a_form_is_one_only_if_it_says_so() {
+        assert_eq!(request(&[]).form_value("k"), Ok(None));
+        let headers: &[(&str, &[u8])] = &[("Content-Type", b"application/x-www-form-urlencoded; charset=UTF-8")];
+        assert_eq!(request(headers).form_value("k"), Ok(Some("v".into())));
+    }
+
+    #[test]
+    fn numbered_headers_have_a_number() {
+        let headers: &[(&str, &[u8])] = &[("X-S-1", b"a"), ("x-s-22", b"b"), ("x-s-", b"c"), ("x-s-1a", b"d")];
+        assert_eq!(request(headers).numbered_headers("X-S-"), Ok(vec!["a", "b"]));
+    }
+}
