@@ -83,11 +83,13 @@ pub enum FailureClass {
     Transformation,
     /// The endpoint's script cancelled the message. Nothing was sent, and nothing failed.
     Cancelled,
+    /// The endpoint's plugin failed, or said that it does not want the message.
+    Plugin,
 }
 
 impl FailureClass {
     /// All, in the order of their numbers.
-    pub const ALL: [FailureClass; 12] = [
+    pub const ALL: [FailureClass; 13] = [
         FailureClass::Forbidden,
         FailureClass::Dns,
         FailureClass::Connect,
@@ -100,6 +102,7 @@ impl FailureClass {
         FailureClass::AccessToken,
         FailureClass::Transformation,
         FailureClass::Cancelled,
+        FailureClass::Plugin,
     ];
 
     /// Its name in logs, metrics and the API.
@@ -117,6 +120,7 @@ impl FailureClass {
             FailureClass::AccessToken => "access_token",
             FailureClass::Transformation => "transformation",
             FailureClass::Cancelled => "cancelled",
+            FailureClass::Plugin => "plugin",
         }
     }
 
@@ -185,6 +189,8 @@ impl Outcome {
         match self.result {
             Ok(status) => status >= 500,
             Err(FailureClass::Unsendable | FailureClass::Forbidden | FailureClass::Cancelled) => false,
+            // A plugin that has seen the message and says that it will never do is at work.
+            Err(FailureClass::Plugin) => self.directive.is_none(),
             Err(_) => true,
         }
     }

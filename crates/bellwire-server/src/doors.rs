@@ -1,9 +1,9 @@
 //! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
 
 use crate::core::{Core, Mail};
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening};
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening, PluginFault};
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Sequence, Timestamp};
+use bellwire_model::{Endpoint, Runs, Sequence, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 /// The doors of one shard: the same for all, but for where their waiters stand.
 pub(crate) struct Doors {
     pub(crate) core: Arc<Core>,
+    pub(crate) plugins: Arc<bellwire_plugin::Shared>,
     /// Index of the shard on whose thread the handlers run.
     pub(crate) shard: usize,
 }
@@ -228,6 +229,11 @@ impl Backend for Doors {
         options.check(crate::clock::wall().as_seconds()).map_err(|error| error.to_string())
     }
 
+    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
+        let fault = |fault: bellwire_plugin::Fault| PluginFault { path: fault.path, text: fault.text };
+        self.plugins.check(runs, settings, false).map_err(|faults| faults.into_iter().map(fault).collect())
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.core.failing().map_or(Ok(()), Err)
     }
@@ -269,7 +275,11 @@ mod tests {
             Metrics::new(),
             Arc::clone(egress.guard()),
         );
-        Doors { core: Arc::new(core), shard: 0 }
+        Doors {
+            core: Arc::new(core),
+            plugins: bellwire_plugin::Shared::new(Default::default(), Default::default()),
+            shard: 0,
+        }
     }
 
     fn draft() -> Draft {

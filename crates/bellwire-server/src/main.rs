@@ -5,6 +5,7 @@ mod config;
 mod wiring;
 mod connections;
 mod doors;
+mod emit;
 mod answers;
 mod core;
 mod commit;
@@ -49,6 +50,9 @@ enum Command {
     Check(command::check::Arguments),
     Config(command::config::Arguments),
     Healthcheck(command::healthcheck::Arguments),
+    /// Ends programs of plugins when the server that started them is gone; the server starts it itself
+    #[command(hide = true)]
+    Warden,
 }
 
 fn main() -> ExitCode {
@@ -87,5 +91,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(arguments) => command::check::run(arguments),
         Command::Config(arguments) => command::config::run(arguments),
         Command::Healthcheck(arguments) => command::healthcheck::run(arguments),
+        Command::Warden => {
+            bellwire_plugin::command::warden::watch(std::io::stdin().lock());
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -2,10 +2,13 @@
 //! reads. Holds no decision of its own.
 
 use crate::core::{Core, Mail};
+use crate::doors::Doors;
+use crate::emit;
 use bellwire_api::backend::EndpointAnswer;
 use bellwire_delivery::Push;
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
-use bellwire_model::{EndpointKey, FailureClass, Outcome, Sequence, Timestamp};
+use bellwire_model::{EndpointKey, FailureClass, Kind, Outcome, Sequence, Timestamp};
+use bellwire_plugin::{Plugins, Response};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +21,9 @@ pub(crate) struct Pump {
     shard: usize,
     engine: Engine,
     push: Rc<Push>,
+    plugins: Rc<Plugins>,
+    /// Where what plugins emit comes in.
+    doors: Arc<Doors>,
     /// What this thread's own tasks hand in between two turns.
     outcomes: Rc<RefCell<Outcomes>>,
     /// Emptied in every turn; kept for their room.
@@ -36,12 +42,14 @@ struct Outcomes {
 }
 
 impl Pump {
-    pub(crate) fn new(core: Arc<Core>, shard: usize, engine: Engine, push: Push) -> Self {
+    pub(crate) fn new(doors: Arc<Doors>, engine: Engine, push: Push, plugins: Plugins) -> Self {
         Pump {
-            core,
-            shard,
+            core: Arc::clone(&doors.core),
+            shard: doors.shard,
             engine,
             push: Rc::new(push),
+            plugins: Rc::new(plugins),
+            doors,
             outcomes: Rc::default(),
             effects: Vec::new(),
             writes: Vec::new(),
@@ -164,6 +172,11 @@ impl Pump {
             let core = &self.core;
             core.metrics.started(core.clock.engine().since(start.message.sequence().time()));
         }
+        if let Kind::Plugin(_) = start.endpoint.kind {
+            let (plugins, doors) = (Rc::clone(&self.plugins), Arc::clone(&self.doors));
+            spawn_local(async move { handing.done(run_plugin(&plugins, &doors, &start).await) });
+            return;
+        }
         spawn_local(async move {
             let outcome = push.attempt(&start.endpoint, &start.message, crate::clock::wall()).await;
             crate::observe::attempt(&start, &outcome);
@@ -208,6 +221,30 @@ impl Pump {
             core.mailboxes[shard].notify.notify_one();
         });
     }
+}
+
+/// An attempt of the kind that is made here.
+async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome {
+    let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
+    let mut ran = plugins.run(&start.endpoint, &start.message, start.number).await;
+    let emitted = std::mem::take(&mut ran.emitted);
+    if let Err(why) = emit::accept(doors, start, emitted).await {
+        ran = ran.failing(why);
+    }
+    let outcome = ran.outcome(wall, begun.elapsed());
+    crate::observe::attempt(start, &outcome);
+    match ran.response() {
+        None => answered(&doors.core, start, &outcome),
+        Some(response) => {
+            let message = start.message.sequence();
+            if doors.core.answers.awaits(message) {
+                let Response { status, headers, body } = response.clone();
+                let endpoint = start.endpoint.key;
+                doors.core.answers.give(message, EndpointAnswer { endpoint, status, headers, body });
+            }
+        }
+    }
+    outcome
 }
 
 /// Tells who waits for what endpoints answer.

@@ -98,11 +98,13 @@ impl Server {
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
         let (stop, stopped) = watch::channel(false);
         let scripts = wiring::scripts(config);
+        let plugins = wiring::plugins(config);
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let mut threads = Vec::with_capacity(shards);
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
-            let doors: Arc<dyn Backend> = Arc::new(Doors { core: Arc::clone(&core), shard: index });
+            let doors: Arc<dyn Backend> =
+                Arc::new(Doors { core: Arc::clone(&core), plugins: Arc::clone(&plugins), shard: index });
             let api = bellwire_api::Api::new(doors, api.clone());
             let shard = Shard {
                 core: Arc::clone(&core),
@@ -116,6 +118,7 @@ impl Server {
                 limits: wiring::connections(config, shards, clients.clone()),
                 egress: Arc::clone(&egress),
                 push: wiring::push(config, &scripts),
+                plugins: Arc::clone(&plugins),
                 stop: stopped.clone(),
             };
             threads.push(shard.start()?);

@@ -2,6 +2,7 @@
 
 use crate::connections::{self, ConnectionLimits};
 use crate::core::Core;
+use crate::doors::Doors;
 use crate::pump::Pump;
 use anyhow::Context;
 use axum::Router;
@@ -9,6 +10,7 @@ use bellwire_api::Api;
 use bellwire_delivery::{Push, PushSettings};
 use bellwire_egress::Egress;
 use bellwire_engine::{Engine, Input};
+use bellwire_plugin::Plugins;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,6 +40,7 @@ pub(crate) struct Shard {
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
     pub(crate) push: PushSettings,
+    pub(crate) plugins: Arc<bellwire_plugin::Shared>,
     /// Becomes `true` when no more connections are to be taken.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -68,10 +71,26 @@ impl Shard {
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Shard { core, index, engine, inputs, listener, tls, router, tokens, limits, egress, push, mut stop } = self;
+        let Shard {
+            core,
+            index,
+            engine,
+            inputs,
+            listener,
+            tls,
+            router,
+            tokens,
+            limits,
+            egress,
+            push,
+            plugins,
+            mut stop,
+        } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
-        let mut pump = Pump::new(Arc::clone(&core), index, engine, Push::new(client, push));
+        let doors = Arc::new(Doors { core: Arc::clone(&core), plugins: Arc::clone(&plugins), shard: index });
+        let plugins = Plugins::new(client.clone(), plugins);
+        let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());
         let serving = connections::serve(listener, tls, router, limits, async move {

@@ -3,10 +3,12 @@
 use crate::config::Config;
 use crate::connections::{ConnectionLimits, clients::Clients};
 use bellwire_delivery::PushSettings;
+use bellwire_plugin::command::{Allowed, warden::Warden};
 use bellwire_shape::{ScriptLimits, Scripts};
 use bellwire_signature::sealed::MainKeys;
 use bellwire_store::Sealer;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Outgoing requests; `own` is where we listen ourselves.
@@ -48,6 +50,26 @@ pub(crate) fn scripts(config: &Config) -> Scripts {
         heap_bytes_max: config.transformations.memory_max,
         output_bytes_max: config.server.payload_bytes_max,
     })
+}
+
+/// What runs plugins, for all shards.
+pub(crate) fn plugins(config: &Config) -> Arc<bellwire_plugin::Shared> {
+    let limits = bellwire_plugin::Limits {
+        scripts: ScriptLimits {
+            threads: config.plugins.threads,
+            deadline: config.plugins.compute_max,
+            heap_bytes_max: config.plugins.memory_max,
+            output_bytes_max: config.server.payload_bytes_max,
+        },
+        commands: Allowed {
+            programs: config.plugins.commands.clone(),
+            environment: config.plugins.environment.clone(),
+        },
+    };
+    // This very program, also if its file has been replaced meanwhile.
+    let own = PathBuf::from("/proc/self/exe");
+    let own = if own.exists() { Some(own) } else { std::env::current_exe().ok() };
+    bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default())
 }
 
 /// The API.

@@ -27,7 +27,7 @@ const HIDDEN: [&str; 5] =
     ["auth.jwt_secret", "auth.old_jwt_secrets", "auth.main_secret", "auth.old_main_secrets", "egress.proxy"];
 
 /// Settings that an empty variable means something for: an empty list. Elsewhere it is a mistake.
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 9] = [
     "auth.old_jwt_secrets",
     "auth.old_main_secrets",
     "delivery.retry_schedule",
@@ -35,6 +35,8 @@ const LISTS: [&str; 7] = [
     "egress.deny_ports",
     "egress.no_proxy",
     "egress.name_servers",
+    "plugins.commands",
+    "plugins.command_environment",
 ];
 
 struct Given {

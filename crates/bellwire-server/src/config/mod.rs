@@ -21,6 +21,7 @@ pub(crate) mod auth;
 pub(crate) mod store;
 pub(crate) mod delivery;
 pub(crate) mod transformations;
+pub(crate) mod plugins;
 pub(crate) mod lanes;
 pub(crate) mod egress;
 pub(crate) mod log;
@@ -54,6 +55,7 @@ pub(crate) struct Config {
     pub(crate) store: store::Store,
     pub(crate) delivery: delivery::Delivery,
     pub(crate) transformations: transformations::Transformations,
+    pub(crate) plugins: plugins::Plugins,
     pub(crate) lanes: lanes::Lanes,
     pub(crate) egress: egress::Egress,
     pub(crate) log: log::Log,
@@ -111,7 +113,10 @@ impl Config {
         flags: &Sources,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, Mistakes> {
-        Config::from_layers(Config::layers(flags, environment))
+        let environment: Vec<_> = environment.into_iter().collect();
+        let mut config = Config::from_layers(Config::layers(flags, environment.clone()))?;
+        config.plugins.take_environment(&environment);
+        Ok(config)
     }
 
     /// As [`Config::load`], with what stands in force for each setting and where it came from.
@@ -152,6 +157,7 @@ impl Config {
         let egress = egress::Egress::read(&layers);
         let log = log::Log::read(&layers);
         let transformations = transformations::Transformations::read(&layers);
+        let plugins = plugins::Plugins::read(&layers);
         let limits = limits::Limits::read(&layers);
         if let Some(note) = auth.note() {
             layers.note(note);
@@ -162,6 +168,7 @@ impl Config {
             store,
             delivery,
             transformations,
+            plugins,
             lanes,
             egress,
             log,

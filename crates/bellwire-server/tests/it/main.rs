@@ -5,6 +5,7 @@ mod program;
 mod receiver;
 mod walkthrough;
 mod shaping;
+mod plugins;
 mod answers;
 mod operational;
 mod starting;

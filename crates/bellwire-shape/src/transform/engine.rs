@@ -1,49 +1,28 @@
-//! One script in one runtime: its own heap with a cap, its own stack with a cap, a deadline, and no way out.
+//! One endpoint's transformation in a sandbox of its own.
 //!
-//! A runtime is made for one version of one script and belongs to it alone, so nothing that a script does to the built-in
+//! A sandbox is made for one version of one script and belongs to it alone, so nothing that a script does to the built-in
 //! objects is ever seen by another. It is used again for the same script, because making one costs more than running most
 //! scripts; what a script leaves in its own globals may therefore still be there for its next message, or may not.
 
+use super::pool::{Engines, Job};
+use super::sandbox::{Bounds, Sandbox};
 use super::{Method, Script, ScriptError, Transformed, Webhook};
-use rquickjs::context::{EvalOptions, intrinsic};
-use rquickjs::{CatchResultExt, CaughtError, Context, Ctx, Error, Function, Promise, Runtime, Value};
+use rquickjs::context::EvalOptions;
+use rquickjs::{CatchResultExt, Ctx, Function, Promise, Value};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What scripts find: the language, without anything that reaches out of it.
-type Intrinsics = (
-    intrinsic::Date,
-    intrinsic::Eval,
-    intrinsic::RegExpCompiler,
-    intrinsic::RegExp,
-    intrinsic::Json,
-    intrinsic::Proxy,
-    intrinsic::MapSet,
-    intrinsic::TypedArrays,
-    intrinsic::Promise,
-);
+/// What the script is called in stacks.
+const FILE: &str = "transformation.js";
 
-/// Bounds of one run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) deadline: Duration,
-    pub(super) heap_bytes_max: usize,
-    pub(super) stack_bytes_max: usize,
-    pub(super) output_bytes_max: usize,
-}
-
-/// A runtime with one script in it.
-pub(super) struct Engine {
-    // Freed in this order.
-    context: Context,
-    runtime: Runtime,
-    ends: Rc<Cell<Option<Instant>>>,
-    bounds: Bounds,
-    runs: u32,
+/// A sandbox with one script in it.
+pub struct Engine {
+    sandbox: Sandbox,
+    deadline: Duration,
+    output_bytes_max: usize,
 }
 
 #[derive(Serialize)]
@@ -107,30 +86,22 @@ impl<'de> Deserialize<'de> for Headers {
 
 impl Engine {
     /// Loads a script, which runs it up to the point where `handler` is defined.
-    pub(super) fn load(code: &str, bounds: Bounds) -> Result<Engine, ScriptError> {
-        let inside = |error: Error| ScriptError(format!("no room for a script: {error}"));
-        let runtime = Runtime::new().map_err(inside)?;
-        runtime.set_memory_limit(bounds.heap_bytes_max);
-        runtime.set_max_stack_size(bounds.stack_bytes_max);
-        let ends = Rc::new(Cell::new(None::<Instant>));
-        let asked = Rc::clone(&ends);
-        runtime.set_interrupt_handler(Some(Box::new(move || asked.get().is_some_and(|at| Instant::now() >= at))));
-        let context = Context::custom::<Intrinsics>(&runtime).map_err(inside)?;
-        let engine = Engine { context, runtime, ends, bounds, runs: 0 };
-        engine.within_deadline(|ctx| {
+    fn load(code: &str, bounds: Bounds, deadline: Duration, output_bytes_max: usize) -> Result<Engine, ScriptError> {
+        let sandbox = Sandbox::new(bounds, FILE)?;
+        sandbox.within(deadline, |ctx| {
             let mut options = EvalOptions::default();
             // As a page's script: older code is not in strict mode.
             options.strict = false;
-            options.filename = Some("transformation.js".to_owned());
-            ctx.eval_with_options::<Value<'_>, _>(code, options).catch(ctx).map_err(|e| engine.thrown(e))?;
+            options.filename = Some(FILE.to_owned());
+            ctx.eval_with_options::<Value<'_>, _>(code, options).catch(ctx).map_err(|e| sandbox.thrown(e))?;
             handler(ctx).map(drop)
         })?;
-        Ok(engine)
+        Ok(Engine { sandbox, deadline, output_bytes_max })
     }
 
     /// Gives it a message.
-    pub(super) fn run(&mut self, webhook: &Webhook) -> Result<Transformed, ScriptError> {
-        self.runs += 1;
+    fn run(&mut self, webhook: &Webhook) -> Result<Transformed, ScriptError> {
+        self.sandbox.count();
         let payload = match serde_json::from_slice(&webhook.payload) {
             Ok(json) => Payload::Json(json),
             Err(_) => Payload::Text(String::from_utf8_lossy(&webhook.payload)),
@@ -148,8 +119,8 @@ impl Engine {
             cancel: false,
         };
         let input = serde_json::to_string(&input).map_err(|error| ScriptError(error.to_string()))?;
-        let output = self.within_deadline(|ctx| {
-            let failed = |error| self.thrown(error);
+        let output = self.sandbox.within(self.deadline, |ctx| {
+            let failed = |error| self.sandbox.thrown(error);
             let webhook = ctx.json_parse(input).catch(ctx).map_err(failed)?;
             let returned: Value<'_> = handler(ctx)?.call((webhook,)).catch(ctx).map_err(failed)?;
             let returned = match returned.as_promise() {
@@ -166,56 +137,11 @@ impl Engine {
             let text = text.ok_or_else(|| ScriptError("handler returned nothing that is JSON".to_owned()))?;
             text.to_string().catch(ctx).map_err(failed)
         })?;
-        if output.len() > self.bounds.output_bytes_max {
-            let (found, most) = (output.len(), self.bounds.output_bytes_max);
+        if output.len() > self.output_bytes_max {
+            let (found, most) = (output.len(), self.output_bytes_max);
             return Err(ScriptError(format!("handler returned {found} bytes as JSON; at most {most}")));
         }
         read(&output, webhook)
-    }
-
-    /// It may be used again: it neither holds much nor has run long.
-    pub(super) fn is_tidy(&self, took: Duration) -> bool {
-        const RUNS_MAX: u32 = 1_000;
-        const HEAP_KEPT_MAX: i64 = 2 * 1024 * 1024;
-        if self.runs >= RUNS_MAX {
-            return false;
-        }
-        // Asking costs more than most runs; a heap grows only so fast.
-        let ask = took > Duration::from_millis(1) || self.runs.is_multiple_of(32);
-        !ask || self.runtime.memory_usage().malloc_size <= HEAP_KEPT_MAX
-    }
-
-    fn within_deadline<T>(&self, work: impl FnOnce(&Ctx<'_>) -> Result<T, ScriptError>) -> Result<T, ScriptError> {
-        self.ends.set(Some(Instant::now() + self.bounds.deadline));
-        let done = self.context.with(|ctx| work(&ctx));
-        let late = self.ends.replace(None).is_some_and(|at| Instant::now() >= at);
-        match done {
-            Err(_) if late => Err(ScriptError(format!("the script took longer than {:?}", self.bounds.deadline))),
-            done => done,
-        }
-    }
-
-    fn thrown(&self, error: CaughtError<'_>) -> ScriptError {
-        const TEXT_MAX: usize = 1_000;
-        let mut text = match &error {
-            CaughtError::Exception(exception) => {
-                let message = exception.message().unwrap_or_default();
-                let name: String = exception.as_object().get("name").unwrap_or_default();
-                let line = exception.stack().as_deref().and_then(line_of);
-                let what = if name.is_empty() { message } else { format!("{name}: {message}") };
-                line.map_or(what.clone(), |line| format!("line {line}: {what}"))
-            }
-            CaughtError::Value(value) => match value.as_string().and_then(|text| text.to_string().ok()) {
-                Some(text) => format!("thrown: {text}"),
-                None => format!("thrown: a value of type {}", value.type_name()),
-            },
-            CaughtError::Error(error) => error.to_string(),
-        };
-        if text.len() > TEXT_MAX {
-            text.truncate(text.floor_char_boundary(TEXT_MAX));
-            text.push('…');
-        }
-        ScriptError(text)
     }
 }
 
@@ -228,12 +154,6 @@ fn handler<'js>(ctx: &Ctx<'js>) -> Result<Function<'js>, ScriptError> {
 
 fn finish<'js>(promise: &Promise<'js>) -> rquickjs::Result<Value<'js>> {
     promise.finish()
-}
-
-/// The first line of ours in a stack: `at handler (transformation.js:3:5)`.
-fn line_of(stack: &str) -> Option<u32> {
-    let (_, place) = stack.split_once("transformation.js:")?;
-    place.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn read(output: &str, webhook: &Webhook) -> Result<Transformed, ScriptError> {
@@ -257,7 +177,29 @@ fn read(output: &str, webhook: &Webhook) -> Result<Transformed, ScriptError> {
     })
 }
 
-/// What [`super::Scripts`] asks of a script.
-pub(super) fn answer(engine: &mut Engine, script: &Script) -> Result<Option<Transformed>, ScriptError> {
-    script.webhook.as_ref().map(|webhook| engine.run(webhook)).transpose()
+impl Job for Script {
+    type Engine = Engine;
+    type Done = Option<Transformed>;
+
+    fn lane(&self) -> u64 {
+        self.lane
+    }
+
+    fn code(&self) -> &Arc<str> {
+        &self.code
+    }
+
+    fn run(self, engines: &mut Engines<Engine>) -> Result<Option<Transformed>, ScriptError> {
+        let limits = engines.limits();
+        let mut engine = match engines.take(self.lane, &self.code) {
+            Some(engine) => engine,
+            None => Engine::load(&self.code, engines.bounds(), limits.deadline, limits.output_bytes_max)?,
+        };
+        let begun = Instant::now();
+        let done = self.webhook.as_ref().map(|webhook| engine.run(webhook)).transpose()?;
+        if self.webhook.is_some() && engine.sandbox.is_tidy(begun.elapsed()) {
+            engines.keep(self.lane, self.code, engine);
+        }
+        Ok(done)
+    }
 }

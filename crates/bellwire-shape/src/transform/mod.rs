@@ -7,17 +7,22 @@
 //!
 //! Numbers are JavaScript's: whole ones beyond 2^53 lose their last digits if they pass through a script.
 //!
-//! [`engine`] runs one script in a runtime of its own; [`pool`] keeps threads for that, apart from those that deliver, and sees
+//! [`sandbox`] holds one script in a runtime of its own, [`engine`] gives it a webhook; [`pool`] keeps threads for that, apart from those that deliver, and sees
 //! to it that a script that loops costs its own endpoint and nobody else.
 
+mod sandbox;
 mod engine;
 mod pool;
 
-pub use pool::{ScriptLimits, Scripts};
+pub use pool::{Engines, Job, Pool, ScriptLimits};
+pub use sandbox::{Bounds, Sandbox};
 
 use bellwire_model::Metadata;
 use serde::Deserialize;
 use std::sync::Arc;
+
+/// Runs the endpoints' transformations.
+pub type Scripts = Pool<Script>;
 
 /// A script and the message that it is given.
 #[derive(Clone, Debug)]

@@ -1,5 +1,7 @@
 //! Threads for scripts, and whose turn it is.
 //!
+//! What a script is and what running it means is its [`Job`]'s business: endpoints' transformations here, handlers of plugins elsewhere.
+//!
 //! Scripts never run on the threads that accept and deliver. Each endpoint is a lane here: one script at a time, and the lane
 //! that has used the least time goes first, so an endpoint whose script loops waits for itself. Lanes whose last run was slow
 //! never take the last free thread.
@@ -7,8 +9,8 @@
 //! A script is stopped at its deadline by the interpreter. Should it sit in one of the interpreter's own loops, which cannot be
 //! stopped, its thread is given up and replaced, and the script is not started again; that is done a few times at most.
 
-use super::engine::{self, Bounds, Engine};
-use super::{Script, ScriptError, Transformed};
+use super::ScriptError;
+use super::sandbox::Bounds;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,29 +51,46 @@ const THREADS_LOST_MAX: usize = 8;
 /// Lanes that are remembered while nothing of theirs waits.
 const LANES_KEPT_MAX: usize = 4_096;
 
-type Done = Result<Option<Transformed>, ScriptError>;
-type Answer = Box<dyn FnOnce(Done) + Send>;
+/// A script's turn: what a thread does without a break.
+pub trait Job: Send + 'static {
+    /// A loaded script, as a thread keeps it for the next turn of the same.
+    type Engine: 'static;
+    /// What comes of a turn.
+    type Done: Send + 'static;
+
+    /// Whose turn it is: jobs with the same lane run one after the other.
+    fn lane(&self) -> u64;
+
+    /// The script's text.
+    fn code(&self) -> &Arc<str>;
+
+    /// Does it, within [`ScriptLimits::deadline`].
+    ///
+    /// # Errors
+    /// What the script's owner is to read.
+    fn run(self, engines: &mut Engines<Self::Engine>) -> Result<Self::Done, ScriptError>;
+}
+
+type Answer<J> = Box<dyn FnOnce(Result<<J as Job>::Done, ScriptError>) + Send>;
 
 /// Runs scripts. Cheap to clone; all clones share the threads, which end with the last clone.
-#[derive(Clone)]
-pub struct Scripts(Arc<Owner>);
+pub struct Pool<J: Job>(Arc<Owner<J>>);
 
-struct Owner(Arc<Shared>);
+struct Owner<J: Job>(Arc<Shared<J>>);
 
-struct Shared {
+struct Shared<J: Job> {
     limits: ScriptLimits,
-    state: Mutex<State>,
+    state: Mutex<State<J>>,
     work: Condvar,
     watch: Condvar,
 }
 
-#[derive(Default)]
-struct State {
-    lanes: HashMap<u64, Lane>,
+struct State<J: Job> {
+    lanes: HashMap<u64, Lane<J>>,
     /// Lanes with work and nothing running, by the time that they have used.
     quick: BTreeSet<(Duration, u64)>,
     slow: BTreeSet<(Duration, u64)>,
-    running: HashMap<u64, Running>,
+    running: HashMap<u64, Running<J>>,
     slow_running: usize,
     threads: usize,
     lost: usize,
@@ -84,50 +103,80 @@ struct State {
     watched: bool,
 }
 
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<(Script, Answer)>,
+struct Lane<J: Job> {
+    waiting: VecDeque<(J, Answer<J>)>,
     used: Duration,
     slow: bool,
     busy: bool,
 }
 
-struct Running {
+struct Running<J: Job> {
     lane: u64,
     code: Arc<str>,
     since: Instant,
     slow: bool,
-    answer: Answer,
+    answer: Answer<J>,
 }
 
-impl Scripts {
+// By hand, because `derive` would ask for a job that can be made from nothing.
+impl<J: Job> Default for State<J> {
+    fn default() -> Self {
+        State {
+            lanes: HashMap::new(),
+            quick: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            running: HashMap::new(),
+            slow_running: 0,
+            threads: 0,
+            lost: 0,
+            next_ticket: 0,
+            used: Duration::ZERO,
+            barred: HashSet::new(),
+            ending: false,
+            watched: false,
+        }
+    }
+}
+
+impl<J: Job> Default for Lane<J> {
+    fn default() -> Self {
+        Lane { waiting: VecDeque::new(), used: Duration::ZERO, slow: false, busy: false }
+    }
+}
+
+impl<J: Job> Pool<J> {
     /// No thread is started yet.
     pub fn new(limits: ScriptLimits) -> Self {
         let limits = ScriptLimits { threads: limits.threads.max(2), ..limits };
         let shared = Shared { limits, state: Mutex::default(), work: Condvar::new(), watch: Condvar::new() };
-        Scripts(Arc::new(Owner(Arc::new(shared))))
+        Pool(Arc::new(Owner(Arc::new(shared))))
+    }
+
+    /// What was said when it was made.
+    pub fn limits(&self) -> ScriptLimits {
+        self.0.0.limits
     }
 
     /// Runs a script when its lane's turn comes, and hands what came of it to `answer`, on another thread. How many wait is
     /// bounded by who asks.
-    pub fn run(&self, script: Script, answer: impl FnOnce(Done) + Send + 'static) {
+    pub fn run(&self, job: J, answer: impl FnOnce(Result<J::Done, ScriptError>) + Send + 'static) {
         let shared = &self.0.0;
         let mut state = shared.lock();
         if state.threads == 0 && !shared.start_threads(&mut state) {
             drop(state);
             return answer(Err(ScriptError("no thread is left for scripts".to_owned())));
         }
-        if state.barred.contains(&(script.lane, Arc::clone(&script.code))) {
+        if state.barred.contains(&(job.lane(), Arc::clone(job.code()))) {
             drop(state);
             return answer(Err(ScriptError("the script could not be stopped before; change it".to_owned())));
         }
-        let key = script.lane;
+        let key = job.lane();
         let least = state.used;
         let lane = state.lanes.entry(key).or_default();
         if lane.waiting.is_empty() && !lane.busy {
             lane.used = lane.used.max(least);
         }
-        lane.waiting.push_back((script, Box::new(answer)));
+        lane.waiting.push_back((job, Box::new(answer)));
         if !lane.busy && lane.waiting.len() == 1 {
             let place = (lane.used, key);
             if lane.slow {
@@ -140,19 +189,25 @@ impl Scripts {
     }
 }
 
-impl Default for Scripts {
+impl<J: Job> Clone for Pool<J> {
+    fn clone(&self) -> Self {
+        Pool(Arc::clone(&self.0))
+    }
+}
+
+impl<J: Job> Default for Pool<J> {
     fn default() -> Self {
-        Scripts::new(ScriptLimits::default())
+        Pool::new(ScriptLimits::default())
     }
 }
 
-impl std::fmt::Debug for Scripts {
+impl<J: Job> std::fmt::Debug for Pool<J> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Scripts").field(&self.0.0.limits).finish()
+        f.debug_tuple("Pool").field(&self.0.0.limits).finish()
     }
 }
 
-impl Drop for Owner {
+impl<J: Job> Drop for Owner<J> {
     fn drop(&mut self) {
         self.0.lock().ending = true;
         self.0.work.notify_all();
@@ -160,14 +215,14 @@ impl Drop for Owner {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<J: Job> Shared<J> {
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
         // Nothing that can panic happens under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether at least one runs.
-    fn start_threads(self: &Arc<Self>, state: &mut State) -> bool {
+    fn start_threads(self: &Arc<Self>, state: &mut State<J>) -> bool {
         if state.lost >= THREADS_LOST_MAX {
             return false;
         }
@@ -195,7 +250,7 @@ impl Shared {
             if state.ending {
                 return;
             }
-            let Some((ticket, script)) = state.start(self.limits.threads) else {
+            let Some((ticket, job)) = state.start(self.limits.threads) else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -203,7 +258,7 @@ impl Shared {
             drop(state);
             let begun = Instant::now();
             // A panic of ours ends as a failed script, not as a thread that is missing.
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engines.run(&script)))
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run(&mut engines)))
                 .unwrap_or_else(|_| Err(ScriptError("the script failed on our side".to_owned())));
             let took = begun.elapsed();
             state = self.lock();
@@ -262,9 +317,9 @@ impl Shared {
     }
 }
 
-impl State {
+impl<J: Job> State<J> {
     /// Takes the script whose turn it is.
-    fn start(&mut self, threads: usize) -> Option<(u64, Script)> {
+    fn start(&mut self, threads: usize) -> Option<(u64, J)> {
         let quick = self.quick.first().copied();
         let slow = self.slow.first().copied().filter(|_| self.slow_running + 1 < threads);
         let (place, is_slow) = match (quick, slow) {
@@ -280,19 +335,18 @@ impl State {
         };
         let (used, key) = place;
         let lane = self.lanes.get_mut(&key)?;
-        let (script, answer) = lane.waiting.pop_front()?;
+        let (job, answer) = lane.waiting.pop_front()?;
         lane.busy = true;
         self.used = self.used.max(used);
         self.slow_running += usize::from(is_slow);
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let running =
-            Running { lane: key, code: Arc::clone(&script.code), since: Instant::now(), slow: is_slow, answer };
+        let running = Running { lane: key, code: Arc::clone(job.code()), since: Instant::now(), slow: is_slow, answer };
         self.running.insert(ticket, running);
-        Some((ticket, script))
+        Some((ticket, job))
     }
 
-    fn finish(&mut self, running: &Running, took: Duration) {
+    fn finish(&mut self, running: &Running<J>, took: Duration) {
         self.slow_running -= usize::from(running.slow);
         let Some(lane) = self.lanes.get_mut(&running.lane) else { return };
         lane.busy = false;
@@ -312,39 +366,40 @@ impl State {
 }
 
 /// Scripts that one thread has loaded, the one used last at the end.
-struct Engines {
+pub struct Engines<E> {
     limits: ScriptLimits,
-    kept: VecDeque<(u64, Arc<str>, Engine)>,
+    kept: VecDeque<(u64, Arc<str>, E)>,
 }
 
-impl Engines {
-    fn run(&mut self, script: &Script) -> Done {
-        let bounds = Bounds {
-            deadline: self.limits.deadline,
-            heap_bytes_max: self.limits.heap_bytes_max,
-            stack_bytes_max: STACK_BYTES_MAX,
-            output_bytes_max: self.limits.output_bytes_max,
-        };
-        let found = self.kept.iter().position(|(lane, code, _)| *lane == script.lane && *code == script.code);
-        let mut engine = match found.and_then(|at| self.kept.remove(at)) {
-            Some((_, _, engine)) => engine,
-            None => Engine::load(&script.code, bounds)?,
-        };
-        let begun = Instant::now();
-        let done = engine::answer(&mut engine, script);
-        if done.is_ok() && script.webhook.is_some() && engine.is_tidy(begun.elapsed()) {
-            if self.kept.len() >= ENGINES_KEPT_MAX {
-                self.kept.pop_front();
-            }
-            self.kept.push_back((script.lane, Arc::clone(&script.code), engine));
+impl<E> Engines<E> {
+    /// Bounds for each of them.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { heap_bytes_max: self.limits.heap_bytes_max, stack_bytes_max: STACK_BYTES_MAX }
+    }
+
+    /// Of all scripts.
+    pub fn limits(&self) -> ScriptLimits {
+        self.limits
+    }
+
+    /// The engine that was kept for this script, if there is one; it is the caller's now.
+    pub fn take(&mut self, lane: u64, code: &Arc<str>) -> Option<E> {
+        let found = self.kept.iter().position(|(kept, text, _)| *kept == lane && text == code);
+        found.and_then(|at| self.kept.remove(at)).map(|(_, _, engine)| engine)
+    }
+
+    /// Keeps one for the next turn, in place of the one that was not used for longest.
+    pub fn keep(&mut self, lane: u64, code: Arc<str>, engine: E) {
+        if self.kept.len() >= ENGINES_KEPT_MAX {
+            self.kept.pop_front();
         }
-        done
+        self.kept.push_back((lane, code, engine));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Method, Webhook};
+    use super::super::{Method, Script, Scripts, Transformed, Webhook};
     use super::*;
     use std::sync::mpsc::channel;
 

@@ -1,0 +1,188 @@
+//! What a plugin says when it is done, and what that is for the delivery.
+//!
+//! | answer | the delivery | the attempt in the log |
+//! | --- | --- | --- |
+//! | ack, respond | delivered | 200 |
+//! | drop | ended as cancelled | `cancelled` |
+//! | retry | waits, by the schedule or longer | `plugin` |
+//! | fail | ended as aborted | `plugin` |
+//! | broken: threw, was cut off, could not start | waits, by the schedule | `plugin`, `timeout` or why |
+
+use bellwire_model::{Directive, FailureClass, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Timestamp};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// What a plugin says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Done.
+    Ack,
+    /// Done, and this came of it.
+    Said(String),
+    /// Not for me: nothing more is to be tried, and nothing failed.
+    Drop(String),
+    /// Try again, not before this long if it says so.
+    Retry(Option<Duration>, String),
+    /// It will never work: end now.
+    Fail(String),
+    /// Done, and this is for whoever sent the message and waits.
+    Respond(Response),
+    /// It did not come to an answer.
+    Broken(FailureClass, String),
+}
+
+/// An HTTP answer of a plugin's making.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Response {
+    /// 200 to 599.
+    pub status: u16,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A message that a plugin wants to be sent on behalf of the same application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Emitted {
+    /// Its event type.
+    pub event_type: String,
+    /// The text of a JSON value.
+    pub payload: String,
+    /// Its channels.
+    pub channels: Vec<String>,
+}
+
+/// A run from its beginning to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// What it said.
+    pub answer: Answer,
+    /// What it wants sent.
+    pub emitted: Vec<Emitted>,
+    /// What it wrote for its owner: console, standard output and standard error.
+    pub output: Bytes,
+}
+
+impl Ran {
+    /// Without output.
+    pub(crate) fn quiet(answer: Answer) -> Ran {
+        Ran { answer, emitted: Vec::new(), output: Bytes::new() }
+    }
+
+    /// It did not come to an answer.
+    pub(crate) fn broken(class: FailureClass, text: impl Into<String>) -> Ran {
+        Ran::quiet(Answer::Broken(class, text.into()))
+    }
+
+    /// The same run, had it failed at the end.
+    pub fn failing(self, why: String) -> Ran {
+        Ran { answer: Answer::Broken(FailureClass::Plugin, why), emitted: Vec::new(), ..self }
+    }
+
+    /// What is for whoever sent the message and waits.
+    pub fn response(&self) -> Option<&Response> {
+        match &self.answer {
+            Answer::Respond(response) => Some(response),
+            _ => None,
+        }
+    }
+
+    /// What it is for the delivery.
+    pub fn outcome(&self, started_at: Timestamp, duration: Duration) -> Outcome {
+        let (result, retry_after, directive, said): (_, _, _, &[u8]) = match &self.answer {
+            Answer::Ack => (Ok(200), None, None, b""),
+            Answer::Said(text) => (Ok(200), None, None, text.as_bytes()),
+            Answer::Respond(response) => (Ok(200), None, None, &response.body),
+            Answer::Drop(why) => (Err(FailureClass::Cancelled), None, None, why.as_bytes()),
+            Answer::Retry(after, why) => (Err(FailureClass::Plugin), *after, None, why.as_bytes()),
+            Answer::Fail(why) => (Err(FailureClass::Plugin), None, Some(Directive::AbortMessage), why.as_bytes()),
+            Answer::Broken(class, why) => (Err(*class), None, None, why.as_bytes()),
+        };
+        Outcome {
+            started_at,
+            duration,
+            phases: Phases::default(),
+            result,
+            body: joined(said, &self.output),
+            retry_after: retry_after.map(RetryAfter::Wait),
+            directive,
+        }
+    }
+}
+
+/// What it said, then what it wrote, up to what an attempt keeps.
+fn joined(said: &[u8], output: &Bytes) -> Bytes {
+    if said.is_empty() && output.len() <= RESPONSE_BODY_MAX {
+        return output.clone();
+    }
+    let mut body = said.get(..RESPONSE_BODY_MAX).unwrap_or(said).to_vec();
+    if !output.is_empty() && !said.is_empty() && body.len() < RESPONSE_BODY_MAX {
+        body.push(b'\n');
+    }
+    let room = RESPONSE_BODY_MAX.saturating_sub(body.len());
+    body.extend_from_slice(output.get(..room).unwrap_or(output));
+    body.into()
+}
+
+/// Collects what is written for the owner, up to a cap; what comes after it is counted, not kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Console {
+    kept: Vec<u8>,
+    max: usize,
+    dropped: usize,
+}
+
+impl Console {
+    pub(crate) fn new(max: usize) -> Self {
+        Console { kept: Vec::new(), max, dropped: 0 }
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        let room = self.max.saturating_sub(self.kept.len()).min(bytes.len());
+        let (kept, dropped) = bytes.split_at(room);
+        self.kept.extend_from_slice(kept);
+        self.dropped += dropped.len();
+    }
+
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        if self.dropped > 0 {
+            self.kept.extend_from_slice(format!("\n[{} more bytes were not kept]", self.dropped).as_bytes());
+        }
+        self.kept.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(answer: Answer, output: &'static str) -> Outcome {
+        Ran { answer, emitted: Vec::new(), output: output.into() }.outcome(Timestamp::EPOCH, Duration::ZERO)
+    }
+
+    #[test]
+    fn an_answer_decides_the_delivery() {
+        assert!(outcome(Answer::Ack, "done").is_success());
+        assert_eq!(outcome(Answer::Ack, "done").body, "done");
+        assert!(outcome(Answer::Drop("not mine".into()), "").is_cancelled());
+        let retry = outcome(Answer::Retry(Some(Duration::from_secs(9)), "busy".into()), "log");
+        assert_eq!(retry.retry_after, Some(RetryAfter::Wait(Duration::from_secs(9))));
+        assert_eq!((retry.result, &*retry.body), (Err(FailureClass::Plugin), &b"busy\nlog"[..]));
+        let fail = outcome(Answer::Fail("bad data".into()), "");
+        assert_eq!(fail.directive, Some(Directive::AbortMessage));
+        assert!(!fail.is_outage() && !fail.is_overload());
+        assert!(outcome(Answer::Broken(FailureClass::Timeout, String::new()), "").is_overload());
+    }
+
+    #[test]
+    fn output_is_capped_and_says_so() {
+        let mut console = Console::new(4);
+        console.write(b"abc");
+        console.write(b"defg");
+        assert_eq!(console.into_bytes(), "abcd\n[3 more bytes were not kept]");
+        let long = Bytes::from(vec![b'x'; RESPONSE_BODY_MAX * 2]);
+        assert_eq!(joined(b"why", &long).len(), RESPONSE_BODY_MAX);
+        assert_eq!(joined(b"", &long).len(), RESPONSE_BODY_MAX);
+    }
+}

@@ -1,0 +1,245 @@
+//! JavaScript: `handle(event, ctx)` is called for each message, in a sandbox of its own on threads of their own.
+//!
+//! `filter(event)` and `transform(event)` come before it if the script defines them. The event is what [`crate::event`] says; `ctx`
+//! has the endpoint's `variables` and `secrets`, and the answers: `ack()`, `drop(reason)`, `retry(seconds, reason)`,
+//! `fail(reason)`, `respond({ status, headers, body })`, and `emit(type, payload)`. What `handle` returns is kept with the
+//! attempt; what it throws is a failure that is tried again.
+//!
+//! `fetch` is the one way out. It leaves the sandbox as text, the exchange is made here by [`bellwire_egress`] and its address
+//! guard, and the run steps aside meanwhile: waiting costs no thread and none of the time that it may compute.
+
+mod engine;
+mod fetch;
+
+use crate::answer::{Answer, Console, Emitted, Ran, Response};
+use crate::event::Event;
+use crate::settings::{Fault, Millis};
+use bellwire_egress::Client;
+use bellwire_model::{EndpointKey, FailureClass};
+use bellwire_shape::{Pool, ScriptError, ScriptLimits};
+use engine::{Done, End, Said, Suspended, Turn, What};
+use fetch::Fetches;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+/// How much of a handler's console is kept.
+const CONSOLE_MAX: usize = bellwire_model::RESPONSE_BODY_MAX;
+const EMITTED_MAX: usize = 100;
+
+/// Settings of the kind `javascript`.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Javascript {
+    /// Defines `handle`.
+    script: Arc<str>,
+    /// From beginning to end, waiting included.
+    #[serde(default = "timeout_default")]
+    timeout_ms: Millis<1, 60_000>,
+    /// Hosts that it may fetch from, `*.example.com` with all names below; every host that the address guard allows if absent.
+    fetch_hosts: Option<Vec<String>>,
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, String>,
+}
+
+fn timeout_default() -> Millis<1, 60_000> {
+    Millis::new(10_000)
+}
+
+/// Threads for handlers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handlers(Pool<Turn>);
+
+#[derive(Serialize)]
+struct Input<'a, E> {
+    event: &'a E,
+    given: Given<'a>,
+}
+
+#[derive(Serialize)]
+struct Given<'a> {
+    variables: &'a BTreeMap<String, String>,
+    secrets: &'a BTreeMap<String, String>,
+}
+
+impl Handlers {
+    /// No thread is started yet.
+    pub fn new(limits: ScriptLimits) -> Self {
+        Handlers(Pool::new(limits))
+    }
+
+    /// Whether a script loads and defines `handle`; waits until it is known.
+    pub(crate) fn check(&self, script: &Arc<str>) -> Result<(), ScriptError> {
+        /// A lane for scripts that are only tried.
+        const TRYING: u64 = 1 << 63;
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let turn = Turn { lane: TRYING, code: Arc::clone(script), what: What::Load };
+        self.0.run(turn, move |done| drop(sender.send(done.map(drop))));
+        receiver.recv().unwrap_or_else(|_| Err(ScriptError("no thread is left for scripts".to_owned())))
+    }
+
+    async fn turn(&self, turn: Turn) -> Result<Done, ScriptError> {
+        let (sender, receiver) = oneshot::channel();
+        let (lane, code, pool) = (turn.lane, Arc::clone(&turn.code), self.0.clone());
+        self.0.run(turn, move |done| {
+            // Nobody waits any more. Its heap is given back on a thread that may take its time.
+            if let Err(Ok(Done::Waits { suspended, .. })) = sender.send(done) {
+                discard(&pool, lane, code, suspended);
+            }
+        });
+        receiver.await.unwrap_or_else(|_| Err(ScriptError("no thread is left for scripts".to_owned())))
+    }
+}
+
+fn discard(pool: &Pool<Turn>, lane: u64, code: Arc<str>, suspended: Suspended) {
+    pool.run(Turn { lane, code, what: What::Discard(suspended) }, drop);
+}
+
+impl Javascript {
+    /// What is wrong beyond the shape of the settings.
+    pub(crate) fn check(&self, handlers: &Handlers, faults: &mut Vec<Fault>) {
+        if let Err(error) = handlers.check(&self.script) {
+            faults.push(Fault::new(&["script"], error.0));
+        }
+        for (place, host) in self.fetch_hosts.iter().flatten().enumerate() {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            if url::Host::parse(name).is_err() {
+                let text = format!("{host:?} is not a host such as api.example.com or *.example.com");
+                faults.push(Fault::new(&["fetch_hosts", &place.to_string()], text));
+            }
+        }
+    }
+
+    /// Runs it for one event, on behalf of the endpoint of this key.
+    pub(crate) async fn run(&self, event: &Event<'_>, lane: EndpointKey, handlers: &Handlers, client: &Client) -> Ran {
+        let given = Given { variables: &self.variables, secrets: &self.secrets };
+        let input = match serde_json::to_string(&Input { event, given }) {
+            Ok(input) => input,
+            Err(error) => return Ran::broken(FailureClass::Plugin, format!("the event cannot be written: {error}")),
+        };
+        let mut console = Console::new(CONSOLE_MAX);
+        let deadline = Instant::now() + self.timeout_ms.0;
+        let running = self.drive(input, u64::from(lane.0), handlers, client, &mut console, deadline);
+        let (answer, emitted) = match timeout_at(deadline, running).await {
+            Ok(Ok(end)) => said(end, handlers.0.limits().output_bytes_max),
+            Ok(Err(error)) => (Answer::Broken(FailureClass::Plugin, error.0), Vec::new()),
+            Err(_) => {
+                let text = format!("the handler took longer than {:?}", self.timeout_ms.0);
+                (Answer::Broken(FailureClass::Timeout, text), Vec::new())
+            }
+        };
+        Ran { answer, emitted, output: console.into_bytes() }
+    }
+
+    async fn drive(
+        &self,
+        input: String,
+        lane: u64,
+        handlers: &Handlers,
+        client: &Client,
+        console: &mut Console,
+        deadline: Instant,
+    ) -> Result<End, ScriptError> {
+        let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), deadline);
+        let mut under_way = FuturesUnordered::new();
+        let mut what = What::Begin(input);
+        loop {
+            let turn = Turn { lane, code: Arc::clone(&self.script), what };
+            let (suspended, calls) = match handlers.turn(turn).await? {
+                Done::Waits { suspended, console: written, calls } => {
+                    console.write(written.as_bytes());
+                    (suspended, calls)
+                }
+                Done::Ended { console: written, end } => {
+                    console.write(written.as_bytes());
+                    return end;
+                }
+                Done::Loaded => return Err(ScriptError("the handler was not run".to_owned())),
+            };
+            let waiting = Waiting { handlers, lane, code: &self.script, suspended: Some(suspended) };
+            for call in calls {
+                under_way.push(fetches.make(call));
+            }
+            let Some(answer) = under_way.next().await else {
+                return Err(ScriptError("handle waits for something that never comes".to_owned()));
+            };
+            let Some(suspended) = waiting.go_on() else { return Err(ScriptError("the handler was lost".to_owned())) };
+            what = What::Settle(suspended, answer);
+        }
+    }
+}
+
+/// A run that has stepped aside; given back to the threads if nobody takes it up again.
+struct Waiting<'a> {
+    handlers: &'a Handlers,
+    lane: u64,
+    code: &'a Arc<str>,
+    suspended: Option<Suspended>,
+}
+
+impl Waiting<'_> {
+    fn go_on(mut self) -> Option<Suspended> {
+        self.suspended.take()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(suspended) = self.suspended.take() {
+            discard(&self.handlers.0, self.lane, Arc::clone(self.code), suspended);
+        }
+    }
+}
+
+/// What a handler said, checked.
+fn said(end: End, payload_bytes_max: usize) -> (Answer, Vec<Emitted>) {
+    let End { value, answer, emitted } = end;
+    let broken = |text: String| (Answer::Broken(FailureClass::Plugin, text), Vec::new());
+    let answer = match answer {
+        None | Some(Said::Ack) => match value {
+            Some(value) if answer.is_none() => Answer::Said(value),
+            _ => Answer::Ack,
+        },
+        Some(Said::Drop(reason)) => Answer::Drop(reason),
+        Some(Said::Fail(reason)) => Answer::Fail(reason),
+        Some(Said::Retry { seconds: None, reason }) => Answer::Retry(None, reason),
+        Some(Said::Retry { seconds: Some(seconds), reason }) => match Duration::try_from_secs_f64(seconds) {
+            Ok(wait) => Answer::Retry(Some(wait), reason),
+            Err(_) => return broken(format!("ctx.retry takes seconds, not {seconds}")),
+        },
+        Some(Said::Respond { status, headers, body }) => {
+            if !(200.0..=599.0).contains(&status) || status.fract() != 0.0 {
+                return broken(format!("ctx.respond takes a status from 200 to 599, not {status}"));
+            }
+            let sendable = |(name, value): &(String, String)| {
+                http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok()
+            };
+            if let Some((name, _)) = headers.iter().find(|header| !sendable(header)) {
+                return broken(format!("ctx.respond was given the header {name:?}, which cannot be sent"));
+            }
+            Answer::Respond(Response { status: status as u16, headers, body: body.into() })
+        }
+    };
+    if emitted.len() > EMITTED_MAX {
+        return broken(format!("ctx.emit was called {} times, at most {EMITTED_MAX}", emitted.len()));
+    }
+    if let Some(emit) = emitted.iter().find(|emit| emit.payload.len() > payload_bytes_max) {
+        return broken(format!("ctx.emit was given {} bytes, at most {payload_bytes_max}", emit.payload.len()));
+    }
+    let emitted = emitted.into_iter().map(|emit| Emitted {
+        event_type: emit.event_type,
+        payload: emit.payload,
+        channels: emit.channels,
+    });
+    (answer, emitted.collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Handlers in real sandboxes, fetching from real sockets.
+
+use super::*;
+use crate::event::tests::received;
+use bellwire_egress::{Egress, Guard, Settings};
+use serde_json::{Value, json};
+use std::cell::Cell;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn handlers() -> Handlers {
+    // A debug build on a busy machine is slow.
+    let deadline = Duration::from_millis(400);
+    Handlers::new(ScriptLimits { deadline, heap_bytes_max: 16 << 20, ..ScriptLimits::default() })
+}
+
+fn client() -> Client {
+    let guard = Guard { allowed_networks: vec!["127.0.0.0/8".parse().expect("a network")], ..Guard::default() };
+    Egress::new(Settings { guard, ..Settings::default() }).expect("egress").client().expect("a client")
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+async fn run_on(handlers: &Handlers, client: &Client, key: u32, settings: Value) -> Ran {
+    let script: Javascript = crate::settings::read(&settings).expect("settings");
+    let message = received(r#"{"id":7,"name":"Ada"}"#);
+    script.run(&Event::new(&message, 2), EndpointKey(key), handlers, client).await
+}
+
+fn run(script: &str) -> Ran {
+    block_on(run_on(&handlers(), &client(), 1, json!({ "script": script })))
+}
+
+/// Answers every request with its own method, path and body, `slow` ones never.
+async fn echo() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let count = stream.read(&mut request).await.unwrap_or(0);
+                let text = String::from_utf8_lossy(&request[..count]).into_owned();
+                let line = text.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
+                if line.contains("/slow") {
+                    return std::future::pending().await;
+                }
+                let body = format!("{{\"line\":\"{line}\",\"x\":{}}}", text.contains("x-a: 1"));
+                let head = format!(
+                    "HTTP/1.1 201 Made\r\nx-b: 2\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all((head + &body).as_bytes()).await;
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_handler_answers() {
+    let check = |script: &str, expected: Answer| assert_eq!(run(script).answer, expected, "{script}");
+    check("function handle(event) {}", Answer::Ack);
+    check("export function handle(event) { return event.payload.name }", Answer::Said("Ada".into()));
+    check(
+        "export async function handle(event) { return [event.type, event.attempt] }",
+        Answer::Said(r#"["push",2]"#.into()),
+    );
+    check("const handle = (e, ctx) => ctx.ack()", Answer::Ack);
+    check("const handle = (e, ctx) => ctx.drop('no ' + e.headers['x-github-event'])", Answer::Drop("no push".into()));
+    check(
+        "const handle = (e, ctx) => { ctx.retry(1.5, 'busy') }",
+        Answer::Retry(Some(Duration::from_millis(1500)), "busy".into()),
+    );
+    check("const handle = (e, ctx) => ctx.retry()", Answer::Retry(None, String::new()));
+    check("const handle = (e, ctx) => ctx.fail('bad')", Answer::Fail("bad".into()));
+    check(
+        "function filter(e) { return e.payload.id > 7 } function handle() { throw 1 }",
+        Answer::Drop("the filter said no".into()),
+    );
+    check(
+        "function transform(e) { return { ...e, x: 9 } } function handle(e) { return e.x }",
+        Answer::Said("9".into()),
+    );
+    let respond = Response {
+        status: 201,
+        headers: vec![("content-type".into(), "application/json".into())],
+        body: r#"{"ok":true}"#.into(),
+    };
+    check("const handle = (e, ctx) => ctx.respond({ status: 201, body: { ok: true } })", Answer::Respond(respond));
+}
+
+#[test]
+fn what_it_writes_and_emits_is_kept() {
+    let ran = run(
+        "const handle = (e, ctx) => { console.log('saw', e.payload, new Error('x')); console.error(1); ctx.emit('a.b', { n: 1 }, { channels: ['c'] }) }",
+    );
+    assert_eq!(ran.output, "saw {\"id\":7,\"name\":\"Ada\"} Error: x\nerror: 1\n");
+    let emitted = Emitted { event_type: "a.b".into(), payload: r#"{"n":1}"#.into(), channels: vec!["c".into()] };
+    assert_eq!((ran.answer, ran.emitted), (Answer::Ack, vec![emitted]));
+    let flood = run("const handle = () => { for (let i = 0; i < 1e4; i++) console.log('x'.repeat(100)) }");
+    assert!(flood.output.len() < CONSOLE_MAX + 200 && flood.answer == Answer::Ack);
+}
+
+#[test]
+fn a_handler_that_fails_says_where() {
+    let check = |script: &str, expected: &str| {
+        let ran = run(script);
+        let Answer::Broken(FailureClass::Plugin, text) = &ran.answer else { panic!("{script}: {ran:?}") };
+        assert!(text.contains(expected), "{script}: {text}");
+    };
+    check("function handle(e) {\n  return e.payload.missing.deep\n}", "line 2: TypeError");
+    check("export async function handle(e) {\n  await 0\n  throw new Error('late')\n}", "line 3: Error: late");
+    check("function handle() { throw { a: 1 } }", r#"thrown: {"a":1}"#);
+    check("let x = 1", "must define a function named handle");
+    check("function handle( {", "SyntaxError");
+    check("async function handle() { await new Promise(() => {}) }", "never comes");
+    check("const handle = (e, ctx) => ctx.retry('soon')", "takes seconds");
+    check("const handle = (e, ctx) => ctx.retry(-1)", "takes seconds");
+    check("const handle = (e, ctx) => ctx.respond({ status: 99 })", "status from 200");
+    check("const handle = (e, ctx) => ctx.respond({ headers: { 'a b': 'c' } })", "cannot be sent");
+    check("import x from 'fs'; export function handle() {}", "");
+    check("function transform() {} function handle() {}", "transform must return");
+}
+
+#[test]
+fn a_hostile_handler_is_cut_off_and_the_next_one_runs() {
+    let (handlers, client) = (handlers(), client());
+    let hostile = |script: &str| {
+        let ran = block_on(run_on(&handlers, &client, 1, json!({ "script": script })));
+        let Answer::Broken(_, text) = ran.answer else { panic!("{script}: {ran:?}") };
+        text
+    };
+    assert!(hostile("function handle() { for (;;) {} }").contains("took longer"));
+    assert!(hostile("async function handle() { for (;;) await 0 }").contains("took longer"));
+    // By its time or by its memory, whichever is used up first.
+    hostile("const spin = () => Promise.resolve().then(spin); const handle = () => spin()");
+    hostile("function handle() { const a = []; for (;;) a.push(new Uint8Array(1e6)) }");
+    hostile("function handle() { return /^(a+)+$/.test('a'.repeat(40) + 'b') && x.y }");
+    hostile("function handle() { return handle() }");
+    let ran = block_on(run_on(&handlers, &client, 2, json!({ "script": "const handle = () => 1" })));
+    assert_eq!(ran.answer, Answer::Said("1".into()));
+}
+
+#[test]
+fn a_handler_fetches_through_the_guard() {
+    block_on(async {
+        let (handlers, client, url) = (handlers(), client(), echo().await);
+        let said = async |script: String, more: Value| {
+            let mut settings = json!({ "script": script });
+            settings.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            run_on(&handlers, &client, 1, settings).await.answer
+        };
+        let script = format!(
+            "export async function handle(e, ctx) {{
+               const got = await fetch('{url}/a?b=1', {{ method: 'post', headers: {{ 'X-A': 1 }}, body: {{ n: 1 }} }});
+               const [one, two] = await Promise.all([fetch('{url}/1'), fetch('{url}/2')]);
+               return [got.status, got.ok, got.headers.get('X-B'), (await got.json()).x, await one.text(), (await two.json()).line, ctx.secrets.k];
+             }}"
+        );
+        let expected = r#"[201,true,"2",true,"{\"line\":\"GET /1\",\"x\":false}","GET /2","s"]"#;
+        assert_eq!(said(script, json!({ "secrets": { "k": "s" } })).await, Answer::Said(expected.into()));
+        let caught = |what: &str| {
+            format!(
+                "export const handle = async () => {{ try {{ await fetch('{what}') }} catch (e) {{ return e.message }} }}"
+            )
+        };
+        let Answer::Said(text) = said(caught("http://10.1.2.3/"), json!({})).await else { panic!("it answers") };
+        assert!(text.contains("fetch failed"), "{text}");
+        let Answer::Said(text) = said(caught("file:///etc/passwd"), json!({})).await else { panic!("it answers") };
+        assert!(text.contains("not http"), "{text}");
+        let Answer::Said(text) = said(caught(&url), json!({ "fetch_hosts": ["example.com"] })).await else {
+            panic!("it answers")
+        };
+        assert!(text.contains("fetch_hosts"), "{text}");
+        let many = format!("export const handle = async () => {{ for (let i = 0; i < 30; i++) await fetch('{url}') }}");
+        assert!(matches!(said(many, json!({})).await, Answer::Broken(_, text) if text.contains("may fetch 20 times")));
+        let slow = format!("export const handle = async () => {{ console.log('before'); await fetch('{url}/slow') }}");
+        let late = run_on(&handlers, &client, 1, json!({ "script": slow, "timeout_ms": 300 })).await;
+        assert!(matches!(late.answer, Answer::Broken(FailureClass::Timeout, _)), "{late:?}");
+        assert_eq!(late.output, "before\n");
+    });
+}
+
+#[test]
+fn those_that_wait_for_an_answer_hold_no_thread() {
+    block_on(async {
+        let (handlers, client, url) = (handlers(), client(), echo().await);
+        let waiting = json!({ "script": format!("export const handle = async () => {{ await fetch('{url}/slow') }}"), "timeout_ms": 60_000 });
+        let ended = Cell::new(0);
+        let crowd = futures_util::future::join_all((0..20).map(async |n| {
+            run_on(&handlers, &client, n % 5, waiting.clone()).await;
+            ended.set(ended.get() + 1);
+        }));
+        let quick = async {
+            for n in 0..20 {
+                let ran = run_on(&handlers, &client, 10 + n % 2, json!({ "script": "const handle = () => 1" })).await;
+                assert_eq!(ran.answer, Answer::Said("1".into()));
+            }
+        };
+        tokio::select! {
+            _ = crowd => panic!("nobody answers them"),
+            () = quick => assert_eq!(ended.get(), 0),
+        }
+    });
+}
+
+#[test]
+fn nothing_of_one_endpoint_is_seen_by_another() {
+    let (handlers, client) = (handlers(), client());
+    let on = |key, script: &str| block_on(run_on(&handlers, &client, key, json!({ "script": script }))).answer;
+    for key in 1..4 {
+        on(
+            key,
+            "globalThis.kept = 1; Object.prototype.stolen = 1; JSON.stringify = () => 'mine'; const handle = () => {}",
+        );
+    }
+    for key in 1..4 {
+        let look = "const handle = () => [typeof kept, {}.stolen === undefined]";
+        assert_eq!(on(key, look), Answer::Said(r#"["undefined",true]"#.into()));
+    }
+}

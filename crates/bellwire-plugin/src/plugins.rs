@@ -1,0 +1,127 @@
+//! All kinds behind one door.
+
+use crate::answer::Ran;
+use crate::command::warden::Warden;
+use crate::command::{Allowed, Command};
+use crate::event::Event;
+use crate::javascript::{Handlers, Javascript};
+use crate::settings::{self, Fault};
+use bellwire_egress::Client;
+use bellwire_model::{AttemptNumber, Endpoint, FailureClass, Kind, Message, Plugin, Runs};
+use bellwire_shape::ScriptLimits;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// A setting that only the operator's own files may have; see [`Shared::check`].
+const TRUSTED: &str = "trusted";
+
+/// What the operator allows and bounds.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Of JavaScript.
+    pub scripts: ScriptLimits,
+    /// Of programs.
+    pub commands: Allowed,
+}
+
+/// What all shards share.
+#[derive(Debug)]
+pub struct Shared {
+    limits: Limits,
+    handlers: Handlers,
+    warden: Warden,
+}
+
+/// Runs plugins, on one thread.
+pub struct Plugins {
+    client: Client,
+    shared: Arc<Shared>,
+}
+
+/// Settings, read.
+#[derive(Clone, PartialEq, Debug)]
+enum Program {
+    Javascript(Javascript),
+    Command(Command),
+}
+
+/// A plugin as it is kept beside its settings.
+struct Prepared {
+    program: Result<Program, Fault>,
+    trusted: bool,
+}
+
+impl Shared {
+    /// Starts nothing yet.
+    pub fn new(limits: Limits, warden: Warden) -> Arc<Shared> {
+        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden })
+    }
+
+    /// Whether a plugin can be run with these settings, a JSON object. Settings from the operator's own files may say
+    /// `"trusted": true`, and then run any program; `operator` says that these are such.
+    ///
+    /// Blocks while a script is loaded.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn check(&self, runs: Runs, settings: &Value, operator: bool) -> Result<(), Vec<Fault>> {
+        if settings.get(TRUSTED).is_some() && !operator {
+            return Err(vec![Fault::new(&[TRUSTED], "only the operator's own files can say this")]);
+        }
+        let Prepared { program, trusted } = Prepared::read(runs, settings.clone());
+        let mut faults = Vec::new();
+        match program {
+            Err(fault) => faults.push(fault),
+            Ok(Program::Javascript(script)) => script.check(&self.handlers, &mut faults),
+            Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+impl Plugins {
+    /// Reaches out by `client`, which must belong to this thread's runtime.
+    pub fn new(client: Client, shared: Arc<Shared>) -> Self {
+        Plugins { client, shared }
+    }
+
+    /// Gives a message to an endpoint's plugin, for attempt `number`.
+    pub async fn run(&self, endpoint: &Endpoint, message: &Message, number: AttemptNumber) -> Ran {
+        match &endpoint.kind {
+            Kind::Plugin(plugin) => self.run_plugin(endpoint, plugin, &Event::new(message, number)).await,
+            Kind::Push | Kind::Pipe(_) => Ran::broken(FailureClass::Unsendable, "the endpoint is not a plugin"),
+        }
+    }
+
+    async fn run_plugin(&self, endpoint: &Endpoint, plugin: &Plugin, event: &Event<'_>) -> Ran {
+        let prepared = plugin.prepared.get_or_make(|| {
+            let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
+            Prepared::read(plugin.runs, settings)
+        });
+        let Shared { limits, handlers, warden } = &*self.shared;
+        match &prepared.program {
+            Err(fault) => {
+                let text =
+                    format!("the settings of the plugin cannot be used: {}: {}", fault.path.join("."), fault.text);
+                Ran::broken(FailureClass::Unsendable, text)
+            }
+            Ok(Program::Javascript(script)) => script.run(event, endpoint.key, handlers, &self.client).await,
+            Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
+        }
+    }
+}
+
+impl Prepared {
+    fn read(runs: Runs, mut settings: Value) -> Prepared {
+        let trusted = settings.as_object_mut().and_then(|members| members.remove(TRUSTED)) == Some(true.into());
+        let program = match runs {
+            Runs::Javascript => settings::read(&settings).map(Program::Javascript),
+            Runs::Command => settings::read(&settings).map(Program::Command),
+            Runs::Wasm | Runs::Sql | Runs::Notify | Runs::Queue => {
+                let text = format!("this server runs no plugins of the kind {}", runs.name());
+                Err(Fault::new(&["runs"], text))
+            }
+        };
+        Prepared { program, trusted }
+    }
+}

@@ -1,0 +1,95 @@
+//! Messages that plugins emit: accepted for the application of the message that they were run for, and durable before the attempt
+//! counts as a success.
+//!
+//! Each gets an event id of its origin's making, `emit.{message}.{endpoint}-{place}`, so that an attempt that is made again
+//! emits nothing twice. What is emitted because of something emitted gets a longer one, and the chain is cut when it is too
+//! long: two plugins that wake each other end.
+
+use bellwire_api::backend::{AcceptError, Backend};
+use bellwire_engine::{Draft, Start, fan_out};
+use bellwire_model::{ContentType, Message, Received};
+use bellwire_plugin::Emitted;
+use bellwire_shape::{Candidate, Verdict, judge};
+use std::sync::Arc;
+
+const PREFIX: &str = "emit.";
+/// From message to message to message.
+const CHAIN_MAX: usize = 8;
+const EVENT_TYPE_MAX: usize = 256;
+
+/// Accepts all that an attempt emitted.
+///
+/// # Errors
+/// Why one of them was not accepted; those before it were, and will not be accepted again.
+pub(crate) async fn accept(backend: &dyn Backend, start: &Start, emitted: Vec<Emitted>) -> Result<(), String> {
+    for (place, emitted) in emitted.into_iter().enumerate() {
+        let draft = draft(backend, start, place, emitted)?;
+        match backend.accept(draft).await {
+            // By an earlier attempt.
+            Ok(_) | Err(AcceptError::EventIdTaken) => {}
+            Err(error) => return Err(format!("what the plugin emitted was not accepted: {error}")),
+        }
+    }
+    Ok(())
+}
+
+fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -> Result<Draft, String> {
+    let Emitted { event_type, payload, channels } = emitted;
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if event_type.is_empty() || event_type.len() > EVENT_TYPE_MAX || !event_type.chars().all(usual) {
+        return Err(format!(
+            "the plugin emitted {event_type:?}, which is no event type: 1 to {EVENT_TYPE_MAX} letters, digits, dots, underscores and dashes"
+        ));
+    }
+    let event_id = event_id(&start.message, start.endpoint.key.0, place)?;
+    let now = backend.now();
+    // Kept for as long as its origin.
+    let keep = start.message.expires_at.since(start.message.sequence().time());
+    let (fan_out, event) = {
+        let catalogue = backend.catalogue().read();
+        let entry = catalogue.application(start.message.application).ok_or("the application is gone")?;
+        let candidate = Candidate::new(&event_type, Some(&event_id), &channels, &[], payload.as_bytes());
+        let fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
+            Verdict::Match => true,
+            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+            Verdict::Fault(why) => {
+                backend.filter_failed(endpoint, &why);
+                false
+            }
+        });
+        (fan_out, bellwire_api::event_key(entry.application.id, &event_id))
+    };
+    let hop = |received: &Arc<Received>| {
+        let received = Received::clone(received);
+        Arc::new(Received { hops: received.hops.saturating_add(1), dedupe: None, ..received })
+    };
+    Ok(Draft {
+        application: start.message.application,
+        fan_out,
+        event_type,
+        event_id: Some(event_id),
+        channels,
+        tags: Vec::new(),
+        payload: payload.into(),
+        content_type: ContentType::Json,
+        transformations_params: None,
+        received: start.message.received.as_ref().map(hop),
+        earlier: None,
+        expires_at: now.plus(keep),
+        deliver_at: None,
+        idempotency: None,
+        event: Some(event),
+    })
+}
+
+/// Names what comes of a message at this endpoint in this place, and of nothing else.
+fn event_id(origin: &Message, endpoint: u32, place: usize) -> Result<String, String> {
+    let before = match origin.event_id.as_deref() {
+        Some(id) if id.starts_with(PREFIX) => id.to_owned(),
+        _ => format!("{PREFIX}{}", origin.id),
+    };
+    if before.matches('.').count() > CHAIN_MAX {
+        return Err(format!("a message that came of {CHAIN_MAX} emitted ones emits nothing more"));
+    }
+    Ok(format!("{before}.{endpoint}-{place}"))
+}

@@ -1,0 +1,209 @@
+//! Plugins of every kind, from the message to the attempt in the log.
+
+use crate::program::{Program, eventually, ledger};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A server with an application, which allows the programs of `/bin`.
+fn serve(folder: &Path) -> Program {
+    // A debug build on a busy machine is slow.
+    let environment = [("BELLWIRE_PLUGINS_COMMANDS", "/bin,/usr/bin"), ("BELLWIRE_PLUGINS_COMPUTE_MAX", "1s")];
+    Program::start(folder, &environment)
+}
+
+fn start(folder: &Path) -> Program {
+    let server = serve(folder);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    server
+}
+
+/// An endpoint that takes messages of the event type that is its own name.
+fn install(server: &Program, uid: &str, plugin: Value) {
+    let endpoint = json!({"uid": uid, "kind": "plugin", "plugin": plugin, "filterTypes": [uid]});
+    let (status, body) = server.call("POST", "/app/acme/endpoint", endpoint);
+    assert_eq!(status, 201, "{uid}: {body}");
+}
+
+fn event_types(server: &Program, names: &[&str]) {
+    for name in names {
+        assert_eq!(server.call("POST", "/event-type", json!({"name": name, "description": "of a test"})).0, 201);
+    }
+}
+
+fn send(server: &Program, event_type: &str, payload: Value) -> String {
+    let (status, message) = server.call("POST", "/app/acme/msg", json!({"eventType": event_type, "payload": payload}));
+    assert_eq!(status, 202, "{message}");
+    message["id"].as_str().unwrap().to_owned()
+}
+
+/// The attempts of a message, the newest first, once there are `count`.
+fn attempts(server: &Program, message: &str, count: usize) -> Vec<Value> {
+    eventually("the attempts are recorded", || {
+        let (_, page) = server.call("GET", &format!("/app/acme/attempt/msg/{message}"), json!(null));
+        let all = page["data"].as_array()?;
+        (all.len() == count).then(|| all.clone())
+    })
+}
+
+#[test]
+fn each_kind_runs_and_its_output_is_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["js", "cmd", "fail", "drop", "made"]);
+    install(
+        &server,
+        "js",
+        json!({"runs": "javascript", "script": "export function handle(event, ctx) {\n  console.log('saw', event.payload.id)\n  ctx.emit('made', { from: event.id })\n  return event.type\n}"}),
+    );
+    install(
+        &server,
+        "made",
+        json!({"runs": "javascript", "script": "const handle = (event, ctx) => ctx.emit('made', event.payload)"}),
+    );
+    install(
+        &server,
+        "cmd",
+        json!({"runs": "command", "program": "/bin/sh", "args": ["-c", "echo \"$1\"; cat", "sh", "{{payload.id}}"]}),
+    );
+    install(
+        &server,
+        "fail",
+        json!({"runs": "command", "program": "/bin/sh", "args": ["-c", "echo sorry; exit $1", "sh", "{{payload.code}}"]}),
+    );
+    install(
+        &server,
+        "drop",
+        json!({"runs": "javascript", "script": "const handle = (e, ctx) => ctx.drop('not mine')"}),
+    );
+
+    let js = attempts(&server, &send(&server, "js", json!({"id": 7})), 1);
+    assert_eq!(
+        (&js[0]["response"], &js[0]["responseStatusCode"], &js[0]["url"]),
+        (&json!("js\nsaw 7\n"), &json!(200), &json!("plugin:javascript"))
+    );
+    let command = attempts(&server, &send(&server, "cmd", json!({"id": "a;b"})), 1);
+    assert_eq!(command[0]["response"], "a;b\n{\"id\":\"a;b\"}");
+    // 65 ends at once; 1 is tried again by the schedule.
+    let ended = attempts(&server, &send(&server, "fail", json!({"code": 65})), 1);
+    assert!(ended[0]["response"].as_str().unwrap().ends_with("end now\nsorry\n"), "{ended:?}");
+    let failed = attempts(&server, &send(&server, "fail", json!({"code": 1})), 4);
+    assert_eq!(
+        (&failed[0]["status"], &failed[0]["response"]),
+        (&json!(2), &json!("the program exited with 1\nsorry\n"))
+    );
+    let dropped = attempts(&server, &send(&server, "drop", json!({})), 1);
+    assert_eq!(dropped[0]["response"], "not mine");
+    // Emitted ones emit on, until the chain is cut.
+    eventually("the chain ends", || {
+        let sum = ledger(folder.path());
+        (sum["ended"]["aborted"] == 1
+            && sum["ended"]["cancelled"] == 1
+            && sum["ended"]["exhausted"] == 2
+            && sum["pending"] == 0)
+            .then_some(())
+    });
+    let (_, emitted) = server.call("GET", "/app/acme/msg?event_types=made&limit=50", json!(null));
+    let emitted = emitted["data"].as_array().unwrap().clone();
+    assert!((2..=10).contains(&emitted.len()), "{emitted:?}");
+    assert!(emitted.iter().all(|message| message["payload"]["from"].as_str().unwrap().starts_with("msg_")));
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let check = |plugin: Value, place: &[&str], text: &str| {
+        let (status, body) = server.call("POST", "/app/acme/endpoint", json!({"kind": "plugin", "plugin": plugin}));
+        let loc: Vec<&str> = ["body", "plugin"].iter().chain(place).copied().collect();
+        assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(loc)), "{body}");
+        assert!(body["detail"][0]["msg"].as_str().unwrap().contains(text), "{body}");
+    };
+    check(json!({"runs": "command", "program": "/etc/passwd"}), &["program"], "plugins.commands");
+    check(json!({"runs": "command", "program": "/bin/true", "trusted": true}), &["trusted"], "only the operator");
+    check(json!({"runs": "command", "program": "/bin/true", "args": ["{{payload"]}), &["args", "0"], "lacks its }}");
+    check(json!({"runs": "javascript", "script": "let a = 1"}), &["script"], "a function named handle");
+    check(json!({"runs": "javascript", "scirpt": ""}), &["scirpt"], "unknown field");
+}
+
+#[test]
+fn one_that_loops_or_swells_costs_its_own_lane_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["loops", "swells", "garbage", "works"]);
+    install(&server, "loops", json!({"runs": "javascript", "script": "const handle = () => { for (;;) {} }"}));
+    install(
+        &server,
+        "swells",
+        json!({"runs": "javascript", "script": "const handle = () => { const a = []; for (;;) a.push(new Uint8Array(1e6)) }"}),
+    );
+    install(
+        &server,
+        "garbage",
+        json!({"runs": "javascript", "script": "const handle = (e, ctx) => ctx.respond({ status: 'yes' })"}),
+    );
+    install(&server, "works", json!({"runs": "javascript", "script": "const handle = event => event.payload.n"}));
+    let bad: Vec<String> = ["loops", "swells", "garbage"].map(|name| send(&server, name, json!({}))).into();
+    for n in 0..20 {
+        let message = send(&server, "works", json!({ "n": n }));
+        assert_eq!(attempts(&server, &message, 1)[0]["response"], n.to_string());
+    }
+    for (message, text) in bad.iter().zip(["took longer", "", "status"]) {
+        let (_, kept) = server.call("GET", &format!("/app/acme/msg/{message}"), json!(null));
+        assert_eq!(kept["id"], **message);
+        let failed = attempts(&server, message, 4);
+        assert!(failed[0]["response"].as_str().unwrap().contains(text), "{failed:?}");
+    }
+}
+
+/// Whether a process runs; one that has ended and that nobody has looked at does not.
+fn runs(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[test]
+fn programs_end_with_a_server_that_is_killed_and_run_again_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let server = start(folder.path());
+    event_types(&server, &["slow"]);
+    let script = format!(
+        "(trap '' TERM; sleep 600) & echo $$ $! >> {}; [ -e {}.go ] && exit 0; sleep 600",
+        told.display(),
+        told.display()
+    );
+    install(
+        &server,
+        "slow",
+        json!({"runs": "command", "program": "/bin/sh", "args": ["-c", script], "timeout_ms": 600_000}),
+    );
+    let message = send(&server, "slow", json!({}));
+    let ids = eventually("it runs", || {
+        let ids: Vec<String> = std::fs::read_to_string(&told).ok()?.split_whitespace().map(str::to_owned).collect();
+        (ids.len() == 2).then_some(ids)
+    });
+    assert!(ids.iter().all(|id| runs(id)));
+    server.kill();
+    eventually("the whole group has ended", || (!ids.iter().any(|id| runs(id))).then_some(()));
+    // The delivery was never finished: the next server makes the attempt again.
+    std::fs::write(format!("{}.go", told.display()), "").unwrap();
+    let server = serve(folder.path());
+    assert_eq!(attempts(&server, &message, 1)[0]["responseStatusCode"], 200);
+}
+
+#[test]
+fn a_sender_that_waits_gets_the_plugins_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["ask"]);
+    install(
+        &server,
+        "ask",
+        json!({"runs": "javascript", "script": "const handle = (e, ctx) => ctx.respond({ body: { decision: 'deny', why: e.payload.name } })"}),
+    );
+    let (status, answer) =
+        server.call("POST", "/app/acme/msg?wait=20", json!({"eventType": "ask", "payload": {"name": "Ada"}}));
+    assert_eq!((status, &answer["answer"]["decision"]), (202, &json!("deny")), "{answer}");
+    assert!(answer["answer"]["body"].as_str().unwrap().contains("Ada"), "{answer}");
+}
