@@ -13,6 +13,7 @@ mod tasks;
 mod pump;
 mod shard;
 mod serve;
+mod hooks;
 mod observe;
 mod command;
 

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::connections::{self, clients::Clients, tls::Tls};
 use crate::core::Core;
 use crate::doors::Doors;
+use crate::hooks::keeper::{Handle, Keeper, Outcome};
 use crate::observe::{self, Metrics};
 use crate::shard::Shard;
 use crate::wiring;
@@ -31,6 +32,7 @@ pub(crate) struct Server {
     commit: JoinHandle<()>,
     deadline: Duration,
     tls: Option<Tls>,
+    hooks: Option<Handle>,
 }
 
 /// How a stop went.
@@ -102,9 +104,15 @@ impl Server {
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let mut threads = Vec::with_capacity(shards);
+        let mut hooks = None;
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
             let doors: Arc<dyn Backend> =
                 Arc::new(Doors { core: Arc::clone(&core), plugins: Arc::clone(&plugins), shard: index });
+            let keeper = config.server.hooks.clone().filter(|_| index == 0).map(|path| {
+                let (keeper, handle) = Keeper::new(path, Arc::clone(&doors), api.clone());
+                hooks = Some(handle);
+                keeper
+            });
             let api = bellwire_api::Api::new(doors, api.clone());
             let shard = Shard {
                 core: Arc::clone(&core),
@@ -115,6 +123,7 @@ impl Server {
                 tls: tls.as_ref().map(Tls::acceptor),
                 router: router(&core, api.clone()),
                 tokens: (index == 0).then_some(api),
+                hooks: keeper,
                 limits: wiring::connections(config, shards, clients.clone()),
                 egress: Arc::clone(&egress),
                 push: wiring::push(config, &scripts),
@@ -123,7 +132,16 @@ impl Server {
             };
             threads.push(shard.start()?);
         }
-        Ok(Server { core, address, stop, shards: threads, commit, deadline: config.server.shutdown_deadline, tls })
+        Ok(Server {
+            core,
+            address,
+            stop,
+            shards: threads,
+            commit,
+            deadline: config.server.shutdown_deadline,
+            tls,
+            hooks,
+        })
     }
 
     /// Where it listens.
@@ -136,10 +154,33 @@ impl Server {
         self.tls.is_some()
     }
 
-    /// Reads again what can be read again while running: the certificate and its key. With `changed_only`, if they have changed.
+    /// Makes the configuration what the hooks file declares. `None` if there is no such file, or the server is ending.
+    pub(crate) fn declare(&mut self) -> Option<Outcome> {
+        self.hooks.as_mut()?.apply()
+    }
+
+    /// Reads again what can be read again while running: the hooks file, the certificate and its key. With `changed_only`, what has changed.
     pub(crate) fn reload(&mut self, changed_only: bool) {
+        self.reload_hooks(changed_only);
+        self.reload_tls(changed_only);
+    }
+
+    fn reload_hooks(&mut self, changed_only: bool) {
+        if !self.hooks.as_ref().is_some_and(|hooks| !changed_only || hooks.has_changed()) {
+            return;
+        }
+        match self.declare() {
+            Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
+            Some(Err(faults)) => {
+                tracing::error!(error = %faults, "the hooks file cannot be used; what it said before stays in force");
+            }
+            None => {}
+        }
+    }
+
+    fn reload_tls(&mut self, changed_only: bool) {
         let Some(tls) = &mut self.tls else {
-            if !changed_only {
+            if !changed_only && self.hooks.is_none() {
                 tracing::info!("there is nothing to read again; a change of settings needs a restart");
             }
             return;

@@ -3,6 +3,7 @@
 use crate::connections::{self, ConnectionLimits};
 use crate::core::Core;
 use crate::doors::Doors;
+use crate::hooks::keeper::Keeper;
 use crate::pump::Pump;
 use anyhow::Context;
 use axum::Router;
@@ -37,6 +38,8 @@ pub(crate) struct Shard {
     pub(crate) router: Router,
     /// On the one shard that looks after the tokens.
     pub(crate) tokens: Option<Api>,
+    /// On the one shard that looks after what the hooks file declares.
+    pub(crate) hooks: Option<Keeper>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
     pub(crate) push: PushSettings,
@@ -80,6 +83,7 @@ impl Shard {
             tls,
             router,
             tokens,
+            hooks,
             limits,
             egress,
             push,
@@ -98,12 +102,16 @@ impl Shard {
             let _ = stop.wait_for(|s| *s).await;
         });
         let keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
+        let declaring = hooks.map(|keeper| tokio::task::spawn_local(keeper.run()));
         tokio::select! {
             () = serving => {}
             // It ends by itself only by a panic. A server that accepts and does not deliver is worse than none.
             ended = &mut pump => return ended.context("the engine's task failed"),
         }
         keeping.abort();
+        if let Some(declaring) = declaring {
+            declaring.abort();
+        }
         if let Some(api) = tokens {
             write_down(&api).await;
         }

@@ -77,6 +77,13 @@ pub(crate) fn api(config: &Config, scripts: &Scripts) -> anyhow::Result<bellwire
     Ok(bellwire_api::Settings {
         jwt_secret: config.jwt_secret()?.reveal().as_bytes().to_vec(),
         jwt_secrets_before: config.jwt_secrets_before(),
+        ..api_for_nobody(config, scripts)
+    })
+}
+
+/// The API without a secret: no token is valid.
+pub(crate) fn api_for_nobody(config: &Config, scripts: &Scripts) -> bellwire_api::Settings {
+    bellwire_api::Settings {
         jwt_algorithm: config.auth.jwt_algorithm,
         rate_limit: config.limits.rate_limit(),
         app_portal_url: config.server.app_portal_url.clone(),
@@ -89,7 +96,7 @@ pub(crate) fn api(config: &Config, scripts: &Scripts) -> anyhow::Result<bellwire
         reads_max: crate::shard::READERS / 2,
         scripts: scripts.clone(),
         ..bellwire_api::Settings::default()
-    })
+    }
 }
 
 /// The bounds for clients of one of `shards` listeners.

@@ -1,21 +1,29 @@
-//! `bellwire check`: looks a data folder over, also beside a running server, and says what is wrong.
+//! `bellwire check`: looks a data folder over, also beside a running server, or a hooks file, and says what is wrong.
 
-use super::{Hint, ledger};
+use super::{Hint, block_on, ledger};
 use crate::config::{Config, Place};
+use crate::hooks;
 use crate::wiring;
 use anyhow::Context as _;
 use bellwire_store::EmbeddedStore;
 use bellwire_store::embedded::Report;
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-/// Look a data folder over: its pages, both logs, every delivery, the indexes, the ledger. Exits 1 if anything is wrong.
+/// Look a data folder over: its pages, both logs, every delivery, the indexes, the ledger; or a hooks file. Exits 1 if anything is wrong.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  bellwire check --data ./bellwire-data\n\nIt only reads, in one consistent reading, and may run beside a server; the server's log\nfile grows until it ends. If a main secret is set, it opens every endpoint's secrets."
+    after_help = "Examples:\n  bellwire check --data ./bellwire-data\n  bellwire check hooks.toml\n\nIt only reads, in one consistent reading, and may run beside a server; the server's log\nfile grows until it ends. If a main secret is set, it opens every endpoint's secrets."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
+    /// A hooks file to check instead, TOML or YAML, with the settings and the environment of this command
+    #[arg(value_name = "FILE", conflicts_with = "quick")]
+    file: Option<PathBuf>,
     /// Leave out the reading of every page, which takes longest
     #[arg(long)]
     quick: bool,
@@ -27,6 +35,9 @@ pub(crate) struct Arguments {
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.place)?;
+    if let Some(file) = &arguments.file {
+        return check_hooks(file, &config, arguments.json);
+    }
     let with_secrets = config.auth.main_secret.is_some().then_some(&config);
     let report = look_over(&config.server.data, with_secrets, !arguments.quick)?;
     match arguments.json {
@@ -34,6 +45,30 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         false => print!("{}", text(&report)),
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Declares what the file says on an empty server that nobody sees.
+fn check_hooks(file: &Path, config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let found = block_on(hooks::rehearsal::on_nothing(file, config))?;
+    if as_json {
+        let faults = found.as_ref().err().map(|faults| faults.all.as_slice()).unwrap_or_default().iter().map(|fault| {
+            serde_json::json!({ "place": fault.place, "line": fault.line, "text": fault.text, "hint": fault.hint })
+        });
+        println!("{}", serde_json::json!({ "sound": found.is_ok(), "faults": faults.collect::<Vec<_>>() }));
+    }
+    match found {
+        Ok(_) if as_json => Ok(ExitCode::SUCCESS),
+        Ok(done) => {
+            println!("{}: nothing is wrong ({} declared)", file.display(), done.created);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(faults) => {
+            if !as_json {
+                println!("{faults}");
+            }
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 /// Checks the store in `folder`; with a configuration, the secrets in it as well.

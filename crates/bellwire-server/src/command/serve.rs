@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Run the server on a data folder.
 #[derive(Default, clap::Args)]
 #[command(
-    after_help = "Example:\n  bellwire serve --data ./bellwire-data --listen 127.0.0.1:8071\n\nIt is ready when GET /api/v1/health/ping answers. SIGTERM or Ctrl-C stops it: what is in flight may end first. SIGHUP reads the TLS files again."
+    after_help = "Examples:\n  bellwire serve --data ./bellwire-data --listen 127.0.0.1:8071\n  bellwire serve --hooks hooks.toml\n\nIt is ready when GET /api/v1/health/ping answers. SIGTERM or Ctrl-C stops it: what is in flight may end first. SIGHUP reads the TLS files and the hooks file again."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -32,6 +32,14 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let signals = signals().context("cannot wait for signals")?;
     let data = config.server.data.clone();
     let mut server = Server::start(config)?;
+    match server.declare() {
+        Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
+        Some(Err(faults)) => {
+            server.stop();
+            return Err(anyhow::Error::new(faults).context("the hooks file cannot be used"));
+        }
+        None => {}
+    }
     tracing::info!(address = %server.address(), tls = server.is_secure(), data = %data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let signal = loop {
         match signals.recv_timeout(LOOK_EVERY) {

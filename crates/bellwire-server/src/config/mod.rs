@@ -30,7 +30,7 @@ pub(crate) mod limits;
 pub(crate) use auth::SecretText;
 pub(crate) use bellwire_delivery::HeaderNames;
 pub(crate) use layers::Effective;
-pub(crate) use mistake::{Mistakes, Origin};
+pub(crate) use mistake::{Mistakes, Origin, did_you_mean};
 pub(crate) use secret::{copy as copy_secret, secret};
 pub(crate) use value::parse_duration;
 
@@ -72,6 +72,9 @@ pub(crate) struct Sources {
     /// Address and port to listen on [default: 127.0.0.1:8071; BELLWIRE_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// File that declares sources and endpoints; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    hooks: Option<PathBuf>,
 }
 
 /// The same for a command that does not listen.
@@ -87,8 +90,14 @@ pub(crate) struct Place {
 
 impl From<Place> for Sources {
     fn from(place: Place) -> Sources {
-        Sources { place, listen: None }
+        Sources { place, listen: None, hooks: None }
     }
+}
+
+/// A variable of this process's environment, for what a file of the user refers to.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    let (_, value) = std::env::vars_os().find(|(other, _)| other == name)?;
+    value.into_string().ok()
 }
 
 impl Config {
@@ -143,6 +152,7 @@ impl Config {
         }
         layers.add_environment(environment.into_iter());
         layers.add_flag("--listen", "server.listen", flags.listen.clone().map(Value::Text));
+        layers.add_flag("--hooks", "server.hooks", flags.hooks.clone().map(Value::Path));
         layers.add_flag("--data", "server.data", flags.place.data.clone().map(Value::Path));
         note_left_behind(&mut layers, Path::new("."));
         layers

@@ -12,6 +12,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) data: PathBuf,
+    /// Sources and endpoints that are declared in a file.
+    pub(crate) hooks: Option<PathBuf>,
     /// `None`: plain HTTP.
     pub(crate) tls: Option<TlsFiles>,
     /// 0 means one for each core; see [`Server::shards`].
@@ -42,6 +44,7 @@ impl Server {
             tls: certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key }),
             listen: layers.take("server.listen", address),
             data: layers.take("server.data", path),
+            hooks: layers.take("server.hooks", optional("none", path)),
             shards_wanted: layers.take("server.shards", count(0..=256)),
             app_portal_url: layers.take("server.app_portal_url", web_address),
             shutdown_deadline: layers.take("server.shutdown_deadline", duration(Duration::ZERO..=HOUR)),

@@ -11,6 +11,7 @@ mod operational;
 mod starting;
 mod commands;
 mod packs;
+mod hooks;
 mod doctor;
 mod backup;
 mod tokens;

@@ -1,0 +1,285 @@
+//! Makes a server's configuration what a plan says, by way of the API's own router.
+//!
+//! What was declared before and is the same now is left alone: each thing that we declare carries a digest of its declaration in
+//! its metadata. It is a keyed one, because declarations hold secrets.
+
+use super::file::{Document, Fault, Faults};
+use super::plan::{Declared, PREFIX, Plan, to_snake};
+use crate::clock;
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use bellwire_api::backend::Backend;
+use bellwire_api::{Api, Principal, Settings, mint_token};
+use bellwire_model::{Metadata, OrganisationId};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value, json};
+use sha2::Sha256;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// The member of the metadata that says that something is declared in the file, and how.
+const DIGEST: &str = "hooks.digest";
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) created: usize,
+    pub(crate) updated: usize,
+    pub(crate) unchanged: usize,
+    pub(crate) removed: usize,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Done { created, updated, unchanged, removed } = self;
+        write!(f, "{created} created, {updated} updated, {unchanged} as they were, {removed} removed")
+    }
+}
+
+/// The API of this very program, asked without a socket.
+pub(crate) struct Caller {
+    backend: Arc<dyn Backend>,
+    router: Router,
+    organisation: OrganisationId,
+    secret: [u8; 32],
+    digest_key: Vec<u8>,
+}
+
+impl Caller {
+    /// Asks `backend` with the operator's settings. It has a secret of its own for tokens, which nobody else knows.
+    pub(crate) fn new(backend: Arc<dyn Backend>, settings: &Settings, organisation: OrganisationId) -> Caller {
+        let digest_key = settings.jwt_secret.clone();
+        let mut secret = [0; 32];
+        backend.random(&mut secret);
+        let settings = Settings {
+            jwt_secret: secret.to_vec(),
+            jwt_secrets_before: Vec::new(),
+            jwt_algorithm: Default::default(),
+            rate_limit: None,
+            ..settings.clone()
+        };
+        let router = bellwire_api::router(Api::new(Arc::clone(&backend), settings));
+        Caller { backend, router, organisation, secret, digest_key }
+    }
+
+    /// Makes everything as `plan` has it. Goes on after what is refused, to tell all of it.
+    ///
+    /// # Errors
+    /// All that was refused. The rest is done, so try it on a rehearsal first.
+    pub(crate) async fn apply(&self, document: &Document, plan: &Plan) -> Result<Done, Faults> {
+        let mut work = Work { caller: self, document, done: Done::default(), faults: Vec::new() };
+        work.applications(plan).await;
+        work.remove(plan).await;
+        work.event_types(plan).await;
+        for source in &plan.sources {
+            let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
+            work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
+        }
+        for endpoint in &plan.endpoints {
+            let old = {
+                let catalogue = self.backend.catalogue().read();
+                let application = catalogue.find_application(&self.organisation, &endpoint.application);
+                application.and_then(|application| Some(application.find_endpoint(&endpoint.uid)?.metadata.clone()))
+            };
+            work.put(endpoint, &format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid), old).await;
+        }
+        let Work { done, faults, .. } = work;
+        if faults.is_empty() { Ok(done) } else { Err(Faults { file: document.path.clone(), all: faults }) }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&Map<String, Value>>) -> (StatusCode, Value) {
+        let principal = Principal::Organisation(self.organisation.clone());
+        let failed = |text: String| (StatusCode::INTERNAL_SERVER_ERROR, json!({ "detail": text }));
+        let token = match mint_token(&self.secret, &principal, clock::wall(), TOKEN_LIFETIME) {
+            Ok(token) => token,
+            Err(error) => return failed(error.to_string()),
+        };
+        let body = body.map_or_else(Body::empty, |body| Body::from(serde_json::to_vec(body).unwrap_or_default()));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return failed(error.to_string()),
+        };
+        let answer: Response = match self.router.clone().oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    fn digest(&self, body: &Map<String, Value>) -> String {
+        let mut mac =
+            <Hmac<Sha256> as KeyInit>::new_from_slice(&self.digest_key).expect("HMAC takes a key of any length");
+        mac.update(&serde_json::to_vec(body).unwrap_or_default());
+        mac.finalize().into_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+struct Work<'a> {
+    caller: &'a Caller,
+    document: &'a Document,
+    done: Done,
+    faults: Vec<Fault>,
+}
+
+impl Work<'_> {
+    async fn applications(&mut self, plan: &Plan) {
+        for (uid, declared) in &plan.applications {
+            let path = format!("/app/{uid}");
+            let old = {
+                let catalogue = self.caller.backend.catalogue().read();
+                catalogue
+                    .find_application(&self.caller.organisation, uid)
+                    .map(|entry| entry.application.metadata.clone())
+            };
+            match declared {
+                Some(declared) => self.put(declared, &path, old).await,
+                None if old.is_some() => {}
+                None => {
+                    let body = Map::from_iter([("name".to_owned(), uid.as_str().into())]);
+                    let (status, answer) = self.caller.call(Method::PUT, &path, Some(&body)).await;
+                    self.expect(status, &answer, &["applications", uid]);
+                }
+            }
+        }
+    }
+
+    async fn event_types(&mut self, plan: &Plan) {
+        for (name, [section, place]) in &plan.event_types {
+            let there = {
+                let catalogue = self.caller.backend.catalogue().read();
+                catalogue.event_type(&self.caller.organisation, name).is_some_and(|event_type| !event_type.archived)
+            };
+            if !there {
+                let body = json!({ "name": name, "description": "Named in the server's hooks file." });
+                let body = body.as_object().cloned().unwrap_or_default();
+                let (status, answer) = self.caller.call(Method::POST, "/event-type", Some(&body)).await;
+                self.expect(status, &answer, &[section, place, "event_types"]);
+            }
+        }
+    }
+
+    /// Creates it, or changes it if it was declared otherwise.
+    async fn put(&mut self, declared: &Declared, path: &str, old: Option<Metadata>) {
+        let mut body = declared.body.clone();
+        let digest = self.caller.digest(&body);
+        if old.as_ref().and_then(|old| old.get(DIGEST)) == Some(&digest) {
+            self.done.unchanged += 1;
+            return;
+        }
+        if let Value::Object(metadata) = body.entry("metadata").or_insert_with(|| json!({})) {
+            metadata.insert(DIGEST.to_owned(), digest.into());
+        }
+        let (status, answer) = self.caller.call(Method::PUT, path, Some(&body)).await;
+        let [section, name] = &declared.way;
+        if self.expect(status, &answer, &[section, name]) {
+            match old {
+                None => self.done.created += 1,
+                Some(_) => self.done.updated += 1,
+            }
+        }
+    }
+
+    /// Removes what an earlier file declared and this one does not.
+    async fn remove(&mut self, plan: &Plan) {
+        let sources: BTreeSet<&str> = plan.sources.iter().map(|source| source.uid.as_str()).collect();
+        let endpoints: BTreeSet<(&str, &str)> =
+            plan.endpoints.iter().map(|endpoint| (endpoint.application.as_str(), endpoint.uid.as_str())).collect();
+        let ours = |uid: &Option<String>, metadata: &Metadata| -> bool {
+            uid.as_deref().is_some_and(|uid| uid.starts_with(PREFIX)) && metadata.contains_key(DIGEST)
+        };
+        let paths: Vec<String> = {
+            let (catalogue, organisation) = (self.caller.backend.catalogue().read(), &self.caller.organisation);
+            let gone_sources = catalogue
+                .sources()
+                .of_organisation(organisation)
+                .filter(|source| ours(&source.uid, &source.metadata))
+                .filter(|source| source.uid.as_deref().is_none_or(|uid| !sources.contains(uid)))
+                .map(|source| format!("/source/{}", source.id));
+            let gone_endpoints = catalogue.applications_of(organisation).flat_map(|entry| {
+                let application = entry.application.uid.as_deref().unwrap_or_default();
+                let gone = entry.endpoints.iter().filter(|endpoint| ours(&endpoint.uid, &endpoint.metadata));
+                let gone = gone.filter(|endpoint| {
+                    endpoint.uid.as_deref().is_none_or(|uid| !endpoints.contains(&(application, uid)))
+                });
+                gone.map(|endpoint| format!("/app/{}/endpoint/{}", entry.application.id, endpoint.id))
+                    .collect::<Vec<_>>()
+            });
+            gone_sources.chain(gone_endpoints).collect()
+        };
+        for path in paths {
+            let (status, answer) = self.caller.call(Method::DELETE, &path, None).await;
+            if self.expect(status, &answer, &[]) {
+                self.done.removed += 1;
+            }
+        }
+    }
+
+    /// Notes what was refused, with its place in the file.
+    fn expect(&mut self, status: StatusCode, answer: &Value, way: &[&str]) -> bool {
+        if status.is_success() {
+            return true;
+        }
+        match &answer["detail"] {
+            Value::Array(all) => {
+                for fault in all {
+                    let text = fault["msg"].as_str().unwrap_or("it is refused");
+                    let loc = fault["loc"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                    let steps: Vec<String> = loc
+                        .filter(|step| *step != "body")
+                        .map(|step| to_snake(step.trim_matches(['[', ']'])))
+                        .collect();
+                    let place: Vec<&str> = way.iter().copied().chain(steps.iter().map(String::as_str)).collect();
+                    self.faults.push(self.document.fault(&place, told(text), None));
+                }
+            }
+            detail => {
+                let text = detail.as_str().map_or_else(|| format!("it is refused with {status}"), str::to_owned);
+                self.faults.push(self.document.fault(way, text, None));
+            }
+        }
+        false
+    }
+}
+
+/// Without the place in the JSON that we made, and with the names of the file.
+fn told(text: &str) -> String {
+    let text = text.split(" at line ").next().unwrap_or(text);
+    let mut told = String::with_capacity(text.len());
+    for (at, part) in text.split('`').enumerate() {
+        if at > 0 {
+            told.push('`');
+        }
+        let is_name = at % 2 == 1 && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        told.push_str(&if is_name { to_snake(part) } else { part.to_owned() });
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_use_the_file_s_own_names() {
+        assert_eq!(
+            told("unknown field `presett`, expected one of `appId`, `eventTypeFrom` at line 1 column 7"),
+            "unknown field `presett`, expected one of `app_id`, `event_type_from`"
+        );
+        assert_eq!(told("must not be empty"), "must not be empty");
+    }
+}

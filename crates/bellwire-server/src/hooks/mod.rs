@@ -1,0 +1,27 @@
+//! `hooks.toml`: sources, and what is done with what they receive, in one file that a person can read.
+//!
+//! ```toml
+//! [sources.github]
+//! preset = "github"
+//! secret = { env = "GITHUB_WEBHOOK_SECRET" }
+//! path = "/hooks/github"
+//!
+//! [endpoints.build]
+//! from = "github"
+//! event_types = ["push"]
+//! plugin = { runs = "command", program = "/usr/local/bin/build", args = ["{{payload.after}}"] }
+//! ```
+//!
+//! [`file`] reads it and knows the line of everything in it; [`plan`] makes of it what the API is to be asked; [`apply`] asks, by way
+//! of the API's own router, so that nothing can be declared that the API would refuse. What has no effect is refused, too.
+//! A new file is first tried on a copy of the configuration ([`rehearsal`]); only if all of it is right, the server's own is
+//! changed, else the old one stays in force ([`keeper`]). `bellwire check hooks.toml` is that rehearsal on an empty server.
+//!
+//! What the file declares carries a uid that begins with `hooks.`. What it no longer declares is removed; applications stay,
+//! because their messages do.
+
+pub(crate) mod file;
+pub(crate) mod plan;
+pub(crate) mod apply;
+pub(crate) mod rehearsal;
+pub(crate) mod keeper;

@@ -1,0 +1,396 @@
+//! What a file declares, as what the API is to be asked. Pure.
+//!
+//! Names in the file are the API's own, with underscores: `event_types` for `eventTypes`. A source has an application of its own
+//! unless it names one; an endpoint gets what the sources in its `from` receive, in each of their applications.
+
+use super::file::{Document, Fault, Faults};
+use crate::config::did_you_mean;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What uids begin with that are ours to remove.
+pub(crate) const PREFIX: &str = "hooks.";
+const SECTIONS: [&str; 3] = ["applications", "sources", "endpoints"];
+/// What an endpoint can have beside `from` and `application`; its secret and what the portal changes stay with the API.
+const ENDPOINT: [&str; 15] = [
+    "url",
+    "kind",
+    "plugin",
+    "pipe",
+    "description",
+    "throttle_rate",
+    "disabled",
+    "event_types",
+    "channels",
+    "secret",
+    "metadata",
+    "headers",
+    "fifo",
+    "retry_schedule",
+    "filter",
+];
+const ENDPOINT_SHAPE: [&str; 2] = ["format", "content_type"];
+/// Members of a source whose own members are the API's, too.
+const NESTED: [&str; 2] = ["dedupe", "answer"];
+const NAME_MAX: usize = 200;
+
+/// One thing that is declared.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Declared {
+    /// Where in the file: section and name.
+    pub(crate) way: [String; 2],
+    /// Its own uid.
+    pub(crate) uid: String,
+    /// Its application's.
+    pub(crate) application: String,
+    /// As the API takes it.
+    pub(crate) body: Map<String, Value>,
+}
+
+/// All that a file declares.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Plan {
+    /// Uid, and the body for the API if the file says more than that it is there.
+    pub(crate) applications: BTreeMap<String, Option<Declared>>,
+    /// Event types that endpoints ask for, with the place of the first.
+    pub(crate) event_types: BTreeMap<String, [String; 2]>,
+    pub(crate) sources: Vec<Declared>,
+    pub(crate) endpoints: Vec<Declared>,
+}
+
+/// Reads the declarations of a file.
+///
+/// # Errors
+/// All that is wrong with how they hang together. What is wrong with each by itself says the API.
+pub(crate) fn plan(document: &Document) -> Result<Plan, Faults> {
+    let mut reader = Reader { document, plan: Plan::default(), faults: Vec::new(), of_sources: BTreeMap::new() };
+    let empty = Map::new();
+    let whole = document.value.as_object().unwrap_or(&empty);
+    for name in whole.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
+        let hint = format!(
+            "there are [applications.NAME], [sources.NAME] and [endpoints.NAME]{}",
+            did_you_mean(name, SECTIONS.into_iter())
+        );
+        reader.faults.push(document.fault(&[name], "this means nothing here", Some(hint)));
+    }
+    reader.each("applications", Reader::application);
+    reader.each("sources", Reader::source);
+    reader.each("endpoints", Reader::endpoint);
+    reader.shared_applications();
+    let Reader { plan, faults, .. } = reader;
+    if faults.is_empty() { Ok(plan) } else { Err(Faults { file: document.path.clone(), all: faults }) }
+}
+
+struct Reader<'a> {
+    document: &'a Document,
+    plan: Plan,
+    faults: Vec<Fault>,
+    /// The application of each source.
+    of_sources: BTreeMap<String, String>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, way: &[&str], text: impl Into<String>, hint: &str) {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        self.faults.push(self.document.fault(way, text, hint));
+    }
+
+    fn each(&mut self, section: &str, read: fn(&mut Self, &str, Map<String, Value>)) {
+        let members = match self.document.value.get(section) {
+            None => return,
+            Some(Value::Object(members)) => members.clone(),
+            Some(_) => return self.fault(&[section], "a table is expected", &format!("[{section}.NAME] begins one")),
+        };
+        for (name, body) in members {
+            match body {
+                _ if !is_name(&name) => {
+                    self.fault(&[section, &name], "this is no name", "names have letters, digits, -, _ and .")
+                }
+                Value::Object(body) => read(self, &name, body),
+                _ => self.fault(&[section, &name], "a table is expected", &format!("[{section}.{name}] begins one")),
+            }
+        }
+    }
+
+    fn application(&mut self, name: &str, body: Map<String, Value>) {
+        let mut body = camel(body);
+        body.entry("name").or_insert_with(|| name.into());
+        let declared = Declared {
+            way: ["applications".to_owned(), name.to_owned()],
+            uid: name.to_owned(),
+            application: name.to_owned(),
+            body,
+        };
+        self.plan.applications.insert(name.to_owned(), Some(declared));
+    }
+
+    fn source(&mut self, name: &str, mut body: Map<String, Value>) {
+        let way = ["sources", name];
+        let application = match body.remove("application") {
+            None => format!("{PREFIX}{name}"),
+            Some(Value::String(uid)) if is_name(&uid) => uid,
+            Some(_) => {
+                return self.fault(&["sources", name, "application"], "the uid of an application is expected", "");
+            }
+        };
+        match (body.remove("secret"), body.contains_key("secrets")) {
+            (Some(_), true) => self.fault(
+                &["sources", name, "secret"],
+                "there is `secrets` as well",
+                "put all into `secrets`, newest first",
+            ),
+            (Some(secret), false) => drop(body.insert("secrets".to_owned(), json!([secret]))),
+            (None, _) => {}
+        }
+        for own in ["uid", "app_id", "appId"] {
+            if body.contains_key(own) {
+                self.fault(
+                    &["sources", name, own],
+                    "this follows from the name of the table",
+                    "leave it out; `application` names an application",
+                );
+            }
+        }
+        let mut body = camel(body);
+        for nested in NESTED {
+            if let Some(Value::Object(inner)) = body.remove(nested) {
+                body.insert(nested.to_owned(), Value::Object(camel(inner)));
+            }
+        }
+        body.entry("name").or_insert_with(|| name.into());
+        body.insert("appId".to_owned(), application.as_str().into());
+        self.of_sources.insert(name.to_owned(), application.clone());
+        self.plan.applications.entry(application.clone()).or_default();
+        self.plan.sources.push(Declared {
+            way: way.map(str::to_owned),
+            uid: format!("{PREFIX}{name}"),
+            application,
+            body,
+        });
+    }
+
+    fn endpoint(&mut self, name: &str, mut body: Map<String, Value>) {
+        let way = ["endpoints", name];
+        let applications = match (body.remove("from"), body.remove("application")) {
+            (None, Some(Value::String(uid))) if is_name(&uid) => BTreeSet::from([uid]),
+            (Some(from), None) => self.from(name, &from),
+            (Some(_), Some(_)) => {
+                return self.fault(
+                    &["endpoints", name, "application"],
+                    "there is `from` as well",
+                    "one of them is enough",
+                );
+            }
+            (None, _) => {
+                return self.fault(&way, "it does not say what it gets", "from = \"SOURCE\", or application = \"UID\"");
+            }
+        };
+        let known = || ENDPOINT.into_iter().chain(ENDPOINT_SHAPE);
+        for member in body.keys() {
+            if !known().any(|known| known == member) {
+                let hint = format!(
+                    "there are from, application, {}{}",
+                    known().collect::<Vec<_>>().join(", "),
+                    did_you_mean(member, known())
+                );
+                self.faults.push(self.document.fault(
+                    &["endpoints", name, member],
+                    "an endpoint has nothing of this name",
+                    Some(hint),
+                ));
+            }
+        }
+        for event_type in
+            body.get("event_types").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        {
+            self.plan.event_types.entry(event_type.to_owned()).or_insert_with(|| way.map(str::to_owned));
+        }
+        let body = camel(body);
+        for application in applications {
+            self.plan.applications.entry(application.clone()).or_default();
+            let declared = Declared {
+                way: way.map(str::to_owned),
+                uid: format!("{PREFIX}{name}"),
+                application,
+                body: body.clone(),
+            };
+            self.plan.endpoints.push(declared);
+        }
+    }
+
+    /// The applications of the sources that are named.
+    fn from(&mut self, name: &str, from: &Value) -> BTreeSet<String> {
+        let mut applications = BTreeSet::new();
+        let names: Vec<Option<&str>> = match from {
+            Value::Array(names) => names.iter().map(Value::as_str).collect(),
+            one => vec![one.as_str()],
+        };
+        for source in names {
+            match source.and_then(|source| self.of_sources.get(source)) {
+                Some(application) => drop(applications.insert(application.clone())),
+                None => {
+                    let known: Vec<&str> = self.of_sources.keys().map(String::as_str).collect();
+                    let close = did_you_mean(source.unwrap_or_default(), known.iter().copied());
+                    let hint = format!(
+                        "there are {}{close}",
+                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                    );
+                    let text = format!("there is no source {}", source.unwrap_or("of this kind"));
+                    self.faults.push(self.document.fault(&["endpoints", name, "from"], text, Some(hint)));
+                }
+            }
+        }
+        applications
+    }
+
+    /// Two sources in one application cannot be told apart by `from`.
+    fn shared_applications(&mut self) {
+        let mut sources: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        self.of_sources.iter().for_each(|(source, application)| sources.entry(application).or_default().push(source));
+        let endpoints = self.document.value.get("endpoints").and_then(Value::as_object).into_iter().flatten();
+        let mut faults = Vec::new();
+        for (name, body) in endpoints {
+            let named: Vec<&str> = match &body["from"] {
+                Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+                one => one.as_str().into_iter().collect(),
+            };
+            for together in sources.values().filter(|together| together.len() > 1) {
+                let wanted = together.iter().filter(|source| named.contains(source)).count();
+                if wanted > 0 && wanted < together.len() {
+                    let text = format!(
+                        "{} share an application, so this would get what all of them receive",
+                        together.join(" and ")
+                    );
+                    let hint = "name all of them, or leave out their `application`".to_owned();
+                    faults.push(self.document.fault(&["endpoints", name, "from"], text, Some(hint)));
+                }
+            }
+        }
+        self.faults.append(&mut faults);
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// As the API writes names.
+fn camel(members: Map<String, Value>) -> Map<String, Value> {
+    members.into_iter().map(|(name, value)| (to_camel(&name), value)).collect()
+}
+
+fn to_camel(name: &str) -> String {
+    let mut camel = String::with_capacity(name.len());
+    let mut upper = false;
+    for letter in name.chars() {
+        match letter {
+            '_' => upper = true,
+            letter if upper => {
+                camel.push(letter.to_ascii_uppercase());
+                upper = false;
+            }
+            letter => camel.push(letter),
+        }
+    }
+    camel
+}
+
+/// As the file writes them.
+pub(crate) fn to_snake(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn document(text: &str) -> Document {
+        Document::parse(Path::new("hooks.toml"), text.to_owned(), &|_| None).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    const FILE: &str = r#"
+[sources.github]
+preset = "github"
+secret = "a secret of the sender"
+body_bytes_max = 1000
+dedupe = { by = "body", window_seconds = 60 }
+
+[sources.stripe]
+preset = "stripe"
+secrets = ["one", "two"]
+application = "shop"
+
+[endpoints.build]
+from = ["github", "stripe"]
+event_types = ["push"]
+plugin = { runs = "command", program = "/bin/true" }
+
+[endpoints.forward]
+application = "shop"
+url = "https://example.com"
+throttle_rate = 5
+"#;
+
+    #[test]
+    fn a_file_becomes_what_the_api_is_asked() {
+        let plan = plan(&document(FILE)).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(plan.applications.keys().collect::<Vec<_>>(), ["hooks.github", "shop"]);
+        assert_eq!(plan.event_types.keys().collect::<Vec<_>>(), ["push"]);
+        let sources: Vec<_> = plan.sources.iter().map(|s| (s.uid.as_str(), Value::Object(s.body.clone()))).collect();
+        let github = json!({
+            "preset": "github", "bodyBytesMax": 1000, "secrets": ["a secret of the sender"],
+            "dedupe": { "by": "body", "windowSeconds": 60 }, "name": "github", "appId": "hooks.github",
+        });
+        let stripe = json!({ "preset": "stripe", "secrets": ["one", "two"], "name": "stripe", "appId": "shop" });
+        assert_eq!(sources, [("hooks.github", github), ("hooks.stripe", stripe)]);
+        let endpoints: Vec<_> = plan.endpoints.iter().map(|e| (e.application.as_str(), e.uid.as_str())).collect();
+        assert_eq!(endpoints, [("hooks.github", "hooks.build"), ("shop", "hooks.build"), ("shop", "hooks.forward")]);
+        assert_eq!(plan.endpoints[2].body["throttleRate"], 5);
+    }
+
+    #[test]
+    fn what_does_not_hang_together_is_told_with_its_line() {
+        let check = |text: &str, expected: &str| {
+            let told = plan(&document(text)).map(|_| ()).expect_err(text).to_string();
+            assert!(told.contains(expected), "{told}");
+        };
+        check(
+            "[source.a]\n",
+            "hooks.toml:1: source: this means nothing here\n  hint: there are [applications.NAME], [sources.NAME] and [endpoints.NAME]; did you mean sources?",
+        );
+        check(
+            "[sources.a]\npreset = \"x\"\n[endpoints.b]\nfrom = \"aa\"\n",
+            "hooks.toml:4: endpoints.b.from: there is no source aa\n  hint: there are a; did you mean a?",
+        );
+        check("[endpoints.b]\nurl = \"x\"\n", "hooks.toml:1: endpoints.b: it does not say what it gets");
+        check(
+            "[endpoints.b]\napplication = \"x\"\nevent_typs = []\n",
+            "hooks.toml:3: endpoints.b.event_typs: an endpoint has nothing of this name",
+        );
+        check(
+            "[sources.a]\nsecret = \"x\"\nsecrets = []\n",
+            "hooks.toml:2: sources.a.secret: there is `secrets` as well",
+        );
+        check("[sources.\"a b\"]\n", "this is no name");
+        check("[sources]\na = 1\n", "hooks.toml:2: sources.a: a table is expected");
+        check(
+            "[sources.a]\napplication = \"x\"\n[sources.b]\napplication = \"x\"\n[endpoints.c]\nfrom = \"a\"\n",
+            "hooks.toml:6: endpoints.c.from: a and b share an application",
+        );
+    }
+
+    #[test]
+    fn names_go_forth_and_back() {
+        for (file, api) in [("event_types", "eventTypes"), ("body_bytes_max", "bodyBytesMax"), ("url", "url")] {
+            assert_eq!((to_camel(file).as_str(), to_snake(api).as_str()), (api, file));
+        }
+    }
+}

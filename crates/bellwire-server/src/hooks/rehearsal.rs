@@ -1,0 +1,159 @@
+//! A server's configuration to try changes on: a copy of who exists, and nothing behind it.
+//!
+//! Asks the real backend whether a URL, a certificate or a plugin can be used; changes only the copy; accepts no message.
+
+use super::apply::{Caller, Done};
+use super::file::Faults;
+use super::plan::plan;
+use crate::clock::Clock;
+use crate::command::token::organisation_default;
+use crate::config::Config;
+use crate::core::Core;
+use crate::doors::Doors;
+use crate::observe::Metrics;
+use crate::wiring;
+use anyhow::Context;
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault};
+use bellwire_egress::Egress;
+use bellwire_engine::{Catalogue, Draft, Intake};
+use bellwire_model::{Endpoint, OrganisationId, Runs, Sequence, Timestamp};
+use bellwire_store::{Change, EmbeddedStore, Store};
+use parking_lot::RwLock;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// See the module.
+pub(crate) struct Rehearsal {
+    real: Arc<dyn Backend>,
+    catalogue: RwLock<Catalogue>,
+    configuration: tokio::sync::Mutex<()>,
+    sequence: AtomicU64,
+    key: AtomicU32,
+}
+
+impl Rehearsal {
+    /// On a copy of what `organisation` has at `real`.
+    pub(crate) fn of(real: Arc<dyn Backend>, organisation: &OrganisationId) -> Rehearsal {
+        let copy = {
+            let catalogue = real.catalogue().read();
+            let (mut applications, mut endpoints) = (Vec::new(), Vec::new());
+            for entry in catalogue.applications_of(organisation) {
+                applications.push(Arc::clone(&entry.application));
+                endpoints.extend(entry.endpoints.iter().cloned());
+            }
+            let event_types = catalogue.event_types_of(organisation).cloned().collect();
+            let mut copy = Catalogue::new(applications, endpoints, event_types);
+            catalogue
+                .sources()
+                .of_organisation(organisation)
+                .for_each(|source| copy.sources_mut().put(Arc::clone(source)));
+            copy
+        };
+        Rehearsal {
+            sequence: AtomicU64::new(Sequence::first_at(real.now()).as_u64()),
+            real,
+            catalogue: RwLock::new(copy),
+            configuration: tokio::sync::Mutex::new(()),
+            // Far from keys that were given out.
+            key: AtomicU32::new(u32::MAX / 2),
+        }
+    }
+}
+
+/// Declares what a file says on an empty server with these settings, which is gone afterwards.
+///
+/// # Errors
+/// The outer one: there is no room for such a server. The inner one: what is wrong with the file.
+pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<Result<Done, Faults>> {
+    let folder = tempfile::tempdir().context("cannot make a folder to try it in")?;
+    let store = EmbeddedStore::open(folder.path(), bellwire_store::Settings::default())
+        .context("cannot make a store to try it in")?;
+    let newest = store.recover().context("cannot read the store")?.newest;
+    let egress =
+        Egress::new(wiring::egress(config, config.server.listen)).context("cannot set up outgoing requests")?;
+    let core = Core::new(
+        Clock::start(newest.time()),
+        Arc::new(store),
+        Intake::new(config.intake_settings(), newest, [0; 32]),
+        Catalogue::default(),
+        1,
+        0,
+        Metrics::new(),
+        Arc::clone(egress.guard()),
+    );
+    let real: Arc<dyn Backend> = Arc::new(Doors { core: Arc::new(core), plugins: wiring::plugins(config), shard: 0 });
+    // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
+    let settings = wiring::api_for_nobody(config, &wiring::scripts(config));
+    let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(real, &organisation_default()));
+    let document = match super::keeper::read(file) {
+        Ok(document) => document,
+        Err(faults) => return Ok(Err(faults)),
+    };
+    Ok(match plan(&document) {
+        Ok(plan) => Caller::new(copy, &settings, organisation_default()).apply(&document, &plan).await,
+        Err(faults) => Err(faults),
+    })
+}
+
+impl Backend for Rehearsal {
+    fn now(&self) -> Timestamp {
+        self.real.now()
+    }
+
+    fn catalogue(&self) -> &RwLock<Catalogue> {
+        &self.catalogue
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        self.real.store()
+    }
+
+    fn accept(&self, _: Draft) -> Answer<'_, Result<Accepted, AcceptError>> {
+        Box::pin(std::future::ready(Err(AcceptError::Closed)))
+    }
+
+    fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        let mut catalogue = self.catalogue.write();
+        for change in &changes {
+            catalogue.apply(change);
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn configuration(&self) -> &tokio::sync::Mutex<()> {
+        &self.configuration
+    }
+
+    fn sequence(&self) -> Sequence {
+        Sequence::from_u64(self.sequence.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    fn next_key(&self) -> u32 {
+        self.key.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.real.random(bytes);
+    }
+
+    fn throttled_since(&self, _: &Endpoint) -> Answer<'_, Option<Timestamp>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn check_url(&self, url: &url::Url) -> Result<(), String> {
+        self.real.check_url(url)
+    }
+
+    fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String> {
+        self.real.check_tls(identity, authorities)
+    }
+
+    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
+        self.real.check_plugin(runs, settings)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.real.ready()
+    }
+}
