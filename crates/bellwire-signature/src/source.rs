@@ -54,6 +54,7 @@ mod recipe;
 mod presets;
 mod verifier;
 mod handshake;
+mod sign;
 mod compile;
 mod key;
 mod field;
@@ -80,4 +81,5 @@ pub use recipe::{
 };
 pub use refusal::{Fault, Refusal};
 pub use request::ReceivedRequest;
+pub use sign::{Sample, SampleError, Signs};
 pub use verifier::{Proof, Supplied, Verifier};

@@ -97,6 +97,15 @@ fn verify_one(
     if covers(DIGEST) { check_digest(scope) } else { Ok(()) }
 }
 
+/// What a signature with this input signs.
+pub(crate) fn base_of(scope: &Scope<'_>, input: &str) -> Result<String, Refusal> {
+    let text = format!("sig={input}");
+    match dictionary(&text).unwrap_or_default().as_slice() {
+        [(_, Member::InnerList(input))] => signature_base(scope, input),
+        _ => Err(malformed(INPUT, "a dictionary of RFC 9651")),
+    }
+}
+
 /// RFC 9421 §2.5.
 fn signature_base(scope: &Scope<'_>, input: &InnerList<'_>) -> Result<String, Refusal> {
     let mut base = String::new();

@@ -72,6 +72,14 @@ impl Identity {
         if faults.is_empty() { Ok(identity) } else { Err(faults) }
     }
 
+    /// The headers of the first alternative.
+    pub(crate) fn dedupe_headers(&self) -> impl Iterator<Item = &str> {
+        self.dedupe.first().into_iter().flatten().filter_map(|(field, _)| match field {
+            Field::Header(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// The first alternative of which every part is there. Without one the request is nobody's duplicate.
     pub(crate) fn dedupe_key(&self, scope: &Scope<'_>) -> Option<DedupeKey> {
         self.dedupe.iter().find_map(|alternative| {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// A path has at most so many steps.
 const STEPS_MAX: usize = 16;
@@ -42,12 +42,69 @@ impl Path {
         self.0.join(".")
     }
 
+    /// Puts a value there, and objects where there is nothing on the way. `false` if something else is in the way.
+    pub(crate) fn set(&self, root: &mut Value, new: Value) -> bool {
+        let mut at = root;
+        for step in &self.0 {
+            if at.is_null() {
+                *at = Value::Object(serde_json::Map::new());
+            }
+            let next = match at {
+                Value::Object(members) => Some(members.entry(step).or_insert(Value::Null)),
+                Value::Array(items) => step.parse().ok().and_then(|at: usize| items.get_mut(at)),
+                _ => None,
+            };
+            let Some(next) = next else { return false };
+            at = next;
+        }
+        *at = new;
+        true
+    }
+
+    /// The paths of every single value that this one stands for.
+    pub(crate) fn expanded(&self, root: &Value) -> Vec<Path> {
+        let mut found: Vec<(Path, &Value)> = vec![(Path(Vec::new()), root)];
+        for step in &self.0 {
+            let mut next = Vec::new();
+            for (path, value) in found {
+                let below =
+                    |step: &str| Path(path.0.iter().map(String::as_str).chain([step]).map(str::to_owned).collect());
+                match value {
+                    Value::Array(items) if step == "*" => {
+                        next.extend(items.iter().enumerate().map(|(at, item)| (below(&at.to_string()), item)));
+                    }
+                    Value::Array(items) => {
+                        let item = step.parse().ok().and_then(|at: usize| items.get(at));
+                        next.extend(item.map(|item| (below(step), item)));
+                    }
+                    Value::Object(members) => next.extend(members.get(step).map(|value| (below(step), value))),
+                    _ => {}
+                }
+            }
+            found = next;
+        }
+        found.into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// This path, below another.
+    pub(crate) fn below(&self, above: &Path) -> Path {
+        Path(above.0.iter().chain(&self.0).cloned().collect())
+    }
+
     /// The values at this path. Where a part of it is not there, even under one of several items, there is none: a
     /// list with a hole in it would be taken for another list.
     pub(crate) fn find<'a>(&self, json: &'a [u8]) -> Result<Vec<&'a RawValue>, JsonFault> {
-        let root: &'a RawValue = serde_json::from_slice(json).map_err(|_| JsonFault::NotJson)?;
-        let mut found = vec![root];
-        for step in &self.0 {
+        let (first, rest) = self.0.split_first().ok_or(JsonFault::NotJson)?;
+        let mut found = if first == "*" {
+            let root: &'a RawValue = serde_json::from_slice(json).map_err(|_| JsonFault::NotJson)?;
+            items(root)?.unwrap_or_default()
+        } else {
+            // The whole text is read once, whatever is looked for.
+            let mut root = serde_json::Deserializer::from_slice(json);
+            let found = root.deserialize_any(Pick(first)).and_then(|found| root.end().map(|()| found));
+            found.map_err(|_| JsonFault::NotJson)?.into_iter().collect()
+        };
+        for step in rest {
             let mut next = Vec::new();
             for value in found {
                 let values = if step == "*" { items(value)? } else { child(value, step)?.map(|value| vec![value]) };
@@ -58,6 +115,9 @@ impl Path {
                 }
             }
             found = next;
+        }
+        if found.len() > VALUES_MAX {
+            return Err(JsonFault::TooMany);
         }
         Ok(found)
     }
@@ -102,6 +162,30 @@ impl<'de> Visitor<'de> for Pick<'_> {
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object or a list")
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -200,6 +284,9 @@ mod tests {
         let _ = found(&deep, "a");
         let long = format!("[{}1]", "1,".repeat(VALUES_MAX));
         assert_eq!(found(&long, "*"), Err(JsonFault::TooMany));
+        for scalar in ["1", "-1", "1.5", "true", "null", "\"x\"", "123456789012345678901234567890"] {
+            assert_eq!(found(scalar, "a"), Ok(Vec::new()), "{scalar}");
+        }
         for path in ["", ".", "a.", &"a.".repeat(STEPS_MAX)] {
             assert_eq!(Path::parse(path), None, "{path}");
         }

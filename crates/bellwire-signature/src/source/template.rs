@@ -18,6 +18,7 @@ use super::{
     field::{Field, Scope},
     json::Path,
     refusal::Refusal,
+    request::ReceivedRequest,
 };
 
 /// A template has at most so many bytes.
@@ -101,6 +102,14 @@ impl Template {
         })
     }
 
+    /// The header in which the signed headers are listed, and those that it must list.
+    pub(crate) fn signed_headers(&self) -> Option<(&Field, &[String])> {
+        self.0.iter().find_map(|piece| match piece {
+            Piece::SignedHeaders { names, must } => Some((names, must.as_slice())),
+            _ => None,
+        })
+    }
+
     /// What is signed, in parts, so that the body is never copied.
     pub(crate) fn render<'a>(
         &'a self,
@@ -121,7 +130,7 @@ impl Template {
                 Piece::Body => Ok(Cow::Borrowed(scope.request.body)),
                 Piece::Timestamp => Ok(Cow::Borrowed(timestamp.as_bytes())),
                 Piece::Secret => Ok(Cow::Borrowed(secret)),
-                Piece::FormSorted => Ok(Cow::Owned(form_sorted(scope.request.form()))),
+                Piece::FormSorted => form_sorted(&scope.request).map(Cow::Owned),
                 Piece::JsonLines(lines) => json_lines(scope, lines).map(Cow::Owned),
                 Piece::SignedHeaders { names, must } => signed_headers(scope, names, must).map(Cow::Owned),
             })
@@ -176,11 +185,17 @@ fn piece(place: &str, settings: &BTreeMap<String, String>, timestamp: Option<&Fi
 }
 
 /// Twilio: names and values, decoded, sorted; the values of one name sorted and each only once.
-fn form_sorted(form: &[u8]) -> Vec<u8> {
+///
+/// A body that is no form is refused: nothing of it would be signed.
+fn form_sorted(request: &ReceivedRequest<'_>) -> Result<Vec<u8>, Refusal> {
+    let form = request.form();
+    if form.is_empty() && !request.body.is_empty() {
+        return Err(Refusal::Malformed { field: "the body".to_owned(), wanted: "a form" });
+    }
     let mut pairs: Vec<_> = form_urlencoded::parse(form).collect();
     pairs.sort();
     pairs.dedup();
-    pairs.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).flatten().copied().collect()
+    Ok(pairs.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).flatten().copied().collect())
 }
 
 /// SNS: for each name that is there, the name and the value, each with a line end.
@@ -225,7 +240,6 @@ fn signed_headers(scope: &Scope<'_>, names: &Field, must: &[String]) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::request::ReceivedRequest;
 
     fn rendered(template: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Result<String, Refusal> {
         let settings = BTreeMap::from([("id".to_owned(), "{W}".to_owned())]);

@@ -41,6 +41,16 @@ impl Time {
                 .map_err(|_| self.field.malformed("a date and time such as 2026-01-31T09:30:00Z")),
         }
     }
+    /// The same time as the sender would write it.
+    pub(crate) fn text(&self, seconds: i64) -> String {
+        match self.unit {
+            TimeUnit::S => seconds.to_string(),
+            TimeUnit::Ms => seconds.saturating_mul(1000).to_string(),
+            TimeUnit::Iso8601 => {
+                jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -64,5 +74,13 @@ mod tests {
             assert!(matches!(check(TimeUnit::Iso8601, text), Err(Refusal::Malformed { .. })), "{text}");
         }
         assert!(check(TimeUnit::S, &"9".repeat(30)).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for unit in [TimeUnit::S, TimeUnit::Ms, TimeUnit::Iso8601] {
+            let time = Time { field: Field::Method, unit, tolerance_seconds: 0 };
+            assert_eq!(time.check(&time.text(1_700_000_000), 1_700_000_000), Ok(1_700_000_000));
+        }
     }
 }

@@ -1,4 +1,8 @@
 //! Others' webhooks: published vectors, what we sign ourselves for every preset, handshakes, and arbitrary input.
 
 mod request;
+mod pair;
 mod vectors;
+mod presets;
+mod handshakes;
+mod robustness;
