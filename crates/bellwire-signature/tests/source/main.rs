@@ -6,3 +6,4 @@ mod vectors;
 mod presets;
 mod handshakes;
 mod robustness;
+mod document;
