@@ -18,6 +18,8 @@ mod settings;
 mod answer;
 pub mod command;
 pub mod javascript;
+pub mod sql;
+pub mod notify;
 mod plugins;
 
 pub use answer::{Answer, Emitted, Ran, Response};

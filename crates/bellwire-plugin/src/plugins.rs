@@ -5,7 +5,9 @@ use crate::command::warden::Warden;
 use crate::command::{Allowed, Command};
 use crate::event::Event;
 use crate::javascript::{Handlers, Javascript};
+use crate::notify::{Bursts, Mail, Notify};
 use crate::settings::{self, Fault};
+use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 use bellwire_egress::Client;
 use bellwire_model::{AttemptNumber, Endpoint, FailureClass, Kind, Message, Plugin, Runs};
 use bellwire_shape::ScriptLimits;
@@ -16,12 +18,28 @@ use std::sync::Arc;
 const TRUSTED: &str = "trusted";
 
 /// What the operator allows and bounds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Limits {
     /// Of JavaScript.
     pub scripts: ScriptLimits,
     /// Of programs.
     pub commands: Allowed,
+    /// Databases that endpoints can name.
+    pub databases: Named,
+    /// TLS to databases.
+    pub tls: Option<Tls>,
+    /// Of mail.
+    pub mail: Mail,
+}
+
+impl std::fmt::Debug for Limits {
+    /// Without the DSNs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits")
+            .field("scripts", &self.scripts)
+            .field("commands", &self.commands)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What all shards share.
@@ -30,12 +48,15 @@ pub struct Shared {
     limits: Limits,
     handlers: Handlers,
     warden: Warden,
+    files: Arc<Files>,
 }
 
 /// Runs plugins, on one thread.
 pub struct Plugins {
     client: Client,
     shared: Arc<Shared>,
+    pools: Pools,
+    bursts: Bursts,
 }
 
 /// Settings, read.
@@ -43,6 +64,8 @@ pub struct Plugins {
 enum Program {
     Javascript(Javascript),
     Command(Command),
+    Sql(Sql),
+    Notify(Notify),
 }
 
 /// A plugin as it is kept beside its settings.
@@ -54,7 +77,7 @@ struct Prepared {
 impl Shared {
     /// Starts nothing yet.
     pub fn new(limits: Limits, warden: Warden) -> Arc<Shared> {
-        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden })
+        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden, files: Arc::default() })
     }
 
     /// Whether a plugin can be run with these settings, a JSON object. Settings from the operator's own files may say
@@ -74,6 +97,8 @@ impl Shared {
             Err(fault) => faults.push(fault),
             Ok(Program::Javascript(script)) => script.check(&self.handlers, &mut faults),
             Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
+            Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
+            Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -82,7 +107,7 @@ impl Shared {
 impl Plugins {
     /// Reaches out by `client`, which must belong to this thread's runtime.
     pub fn new(client: Client, shared: Arc<Shared>) -> Self {
-        Plugins { client, shared }
+        Plugins { client, pools: Pools::new(shared.limits.tls.clone()), shared, bursts: Bursts::default() }
     }
 
     /// Gives a message to an endpoint's plugin, for attempt `number`.
@@ -98,7 +123,7 @@ impl Plugins {
             let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
             Prepared::read(plugin.runs, settings)
         });
-        let Shared { limits, handlers, warden } = &*self.shared;
+        let Shared { limits, handlers, warden, files } = &*self.shared;
         match &prepared.program {
             Err(fault) => {
                 let text =
@@ -107,6 +132,10 @@ impl Plugins {
             }
             Ok(Program::Javascript(script)) => script.run(event, endpoint.key, handlers, &self.client).await,
             Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
+            Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,
+            Ok(Program::Notify(notify)) => {
+                notify.run(event, endpoint.key, &self.bursts, &limits.mail, &self.client).await
+            }
         }
     }
 }
@@ -117,7 +146,9 @@ impl Prepared {
         let program = match runs {
             Runs::Javascript => settings::read(&settings).map(Program::Javascript),
             Runs::Command => settings::read(&settings).map(Program::Command),
-            Runs::Wasm | Runs::Sql | Runs::Notify | Runs::Queue => {
+            Runs::Sql => settings::read(&settings).map(Program::Sql),
+            Runs::Notify => Notify::read(&settings).map(Program::Notify),
+            Runs::Wasm | Runs::Queue => {
                 let text = format!("this server runs no plugins of the kind {}", runs.name());
                 Err(Fault::new(&["runs"], text))
             }

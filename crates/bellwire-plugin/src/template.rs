@@ -64,6 +64,38 @@ impl Template {
         self.0.iter().any(|part| matches!(part, Part::Place { path, .. } if path.root == root))
     }
 
+    /// The text with `placeholder` in each place, counted from 1.
+    pub(crate) fn with_places(&self, placeholder: impl Fn(usize) -> String) -> String {
+        let mut place = 0;
+        let part = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Place { .. } => {
+                place += 1;
+                placeholder(place)
+            }
+        };
+        self.0.iter().map(part).collect()
+    }
+
+    /// What stands in each place.
+    pub(crate) fn values<'e>(&self, event: &'e Event<'_>) -> impl Iterator<Item = Option<Found<'e>>> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Place { path, written, fallback } => {
+                let found = event.find(path).filter(|found| fallback.is_none() || !found.text().is_empty());
+                let found = found.or_else(|| fallback.clone().map(|text| Found::Text(text.into())));
+                Some(match written {
+                    Written::Plain => found,
+                    other => found.map(|found| {
+                        let mut text = String::new();
+                        other.write(&found, &mut text);
+                        Found::Text(text.into())
+                    }),
+                })
+            }
+        })
+    }
+
     /// The text with what each place names.
     pub(crate) fn render(&self, event: &Event<'_>, beside: Beside<'_>) -> String {
         let mut text = String::new();

@@ -100,7 +100,7 @@ impl Server {
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
         let (stop, stopped) = watch::channel(false);
         let scripts = wiring::scripts(config);
-        let plugins = wiring::plugins(config);
+        let plugins = wiring::plugins(config)?;
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let mut threads = Vec::with_capacity(shards);

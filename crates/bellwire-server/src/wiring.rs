@@ -2,8 +2,11 @@
 
 use crate::config::Config;
 use crate::connections::{ConnectionLimits, clients::Clients};
+use anyhow::Context;
 use bellwire_delivery::PushSettings;
 use bellwire_plugin::command::{Allowed, warden::Warden};
+use bellwire_plugin::notify::Mail;
+use bellwire_plugin::sql::tls::Tls;
 use bellwire_shape::{ScriptLimits, Scripts};
 use bellwire_signature::sealed::MainKeys;
 use bellwire_store::Sealer;
@@ -53,7 +56,7 @@ pub(crate) fn scripts(config: &Config) -> Scripts {
 }
 
 /// What runs plugins, for all shards.
-pub(crate) fn plugins(config: &Config) -> Arc<bellwire_plugin::Shared> {
+pub(crate) fn plugins(config: &Config) -> anyhow::Result<Arc<bellwire_plugin::Shared>> {
     let limits = bellwire_plugin::Limits {
         scripts: ScriptLimits {
             threads: config.plugins.threads,
@@ -65,11 +68,17 @@ pub(crate) fn plugins(config: &Config) -> Arc<bellwire_plugin::Shared> {
             programs: config.plugins.commands.clone(),
             environment: config.plugins.environment.clone(),
         },
+        databases: config.plugins.databases.clone(),
+        tls: Some(Tls::new(&config.egress.tls).context("TLS to databases cannot be set up")?),
+        mail: Mail::new(
+            config.plugins.smtp.clone(),
+            config.egress.tls.extra_roots.iter().map(|root| root.to_vec()).collect(),
+        ),
     };
     // This very program, also if its file has been replaced meanwhile.
     let own = PathBuf::from("/proc/self/exe");
     let own = if own.exists() { Some(own) } else { std::env::current_exe().ok() };
-    bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default())
+    Ok(bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default()))
 }
 
 /// The API.

@@ -23,11 +23,18 @@ const SHORT_VARIABLES: [(&str, &str); 4] = [
 ];
 
 /// Settings whose values may hold something secret. They are never shown.
-const HIDDEN: [&str; 5] =
-    ["auth.jwt_secret", "auth.old_jwt_secrets", "auth.main_secret", "auth.old_main_secrets", "egress.proxy"];
+const HIDDEN: [&str; 7] = [
+    "auth.jwt_secret",
+    "auth.old_jwt_secrets",
+    "auth.main_secret",
+    "auth.old_main_secrets",
+    "egress.proxy",
+    "plugins.databases",
+    "plugins.smtp",
+];
 
 /// Settings that an empty variable means something for: an empty list. Elsewhere it is a mistake.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "auth.old_jwt_secrets",
     "auth.old_main_secrets",
     "delivery.retry_schedule",
@@ -36,6 +43,7 @@ const LISTS: [&str; 9] = [
     "egress.no_proxy",
     "egress.name_servers",
     "plugins.commands",
+    "plugins.databases",
     "plugins.command_environment",
 ];
 

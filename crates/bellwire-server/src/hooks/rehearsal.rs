@@ -82,7 +82,7 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
         Metrics::new(),
         Arc::clone(egress.guard()),
     );
-    let real: Arc<dyn Backend> = Arc::new(Doors { core: Arc::new(core), plugins: wiring::plugins(config), shard: 0 });
+    let real: Arc<dyn Backend> = Arc::new(Doors { core: Arc::new(core), plugins: wiring::plugins(config)?, shard: 0 });
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
     let settings = wiring::api_for_nobody(config, &wiring::scripts(config));
     let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(real, &organisation_default()));

@@ -1,6 +1,7 @@
 //! Plugins of every kind, from the message to the attempt in the log.
 
 use crate::program::{Program, eventually, ledger};
+use crate::receiver::Receiver;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -206,4 +207,43 @@ fn a_sender_that_waits_gets_the_plugins_answer() {
         server.call("POST", "/app/acme/msg?wait=20", json!({"eventType": "ask", "payload": {"name": "Ada"}}));
     assert_eq!((status, &answer["answer"]["decision"]), (202, &json!("deny")), "{answer}");
     assert!(answer["answer"]["body"].as_str().unwrap().contains("Ada"), "{answer}");
+}
+
+#[test]
+fn a_row_is_written_once_and_a_note_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("shop.db");
+    let rows = || {
+        let opened = rusqlite::Connection::open(&database).unwrap();
+        opened.query_row("SELECT count(*) || ' ' || max(note) FROM paid", [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .execute_batch("CREATE TABLE paid (id TEXT PRIMARY KEY, note TEXT NOT NULL)")
+        .unwrap();
+    let named = format!("shop=sqlite:{}", database.display());
+    let server = Program::start(folder.path(), &[("BELLWIRE_PLUGINS_DATABASES", &named)]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    event_types(&server, &["paid", "told"]);
+    let insert =
+        "INSERT INTO paid VALUES ({{dedupe}}, {{payload.note}}) ON CONFLICT (id) DO UPDATE SET note = excluded.note";
+    install(&server, "paid", json!({"runs": "sql", "connection": "shop", "statements": [insert]}));
+    let message = send(&server, "paid", json!({"note": "'); DROP TABLE paid; --"}));
+    assert_eq!(attempts(&server, &message, 1)[0]["response"], "1 row");
+    let (status, _) = server.call("POST", &format!("/app/acme/msg/{message}/endpoint/paid/resend"), json!(null));
+    assert_eq!(status, 202);
+    attempts(&server, &message, 2);
+    assert_eq!(rows(), "1 '); DROP TABLE paid; --");
+    // A constraint never gives way: the delivery ends, and the attempt says why.
+    let refused = attempts(&server, &send(&server, "paid", json!({})), 1);
+    assert!(refused[0]["response"].as_str().unwrap().contains("NOT NULL"), "{refused:?}");
+
+    let chat = Receiver::answering(&[200]);
+    let note = json!({"runs": "notify", "via": "slack", "webhook_url": chat.url(), "text": "{{payload.who}} joined"});
+    install(&server, "told", note);
+    let (_, shown) = server.call("GET", "/app/acme/endpoint/told", json!(null));
+    assert_eq!(shown["plugin"]["webhook_url"], "***");
+    send(&server, "told", json!({"who": "Ada"}));
+    assert_eq!(chat.next().body, br#"{"text":"Ada joined"}"#);
+    eventually("all is recorded", || (ledger(folder.path())["pending"] == 0).then_some(()));
 }

@@ -6,7 +6,6 @@
 //! simply run again.
 
 mod source;
-mod tls;
 mod taken;
 mod report;
 

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, IsolationLevel, NoTls, Row, Transaction};
 
-use super::tls::Tls;
 use crate::command::Hint;
+use bellwire_plugin::sql::tls::Tls;
 
 /// Rows are read so many at a time.
 const PAGE: i32 = 500;
@@ -109,7 +109,8 @@ impl Source {
         config.application_name("bellwire import").options("-c default_transaction_read_only=on");
         let refused = || Hint::new("no connection to the database", "the server only needs to be allowed to read");
         let client = if config.get_ssl_mode() == SslMode::Require {
-            let (client, connection) = config.connect(Tls::new(tls)?).await.with_context(refused)?;
+            let (client, connection) =
+                config.connect(Tls::new(tls).context("cannot set up TLS")?).await.with_context(refused)?;
             tokio::spawn(connection);
             client
         } else {

@@ -1,6 +1,6 @@
-//! TLS to PostgreSQL: rustls, with the same authorities and the same strictness as for outgoing requests.
+//! TLS to PostgreSQL: rustls, with the same authorities and the same strictness as for outgoing requests. Also for whoever reads
+//! such a database elsewhere in the program.
 
-use anyhow::Context as _;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,12 +13,20 @@ use tokio_rustls::client::TlsStream;
 
 /// Makes TLS streams for any host.
 #[derive(Clone)]
-pub(super) struct Tls(TlsConnector);
+pub struct Tls(TlsConnector);
 
 impl Tls {
-    pub(super) fn new(settings: &bellwire_egress::TlsSettings) -> anyhow::Result<Tls> {
-        let config = bellwire_egress::tls_client_config(settings).context("cannot set up TLS")?;
-        Ok(Tls(TlsConnector::from(Arc::new(config))))
+    /// By these settings.
+    ///
+    /// # Errors
+    /// If the machine's authorities cannot be read.
+    pub fn new(settings: &bellwire_egress::TlsSettings) -> Result<Tls, rustls::Error> {
+        Ok(Tls::by(bellwire_egress::tls_client_config(settings)?))
+    }
+
+    /// By this configuration.
+    pub fn by(config: rustls::ClientConfig) -> Tls {
+        Tls(TlsConnector::from(Arc::new(config)))
     }
 }
 
@@ -37,7 +45,7 @@ where
 }
 
 /// Makes one stream.
-pub(super) struct Connect {
+pub struct Connect {
     connector: TlsConnector,
     name: rustls::pki_types::ServerName<'static>,
 }
@@ -56,7 +64,7 @@ where
 }
 
 /// A stream as the driver wants it.
-pub(super) struct Stream<S>(TlsStream<S>);
+pub struct Stream<S>(TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> tokio_postgres::tls::TlsStream for Stream<S> {
     /// Without one, passwords are proved by SCRAM as on a plain connection; the certificate says who the server is.

@@ -1,0 +1,247 @@
+//! SQL: statements in a database, all of them in one transaction.
+//!
+//! A part of the event stands in a statement as `{{payload.id}}`, without quotes: it becomes a bound parameter, never text of the
+//! statement, so that whatever a sender writes is stored as it was written. `{{dedupe}}` is the same for every attempt and every
+//! repetition of what was received; a table that has it as its key, and `ON CONFLICT … DO UPDATE` (`ON DUPLICATE KEY UPDATE`),
+//! has one row for it however often it comes.
+//!
+//! What the database does not take because it is busy, gone or in a deadlock is tried again; what it will never take, because
+//! the statement is wrong or a constraint forbids it, ends at once and says so.
+
+mod sqlite;
+mod postgres;
+pub mod tls;
+
+use crate::answer::{Answer, Ran};
+use crate::event::{Event, Found};
+use crate::settings::{Fault, Millis};
+use crate::template::Template;
+use bellwire_egress::{Client, Target};
+use bellwire_model::FailureClass;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+pub use postgres::Pools;
+pub use sqlite::Files;
+
+const STATEMENTS_MAX: usize = 20;
+/// What a statement begins with. Others change what the database is, or reach out of it.
+const VERBS: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "MERGE", "CALL"];
+
+/// Databases that the operator has named: DSN by name.
+pub type Named = BTreeMap<String, String>;
+
+/// Settings of the kind `sql`.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sql {
+    /// One that the operator has named.
+    connection: Option<String>,
+    /// `postgres://user:password@host/database`, to a host that the address guard allows.
+    dsn: Option<String>,
+    statements: Vec<Statement>,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Millis<10, 60_000>,
+}
+
+fn timeout_default() -> Millis<10, 60_000> {
+    Millis::new(10_000)
+}
+
+/// A statement with places for parameters.
+#[derive(Clone, PartialEq, Debug)]
+struct Statement(Template);
+
+impl<'de> Deserialize<'de> for Statement {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let template = Template::deserialize(deserializer)?;
+        let checked = check_statement(&template).map(|()| Statement(template));
+        checked.map_err(serde::de::Error::custom)
+    }
+}
+
+fn check_statement(template: &Template) -> Result<(), String> {
+    let text = template.with_places(|_| "\u{0}".to_owned());
+    let verb: String = text.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    if !VERBS.contains(&verb.to_ascii_uppercase().as_str()) {
+        return Err(format!("a statement begins with one of {}, not with {verb:?}", VERBS.join(", ")));
+    }
+    let mut quote = None;
+    for c in text.chars() {
+        match (quote, c) {
+            (Some(_), '\0') => {
+                return Err(
+                    "a place such as {{payload.id}} stands for a value by itself; leave the quotes around it out"
+                        .to_owned(),
+                );
+            }
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"' | '`') => quote = Some(c),
+            _ => {}
+        }
+    }
+    match quote {
+        Some(open) => Err(format!("a {open} is not closed")),
+        None => Ok(()),
+    }
+}
+
+/// What is bound to a place.
+#[derive(Clone, PartialEq, Debug)]
+enum Value {
+    Null,
+    Text(String),
+    /// A number, a truth value, or a list or an object as JSON.
+    Json(String),
+}
+
+impl Value {
+    fn of(found: Option<Found<'_>>) -> Value {
+        match found {
+            None => Value::Null,
+            Some(Found::Json(json)) if json == "null" => Value::Null,
+            Some(Found::Json(json)) => Value::Json(json.into_owned()),
+            Some(Found::Text(text)) => Value::Text(text.into_owned()),
+        }
+    }
+
+    fn into_text(self) -> Option<String> {
+        match self {
+            Value::Null => None,
+            Value::Text(text) | Value::Json(text) => Some(text),
+        }
+    }
+}
+
+/// A statement ready to be carried out.
+struct Bound {
+    text: String,
+    values: Vec<Value>,
+}
+
+/// Why it was not carried out.
+#[derive(Debug)]
+struct Failed {
+    /// It will never be.
+    forever: bool,
+    text: String,
+}
+
+/// Which database.
+#[derive(Debug, PartialEq)]
+enum Database<'a> {
+    Sqlite(&'a str),
+    Postgres(&'a str),
+}
+
+impl<'a> Database<'a> {
+    fn parse(dsn: &'a str) -> Result<Self, String> {
+        match dsn.split_once(':') {
+            Some(("sqlite", path)) if path.starts_with('/') => Ok(Database::Sqlite(path)),
+            Some(("postgres" | "postgresql", _)) => match dsn.parse::<tokio_postgres::Config>() {
+                Ok(config) if config.get_hosts().len() == 1 => Ok(Database::Postgres(dsn)),
+                Ok(_) => Err("a DSN names one host".to_owned()),
+                Err(_) => Err("expected postgres://user:password@host:5432/database".to_owned()),
+            },
+            // Nothing of the text is repeated: it may hold a password.
+            _ => Err("expected postgres://user:password@host:5432/database, or sqlite:/absolute/path".to_owned()),
+        }
+    }
+}
+
+/// Whether a DSN can be used at all, for the operator's settings.
+///
+/// # Errors
+/// What is expected instead.
+pub fn check_dsn(dsn: &str) -> Result<(), String> {
+    Database::parse(dsn).map(drop)
+}
+
+impl Sql {
+    /// What is wrong beyond the shape of the settings.
+    pub(crate) fn check(&self, named: &Named, trusted: bool, faults: &mut Vec<Fault>) {
+        match (&self.connection, &self.dsn) {
+            (Some(name), None) if !named.contains_key(name) => {
+                let text = format!("{name:?} is not among plugins.databases of the server's settings");
+                faults.push(Fault::new(&["connection"], text));
+            }
+            (Some(_), None) => {}
+            (None, Some(dsn)) => match Database::parse(dsn) {
+                Err(text) => faults.push(Fault::new(&["dsn"], text)),
+                Ok(Database::Sqlite(_)) if !trusted => {
+                    let text = "a database in a file is named by the operator in plugins.databases; say `connection`";
+                    faults.push(Fault::new(&["dsn"], text));
+                }
+                Ok(_) => {}
+            },
+            _ => faults.push(Fault::new(&["connection"], "either `connection` or `dsn` says which database")),
+        }
+        if self.statements.is_empty() || self.statements.len() > STATEMENTS_MAX {
+            faults.push(Fault::new(&["statements"], format!("1 to {STATEMENTS_MAX} statements")));
+        }
+    }
+
+    /// Carries the statements out for one event.
+    pub(crate) async fn run(
+        &self,
+        event: &Event<'_>,
+        named: &Named,
+        files: &Arc<Files>,
+        pools: &Pools,
+        client: &Client,
+    ) -> Ran {
+        let dsn = self.connection.as_ref().map_or(self.dsn.as_ref(), |name| named.get(name));
+        let database =
+            dsn.ok_or_else(|| "plugins.databases has it no more".to_owned()).and_then(|dsn| Database::parse(dsn));
+        let deadline = Instant::now() + self.timeout_ms.0;
+        let working = async {
+            match database {
+                Err(text) => Err(Failed { forever: false, text: format!("the database cannot be used: {text}") }),
+                Ok(Database::Sqlite(path)) => {
+                    let bound = self.bound(event, |place| format!("?{place}"));
+                    files.carry_out(path, bound, self.timeout_ms.0).await
+                }
+                Ok(Database::Postgres(dsn)) => {
+                    let bound = self.bound(event, |place| format!("${place}"));
+                    let guarded = self.connection.is_none().then_some(client);
+                    pools.carry_out(dsn, guarded, bound, deadline).await
+                }
+            }
+        };
+        match timeout_at(deadline, working).await {
+            Ok(Ok(changed)) => Ran::quiet(Answer::Said(said(&changed))),
+            Ok(Err(Failed { forever: true, text })) => Ran::quiet(Answer::Fail(text)),
+            Ok(Err(Failed { forever: false, text })) => Ran::broken(FailureClass::Plugin, text),
+            Err(_) => {
+                Ran::broken(FailureClass::Timeout, format!("the database took longer than {:?}", self.timeout_ms.0))
+            }
+        }
+    }
+
+    fn bound(&self, event: &Event<'_>, placeholder: impl Fn(usize) -> String) -> Vec<Bound> {
+        let bound = |Statement(template): &Statement| Bound {
+            text: template.with_places(&placeholder),
+            values: template.values(event).map(Value::of).collect(),
+        };
+        self.statements.iter().map(bound).collect()
+    }
+}
+
+fn said(changed: &[u64]) -> String {
+    let rows = |count: &u64| if *count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
+    changed.iter().map(rows).collect::<Vec<_>>().join(", ")
+}
+
+/// An address of the host that the guard allows, whatever the port: those of databases and mail are not for HTTP and denied there.
+pub(crate) async fn guarded(client: &Client, host: &str, deadline: Duration) -> Result<std::net::IpAddr, String> {
+    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
+    let target = Target::parse(&format!("http://{host}/")).map_err(|_| "it is no host".to_owned())?;
+    let addresses = client.addresses(&target, deadline).await.map_err(|error| error.customer_text().into_owned())?;
+    addresses.first().copied().ok_or_else(|| "it has no address".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

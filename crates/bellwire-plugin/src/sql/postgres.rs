@@ -1,0 +1,163 @@
+//! PostgreSQL: a few connections for each database, on each shard.
+
+use super::tls::Tls;
+use super::{Bound, Failed, Value};
+use bellwire_egress::Client as Egress;
+use bytes::BytesMut;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, Error, NoTls};
+
+/// Connections to one database from one shard.
+const CONNECTIONS_MAX: usize = 4;
+/// Databases whose connections are kept.
+const DATABASES_MAX: usize = 64;
+
+/// Connections of one shard.
+pub struct Pools {
+    tls: Option<Tls>,
+    databases: RefCell<HashMap<String, Rc<Pool>>>,
+}
+
+struct Pool {
+    places: Semaphore,
+    idle: RefCell<Vec<Client>>,
+}
+
+/// A parameter as text: the database itself reads it as the type that the statement wants.
+#[derive(Debug)]
+struct Text(Option<String>);
+
+impl ToSql for Text {
+    fn to_sql(&self, _: &Type, to: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        Ok(match &self.0 {
+            None => IsNull::Yes,
+            Some(text) => {
+                to.extend_from_slice(text.as_bytes());
+                IsNull::No
+            }
+        })
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+impl Pools {
+    /// Opens nothing yet. Without `tls`, only databases that do not ask for it are reached.
+    pub fn new(tls: Option<Tls>) -> Self {
+        Pools { tls, databases: RefCell::default() }
+    }
+
+    /// With `guard`, only at addresses that it allows.
+    pub(super) async fn carry_out(
+        &self,
+        dsn: &str,
+        guard: Option<&Egress>,
+        statements: Vec<Bound>,
+        deadline: Instant,
+    ) -> Result<Vec<u64>, Failed> {
+        let pool = self.pool(dsn);
+        let later = |text: String| Failed { forever: false, text };
+        let _place = pool.places.acquire().await.map_err(|error| later(error.to_string()))?;
+        let idle = pool.idle.borrow_mut().pop().filter(|client| !client.is_closed());
+        let mut client = match idle {
+            Some(client) => client,
+            None => self.connect(dsn, guard, deadline).await.map_err(later)?,
+        };
+        // Cut off by the deadline, the connection is closed, and the database rolls back.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let done = transact(&mut client, &statements, left).await;
+        if done.is_ok() || !client.is_closed() {
+            pool.idle.borrow_mut().push(client);
+        }
+        done.map_err(|error| failed(&error))
+    }
+
+    fn pool(&self, dsn: &str) -> Rc<Pool> {
+        let mut databases = self.databases.borrow_mut();
+        if databases.len() >= DATABASES_MAX && !databases.contains_key(dsn) {
+            databases.clear();
+        }
+        let new = || Rc::new(Pool { places: Semaphore::new(CONNECTIONS_MAX), idle: RefCell::default() });
+        Rc::clone(databases.entry(dsn.to_owned()).or_insert_with(new))
+    }
+
+    async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Client, String> {
+        let mut config: Config = dsn.parse().map_err(|_| "the DSN cannot be read".to_owned())?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        config.connect_timeout(left.min(Duration::from_secs(10))).application_name("bellwire");
+        if let Some(guard) = guard {
+            let host = match config.get_hosts() {
+                [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => host.clone(),
+                _ => return Err("the DSN must name one host, and no file or address beside it".to_owned()),
+            };
+            let address = super::guarded(guard, &host, left).await;
+            config.hostaddr(address.map_err(|error| format!("the database cannot be reached: {error}"))?);
+        }
+        let connecting = async {
+            // The connection's own task ends with the client.
+            let client = match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls.clone()).await?;
+                    tokio::spawn(async move { drop(connection.await) });
+                    client
+                }
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    tokio::spawn(async move { drop(connection.await) });
+                    client
+                }
+            };
+            Ok::<_, Error>(client)
+        };
+        connecting.await.map_err(|error| format!("the database cannot be reached: {}", chain(&error)))
+    }
+}
+
+async fn transact(client: &mut Client, statements: &[Bound], left: Duration) -> Result<Vec<u64>, Error> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(&format!("SET LOCAL statement_timeout = {}", left.as_millis().max(1))).await?;
+    let mut changed = Vec::with_capacity(statements.len());
+    for Bound { text, values } in statements {
+        let values: Vec<Text> = values.iter().cloned().map(Value::into_text).map(Text).collect();
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+        changed.push(transaction.execute(text.as_str(), &values).await?);
+    }
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+/// The class is the first two characters of the state: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn failed(error: &Error) -> Failed {
+    let state = error.code().map_or("", SqlState::code);
+    // Wrong data, a constraint, wrong rights or names, a wrong statement.
+    let forever = matches!(state.get(..2), Some("21" | "22" | "23" | "42" | "44" | "0A"));
+    Failed { forever, text: format!("the database says: {}", chain(error)) }
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,148 @@
+//! Statements, and a real SQLite. PostgreSQL is tried by `tests/plugins` on a real server.
+
+use super::*;
+use crate::event::tests::received;
+use serde_json::{Value as Json, json};
+
+fn client() -> Client {
+    bellwire_egress::Egress::new(Default::default()).expect("egress").client().expect("a client")
+}
+
+fn faults(settings: Json, trusted: bool) -> Vec<Fault> {
+    let named = [("local".to_owned(), "sqlite:/x".to_owned())].into();
+    match crate::settings::read::<Sql>(&settings) {
+        Ok(sql) => {
+            let mut faults = Vec::new();
+            sql.check(&named, trusted, &mut faults);
+            faults
+        }
+        Err(fault) => vec![fault],
+    }
+}
+
+/// On the database of this folder.
+fn run(folder: &std::path::Path, statements: Json, payload: &str) -> Answer {
+    let named: Named = [("local".to_owned(), format!("sqlite:{}/test.db", folder.display()))].into();
+    let settings = json!({ "connection": "local", "statements": statements });
+    let sql: Sql = crate::settings::read(&settings).expect("settings");
+    let message = received(payload);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (files, pools, client) = (Arc::default(), Pools::new(None), client());
+    runtime.block_on(sql.run(&Event::new(&message, 1), &named, &files, &pools, &client)).answer
+}
+
+fn database(folder: &std::path::Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(folder.join("test.db")).expect("opens")
+}
+
+#[test]
+fn what_is_wrong_with_a_statement_is_said() {
+    let check = |settings: Json, place: &[&str], text: &str| {
+        let found = faults(settings.clone(), false);
+        assert!(found.iter().any(|fault| fault.path == place && fault.text.contains(text)), "{settings}: {found:?}");
+    };
+    let of = |statement: &str| json!({ "connection": "local", "statements": [statement] });
+    check(of("ATTACH '/etc/x' AS x"), &["statements", "0"], "begins with one of");
+    check(of("PRAGMA x"), &["statements", "0"], "begins with one of");
+    check(of("-- insert\nINSERT INTO t VALUES (1)"), &["statements", "0"], "begins with one of");
+    check(of("INSERT INTO t VALUES ('{{payload.id}}')"), &["statements", "0"], "leave the quotes");
+    check(of("INSERT INTO t VALUES ('x)"), &["statements", "0"], "not closed");
+    check(of("INSERT INTO t VALUES ({{lost}})"), &["statements", "0"], "no part of an event");
+    check(json!({ "connection": "other", "statements": ["SELECT 1"] }), &["connection"], "plugins.databases");
+    check(json!({ "statements": ["SELECT 1"] }), &["connection"], "either");
+    check(json!({ "dsn": "sqlite:/etc/x", "statements": ["SELECT 1"] }), &["dsn"], "named by the operator");
+    check(json!({ "dsn": "mongodb://u:hidden@h", "statements": ["SELECT 1"] }), &["dsn"], "expected postgres");
+    check(json!({ "connection": "local", "statements": [] }), &["statements"], "1 to 20");
+    assert_eq!(faults(of("INSERT INTO t VALUES ('it''s', {{payload.id}}) ON CONFLICT DO NOTHING"), false), []);
+    assert_eq!(faults(json!({ "dsn": "sqlite:/x", "statements": ["SELECT 1"] }), true), []);
+}
+
+#[test]
+fn what_a_sender_writes_is_stored_as_written_and_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    database(folder.path())
+        .execute_batch("CREATE TABLE t (id TEXT PRIMARY KEY, note TEXT, n, big, none, yes, list)")
+        .expect("made");
+    let insert = "INSERT INTO t VALUES ({{dedupe}}, {{payload.note}}, {{payload.n}}, {{payload.big}}, {{payload.lost}}, {{payload.yes}}, {{payload.list}})
+                  ON CONFLICT (id) DO UPDATE SET note = excluded.note || ' again'";
+    let payload =
+        r#"{"note":"Robert'); DROP TABLE t; --","n":7,"big":12345678901234567890.10,"yes":true,"list":[1,"a"]}"#;
+    let statements = json!([insert, "SELECT * FROM t", "UPDATE t SET n = n + 1 WHERE n = {{payload.n}}"]);
+    assert_eq!(run(folder.path(), statements.clone(), payload), Answer::Said("1 row, 1 row, 1 row".into()));
+    type Row = (String, String, i64, String, Option<String>, i64, String);
+    let row = || -> Vec<Row> {
+        let database = database(folder.path());
+        let mut rows = database.prepare("SELECT * FROM t").expect("prepares");
+        let read = rows.query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+        });
+        read.expect("reads").collect::<Result<_, _>>().expect("rows")
+    };
+    let expected = (
+        "d-1".to_owned(),
+        "Robert'); DROP TABLE t; --".to_owned(),
+        8,
+        "12345678901234567890.10".to_owned(),
+        None,
+        1,
+        r#"[1,"a"]"#.to_owned(),
+    );
+    assert_eq!(row(), std::slice::from_ref(&expected));
+    run(folder.path(), json!([insert]), payload);
+    assert_eq!(
+        row(),
+        [(expected.0, format!("{} again", expected.1), expected.2, expected.3, expected.4, expected.5, expected.6)]
+    );
+}
+
+#[test]
+fn all_statements_or_none_and_what_never_works_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    database(folder.path()).execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x NOT NULL)").expect("made");
+    let fails = |statements: Json, text: &str| {
+        let Answer::Fail(why) = run(folder.path(), statements, "{}") else { panic!("it fails") };
+        assert!(why.contains(text), "{why}");
+    };
+    fails(json!(["INSERT INTO t VALUES (1, 1)", "INSERT INTO t VALUES (2, {{payload.lost}})"]), "NOT NULL");
+    fails(json!(["INSERT INTO lost VALUES (1)"]), "no such table");
+    fails(json!(["INSERT INTO t VALUES (3, 3); DELETE FROM t"]), "Multiple statements");
+    let count: i64 = database(folder.path()).query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("counts");
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_database_that_is_busy_or_missing_is_tried_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = database(folder.path());
+    other.execute_batch("CREATE TABLE t (id); BEGIN IMMEDIATE").expect("holds it");
+    let named: Named = [
+        ("local".to_owned(), format!("sqlite:{}/test.db", folder.path().display())),
+        ("gone".to_owned(), "sqlite:/nowhere/at/all.db".to_owned()),
+    ]
+    .into();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (files, pools, client) = (Arc::default(), Pools::new(None), client());
+    let run = |settings: Json| {
+        let sql: Sql = crate::settings::read(&settings).expect("settings");
+        let message = received("{}");
+        runtime.block_on(sql.run(&Event::new(&message, 1), &named, &files, &pools, &client)).answer
+    };
+    let busy = run(json!({ "connection": "local", "statements": ["INSERT INTO t VALUES (1)"], "timeout_ms": 100 }));
+    assert!(matches!(busy, Answer::Broken(..)), "{busy:?}");
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    other.execute_batch("ROLLBACK").expect("lets it go");
+    let late = run(json!({ "connection": "local", "statements": [endless], "timeout_ms": 100 }));
+    assert!(matches!(late, Answer::Broken(..)), "{late:?}");
+    let gone = run(json!({ "connection": "gone", "statements": ["SELECT 1"] }));
+    assert!(matches!(&gone, Answer::Broken(FailureClass::Plugin, why) if why.contains("unable to open")), "{gone:?}");
+    // And goes on.
+    assert_eq!(
+        run(json!({ "connection": "local", "statements": ["INSERT INTO t VALUES (1)"] })),
+        Answer::Said("1 row".into())
+    );
+    let guarded = run(json!({ "dsn": "postgres://u:hidden@10.1.2.3/d", "statements": ["SELECT 1"] }));
+    assert!(
+        matches!(&guarded, Answer::Broken(_, why) if why.contains("private") && !why.contains("hidden")),
+        "{guarded:?}"
+    );
+}
