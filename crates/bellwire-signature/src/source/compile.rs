@@ -29,6 +29,9 @@ pub(super) fn compile(recipe: &Recipe, supplied: &Supplied) -> Result<Verifier, 
     if recipe.verify.is_empty() || recipe.verify.len() > WAYS_MAX {
         faults.tell("verify", format!("there must be 1 to {WAYS_MAX} ways to verify"));
     }
+    for (at, _) in recipe.verify.iter().enumerate().rev().skip(1).filter(|(_, way)| way.when.is_none()) {
+        faults.tell(format!("verify[{at}].when"), "it is missing: the ways after this one would never be taken");
+    }
     check_secrets(recipe, supplied, &mut faults);
     check_tolerance(recipe, supplied, &mut faults);
     let mut ways = Vec::new();

@@ -137,11 +137,14 @@ pub(crate) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
+/// The items of a list; `None` if it is none. No more are ever held than may be.
 fn items(value: &RawValue) -> Result<Option<Vec<&RawValue>>, JsonFault> {
     if !value.get().starts_with('[') {
         return Ok(None);
     }
-    serde_json::from_str(value.get()).map(Some).map_err(|_| JsonFault::NotJson)
+    let items = serde_json::Deserializer::from_str(value.get()).deserialize_seq(Items);
+    let items = items.map_err(|_| JsonFault::NotJson)?;
+    if items.len() > VALUES_MAX { Err(JsonFault::TooMany) } else { Ok(Some(items)) }
 }
 
 fn child<'a>(value: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, JsonFault> {
@@ -212,6 +215,29 @@ impl<'de> Visitor<'de> for Pick<'_> {
             at += 1;
         }
         Ok(found)
+    }
+}
+
+/// The items of a list, one more than may be at most.
+struct Items;
+
+impl<'de> Visitor<'de> for Items {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() <= VALUES_MAX {
+            match seq.next_element()? {
+                Some(item) => items.push(item),
+                None => return Ok(items),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(items)
     }
 }
 

@@ -33,13 +33,20 @@ pub(crate) struct Template(Vec<Piece>);
 #[derive(Clone, Debug, PartialEq)]
 enum Piece {
     Literal(String),
-    Field { field: Field, optional: bool },
+    Field {
+        field: Field,
+        optional: bool,
+    },
     Body,
-    Timestamp,
+    /// The field that it stands for.
+    Timestamp(Field),
     Secret,
     FormSorted,
     JsonLines(Vec<(String, Path, bool)>),
-    SignedHeaders { names: Field, must: Vec<String> },
+    SignedHeaders {
+        names: Field,
+        must: Vec<String>,
+    },
 }
 
 impl Template {
@@ -81,11 +88,11 @@ impl Template {
         self.0.contains(&Piece::Secret)
     }
 
-    /// Whether a changed timestamp would change what is signed.
-    pub(crate) fn covers_timestamp(&self, timestamp: &Field) -> bool {
-        self.0.iter().any(|piece| match (piece, timestamp) {
-            (Piece::Timestamp, _) => true,
-            (Piece::Field { field, .. }, _) if field == timestamp => true,
+    /// Whether another value in this field would change what is signed.
+    pub(crate) fn covers(&self, covered: &Field) -> bool {
+        self.0.iter().any(|piece| match (piece, covered) {
+            (Piece::Timestamp(field), _) | (Piece::Field { field, .. }, _) if field == covered => true,
+            (Piece::Field { field: Field::Url | Field::UrlDecoded | Field::PathAndQuery, .. }, Field::Query(_)) => true,
             (Piece::Body | Piece::Field { field: Field::BodySha256 | Field::BodyCrc32, .. }, Field::Json(_)) => true,
             (Piece::FormSorted, Field::Form(_)) | (Piece::Body, Field::Form(_)) => true,
             (Piece::JsonLines(lines), Field::Json(path)) => lines.iter().any(|(_, line, _)| line == path),
@@ -128,7 +135,7 @@ impl Template {
                 Piece::Field { field, optional: true } => Ok(bytes(field.text(scope)?.unwrap_or_default())),
                 Piece::Field { field, optional: false } => Ok(bytes(field.required(scope)?)),
                 Piece::Body => Ok(Cow::Borrowed(scope.request.body)),
-                Piece::Timestamp => Ok(Cow::Borrowed(timestamp.as_bytes())),
+                Piece::Timestamp(_) => Ok(Cow::Borrowed(timestamp.as_bytes())),
                 Piece::Secret => Ok(Cow::Borrowed(secret)),
                 Piece::FormSorted => form_sorted(&scope.request).map(Cow::Owned),
                 Piece::JsonLines(lines) => json_lines(scope, lines).map(Cow::Owned),
@@ -166,7 +173,7 @@ fn piece(place: &str, settings: &BTreeMap<String, String>, timestamp: Option<&Fi
         "form_sorted" => return Ok(Piece::FormSorted),
         "timestamp" => {
             return match timestamp {
-                Some(_) => Ok(Piece::Timestamp),
+                Some(field) => Ok(Piece::Timestamp(field.clone())),
                 None => Err("`{timestamp}` stands for nothing; say in `timestamp` where it is".to_owned()),
             };
         }

@@ -410,3 +410,32 @@ fn sns_notifications() {
         assert_eq!(verify(&swapped), Err(Refusal::Mismatch));
     }
 }
+
+/// What is compared but not signed would only look like a check.
+#[test]
+fn what_has_no_effect_is_a_fault() {
+    let faults = |way: &str| {
+        let supplied = Supplied { secrets: vec!["a long enough secret".to_owned().into()], ..Supplied::default() };
+        let faults = Verifier::new(&recipe(way), &supplied).expect_err(way);
+        faults.into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+    };
+    let signature = r#""signature":{"field":"header:X-S"}"#;
+    let check = |way: &str, field: &str| {
+        let way = format!("{{{}}}", way.replace("SIGNATURE", signature));
+        assert_eq!(faults(&way)[0], field, "{way}");
+    };
+    check(r#""signed":"{body}",SIGNATURE,"timestamp":{"field":"header:X-T"}"#, "verify[0].timestamp.field");
+    check(r#""signed":"{body}",SIGNATURE,"body_sha256":"query:x""#, "verify[0].body_sha256");
+    check(r#""algorithm":"token",SIGNATURE,"timestamp":{"field":"header:X-T"}"#, "verify[0].timestamp.field");
+    check(r#""algorithm":"jwt-hs256",SIGNATURE,"body_sha256":"header:x""#, "verify[0].body_sha256");
+    check(r#""signed":"{body}",SIGNATURE,"url_variants":true"#, "verify[0].url_variants");
+    check(r#""signed":"{body}",SIGNATURE,"components":["@method"]"#, "verify[0].components");
+    check(r#""signed":"{secret}{body}",SIGNATURE"#, "verify[0].signed");
+    check(r#""algorithm":"sha256","signed":"{body}",SIGNATURE"#, "verify[0].signed");
+    check(r#""algorithm":"token","signed":"{body}",SIGNATURE"#, "verify[0].signed");
+    check(r#""algorithm":"ed25519","signed":"{body}",SIGNATURE"#, "verify[0].key");
+    check(r#""signed":"{body}","signature":{"field":"header:X-S","entry":"v1"}"#, "verify[0].signature.entry");
+    check(r#""signed":"{body}""#, "verify[0].signature");
+    let way = r#"{"signed":"{body}","signature":{"field":"header:X-S"}}"#;
+    assert_eq!(faults(&format!("{way},{way}")), ["verify[0].when"]);
+}

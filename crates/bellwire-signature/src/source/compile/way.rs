@@ -42,7 +42,7 @@ impl Context<'_> {
         let place = self.place(faults);
         let signed = Template::parse(&way.signed, self.settings, time.as_ref().map(|time| &time.field));
         let signed = faults.take(self.name("signed"), signed).unwrap_or_default();
-        self.check_signed(&signed, time.as_ref(), faults);
+        self.check_signed(&signed, faults);
         let when = way.when.as_ref().and_then(|when| {
             let field = self.field("when.field", &when.field, faults)?;
             Some(When { field, is: when.is.clone(), starts: when.starts.clone() })
@@ -52,6 +52,7 @@ impl Context<'_> {
                 .take(self.name("each"), Path::parse(text).ok_or_else(|| "it is no path such as `items.*`".to_owned()))
         });
         let body_sha256 = way.body_sha256.as_ref().and_then(|text| self.field("body_sha256", text, faults));
+        self.check_proven(&signed, time.as_ref(), body_sha256.as_ref(), faults);
         let mut expect = Vec::new();
         for (field, value) in &way.expect {
             let name = format!("expect.{field}");
@@ -147,17 +148,32 @@ impl Context<'_> {
         Some(SignaturePlace { field, prefix, separator, entry, encoding: place.encoding })
     }
 
-    fn check_signed(&self, signed: &Template, time: Option<&Time>, faults: &mut Faults) {
+    /// What is compared besides the proof must be part of what is proven.
+    fn check_proven(&self, signed: &Template, time: Option<&Time>, body_sha256: Option<&Field>, faults: &mut Faults) {
+        let is_proven = |field: &Field| match self.way.algorithm {
+            Algorithm::None | Algorithm::Token | Algorithm::Basic => false,
+            Algorithm::StandardWebhooks => {
+                let prefix = self.way.signature.as_ref().and_then(|place| place.field.strip_suffix("signature"));
+                prefix.is_some_and(|prefix| field.to_string() == format!("{prefix}timestamp"))
+            }
+            Algorithm::JwtHs256 | Algorithm::JwtEs256 => matches!(field, Field::Claim(_)),
+            Algorithm::HttpSignature => matches!(field, Field::Parameter(_)),
+            _ => signed.is_empty() || signed.covers(field),
+        };
+        for (name, field) in [("timestamp.field", time.map(|time| &time.field)), ("body_sha256", body_sha256)] {
+            if let Some(field) = field.filter(|field| !is_proven(field)) {
+                faults.tell(self.name(name), format!("{field} is not signed, so comparing it proves nothing"));
+            }
+        }
+    }
+
+    fn check_signed(&self, signed: &Template, faults: &mut Faults) {
         if signed.is_empty() {
             return;
         }
         let is_digest = self.way.algorithm == Algorithm::Sha256;
         if is_digest != signed.has_secret() {
             faults.tell(self.name("signed"), "{secret} must be in it for the algorithm sha256, and for no other");
-        }
-        if let Some(time) = time.filter(|time| !signed.covers_timestamp(&time.field)) {
-            let text = format!("{} is not signed, so comparing it proves nothing", time.field);
-            faults.tell(self.name("timestamp.field"), text);
         }
         let has_url = signed.fields().any(|field| *field == Field::Url);
         if self.way.url_variants && !has_url {
