@@ -147,6 +147,11 @@ pub trait Backend: Send + Sync + 'static {
         let _ = (endpoint, why);
     }
 
+    /// Whether messages are traced. If not, nobody's place in a trace is kept.
+    fn traces(&self) -> bool {
+        false
+    }
+
     /// Whether these PEM texts are a client's key with its certificates, and authorities' certificates, that can be used now.
     ///
     /// # Errors

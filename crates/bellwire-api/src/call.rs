@@ -11,7 +11,7 @@ use crate::permission::Permission;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use bellwire_engine::ApplicationEntry;
-use bellwire_model::{Endpoint, Message};
+use bellwire_model::{Endpoint, Message, TraceParent};
 use bellwire_store::{ReadError, Store};
 use http::Method;
 use http::request::Parts;
@@ -111,6 +111,17 @@ impl Call {
         let language = language.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
         let strict = ["csharp", "java", "kotlin"].iter().any(|name| language.eq_ignore_ascii_case(name));
         strict && (version.starts_with("0.") || version.starts_with("1."))
+    }
+
+    /// The sender's place in a trace, if messages are traced and it gave one.
+    pub(crate) fn trace_parent(&self) -> Option<TraceParent> {
+        if !self.api.backend().traces() {
+            return None;
+        }
+        let mut given = self.parts.headers.get_all("traceparent").iter();
+        let first = given.next()?;
+        // Of two nobody knows which is meant.
+        given.next().is_none().then(|| TraceParent::parse(first.to_str().ok()?)).flatten()
     }
 
     /// The server's own address, as the client that asks this has it: `http://host:port`, or `https` if a proxy says so.

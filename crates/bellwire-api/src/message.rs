@@ -302,7 +302,8 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     };
     let wait = Wait::of(&call, wait, &entry)?;
     let place = draft.place;
-    let draft = draft.addressed(&entry, call.api.backend());
+    let mut draft = draft.addressed(&entry, call.api.backend());
+    draft.trace = call.trace_parent();
     let warning = payload::check(&call.api, &entry, &draft, place).await?;
     let (accepted, answered) = match wait {
         None => (call.api.backend().accept(draft).await?, None),
@@ -436,6 +437,7 @@ impl MessageIn<'_> {
             content_type,
             transformations_params,
             received: None,
+            trace: None,
             earlier: None,
             expires_at: now.plus(keep),
             deliver_at,

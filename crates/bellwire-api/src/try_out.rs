@@ -94,6 +94,7 @@ async fn send_example(mut call: Call) -> Result<Response, Error> {
         content_type: ContentType::Json,
         transformations_params: None,
         received: None,
+        trace: None,
         earlier: None,
         expires_at: now.plus(EXAMPLE_KEPT_FOR),
         deliver_at: None,

@@ -77,6 +77,7 @@ const SVIX: [HeaderName; 3] = [
     HeaderName::from_static("svix-timestamp"),
     HeaderName::from_static("svix-signature"),
 ];
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Endpoints whose preparation is kept; beyond this many, all are dropped and made again as they are used.
@@ -110,6 +111,17 @@ impl Push {
 
     /// Makes one attempt, at wall time `wall`. Ends within the timeout, and always with an outcome.
     pub async fn attempt(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Outcome {
+        self.attempt_in_trace(endpoint, message, wall, None).await
+    }
+
+    /// The same; the endpoint gets `traceparent`, if there is one, whatever header of that name it asked for.
+    pub async fn attempt_in_trace(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        message: &Message,
+        wall: Timestamp,
+        traceparent: Option<HeaderValue>,
+    ) -> Outcome {
         let started = tokio::time::Instant::now();
         let shaped = if endpoint.shape.changes_what_is_sent() {
             match shaping::shape(endpoint, message, &self.settings.scripts, self.settings.https_only).await {
@@ -125,6 +137,9 @@ impl Push {
             Ok(ready) => ready,
             Err(text) => return failure(wall, Duration::ZERO, FailureClass::Unsendable, text.into()),
         };
+        if let Some(traceparent) = traceparent {
+            request.headers.insert(TRACEPARENT, traceparent);
+        }
         let started = tokio::time::Instant::now();
         let mut token = None;
         if let Some(source) = prepared.proof.tokens() {

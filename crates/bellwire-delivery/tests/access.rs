@@ -119,6 +119,7 @@ fn message() -> Message {
         deliver_at: None,
         transformations_params: None,
         received: None,
+        trace: None,
     }
 }
 

@@ -67,6 +67,7 @@ fn message() -> Message {
         content_type: ContentType::Json,
         transformations_params: None,
         received: None,
+        trace: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,
     }

@@ -113,6 +113,7 @@ fn draft(number: u64) -> Draft {
         content_type: ContentType::Json,
         transformations_params: None,
         received: None,
+        trace: None,
         earlier: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,

@@ -26,7 +26,7 @@ use crate::planted::{Bug, Planted};
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DisabledBy,
     EndpointKey, FanOut, Message, MessageId, Outcome, Partition, Received, RequestDigest, Sequence, SequenceSource,
-    Timestamp, Trigger, Waiting,
+    Timestamp, TraceParent, Trigger, Waiting,
 };
 use bellwire_store::{Accepted, Batch, Change, DedupeEntry, Fence};
 use bytes::Bytes;
@@ -83,6 +83,8 @@ pub struct Draft {
     pub transformations_params: Option<Box<str>>,
     /// See [`Message`]. A draft that has it, and a key that is known, is the same as the first one, whatever its body.
     pub received: Option<Arc<Received>>,
+    /// See [`Message`].
+    pub trace: Option<TraceParent>,
     /// A further key by which a received request may be known.
     pub earlier: Option<Earlier>,
     /// See [`Message`].
@@ -375,6 +377,7 @@ impl Intake {
             content_type: draft.content_type,
             transformations_params: draft.transformations_params,
             received: draft.received,
+            trace: draft.trace,
             expires_at: draft.expires_at,
             deliver_at: draft.deliver_at,
         });

@@ -154,6 +154,7 @@ impl Operational {
             deliver_at: None,
             transformations_params: None,
             received: None,
+            trace: None,
         }
     }
 

@@ -119,6 +119,7 @@ impl Bench {
             content_type: ContentType::Json,
             transformations_params: None,
             received: None,
+            trace: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         })

@@ -46,6 +46,7 @@ fn draft() -> Draft {
         content_type: ContentType::Json,
         transformations_params: None,
         received: None,
+        trace: None,
         earlier: None,
         expires_at: Timestamp::FAR_FUTURE,
         deliver_at: None,

@@ -13,6 +13,7 @@ mod endpoint;
 mod shape;
 mod access;
 mod kind;
+mod trace;
 mod message;
 mod delivery;
 mod attempt;
@@ -53,3 +54,4 @@ pub use source::{
     Source, SourceAnswer, SourceKey, SourceSecret,
 };
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};
+pub use trace::TraceParent;

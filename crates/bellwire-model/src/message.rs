@@ -5,6 +5,7 @@ use crate::clock::Timestamp;
 use crate::endpoint::EndpointKey;
 use crate::id::{MessageId, Sequence};
 use crate::source::Received;
+use crate::trace::TraceParent;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Message {
     pub transformations_params: Option<Box<str>>,
     /// The request that it was made of, if it came in at a source. Goes when the payload goes.
     pub received: Option<Arc<Received>>,
+    /// The sender's place in a trace, if it gave one and traces are kept; else the trace begins with the message's id.
+    pub trace: Option<TraceParent>,
     /// When the payload is removed and unfinished deliveries end as expired.
     pub expires_at: Timestamp,
     /// Not before this time, if the sender asked for a delay.

@@ -7,6 +7,7 @@ use crate::answers::Answers;
 use crate::clock::Clock;
 use crate::commit::Bell;
 use crate::observe::Metrics;
+use crate::traces::Tracer;
 use bellwire_api::backend::AcceptError;
 use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
 use bellwire_model::{EndpointKey, Timestamp};
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     /// Who waits for what endpoints answer.
     pub(crate) answers: Arc<Answers>,
     pub(crate) guard: Arc<bellwire_egress::Guard>,
+    /// Present if messages are traced.
+    pub(crate) tracer: Option<Tracer>,
     failing: Mutex<Option<String>>,
     stopping: AtomicBool,
     deadline_passed: AtomicBool,
@@ -54,6 +57,7 @@ impl Core {
         last_key: u32,
         metrics: Metrics,
         guard: Arc<bellwire_egress::Guard>,
+        tracer: Option<Tracer>,
     ) -> Self {
         Core {
             clock,
@@ -69,6 +73,7 @@ impl Core {
             metrics,
             answers: Arc::default(),
             guard,
+            tracer,
             failing: Mutex::new(None),
             stopping: AtomicBool::new(false),
             deadline_passed: AtomicBool::new(false),

@@ -71,7 +71,11 @@ impl Doors {
         match offer {
             Ok(Offer::Queued { message, batch }) => {
                 self.durable(batch).await?;
-                self.core.metrics.accepted(self.core.clock.engine().since(started));
+                let took = self.core.clock.engine().since(started);
+                self.core.metrics.accepted(took);
+                if let Some(tracer) = &self.core.tracer {
+                    tracer.accepted(&message, took);
+                }
                 Ok((Accepted::New(message), listening))
             }
             Ok(Offer::Same { message, batch }) => {
@@ -219,6 +223,10 @@ impl Backend for Doors {
         self.core.guard.check_url(url).map_err(|forbidden| forbidden.customer_text())
     }
 
+    fn traces(&self) -> bool {
+        self.core.tracer.is_some()
+    }
+
     fn filter_failed(&self, endpoint: &Endpoint, why: &str) {
         self.core.metrics.filter_failed();
         tracing::debug!(endpoint.id = %endpoint.id, why, "a filter could not say whether its endpoint takes a message");
@@ -274,6 +282,7 @@ mod tests {
             0,
             Metrics::new(),
             Arc::clone(egress.guard()),
+            None,
         );
         Doors {
             core: Arc::new(core),
@@ -296,6 +305,7 @@ mod tests {
             deliver_at: None,
             transformations_params: None,
             received: None,
+            trace: None,
             earlier: None,
             idempotency: None,
             event: None,

@@ -3,6 +3,7 @@
 mod clock;
 mod config;
 mod wiring;
+mod traces;
 mod connections;
 mod doors;
 mod emit;

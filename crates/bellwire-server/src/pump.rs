@@ -4,6 +4,7 @@
 use crate::core::{Core, Mail};
 use crate::doors::Doors;
 use crate::emit;
+use crate::traces::AttemptTrace;
 use bellwire_api::backend::EndpointAnswer;
 use bellwire_delivery::Push;
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
@@ -172,14 +173,21 @@ impl Pump {
             let core = &self.core;
             core.metrics.started(core.clock.engine().since(start.message.sequence().time()));
         }
+        let trace = self.core.tracer.as_ref().map(|tracer| tracer.attempt(&start.message));
         if let Kind::Plugin(_) = start.endpoint.kind {
             let (plugins, doors) = (Rc::clone(&self.plugins), Arc::clone(&self.doors));
-            spawn_local(async move { handing.done(run_plugin(&plugins, &doors, &start).await) });
+            spawn_local(async move {
+                let outcome = run_plugin(&plugins, &doors, &start).await;
+                traced(&handing.core, trace, &start, &outcome);
+                handing.done(outcome);
+            });
             return;
         }
         spawn_local(async move {
-            let outcome = push.attempt(&start.endpoint, &start.message, crate::clock::wall()).await;
+            let parent = trace.as_ref().and_then(AttemptTrace::header);
+            let outcome = push.attempt_in_trace(&start.endpoint, &start.message, crate::clock::wall(), parent).await;
             crate::observe::attempt(&start, &outcome);
+            traced(&handing.core, trace, &start, &outcome);
             answered(&handing.core, &start, &outcome);
             handing.done(outcome);
         });
@@ -245,6 +253,13 @@ async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome 
         }
     }
     outcome
+}
+
+/// Takes an attempt down in its message's trace.
+fn traced(core: &Core, trace: Option<AttemptTrace>, start: &Start, outcome: &Outcome) {
+    if let (Some(tracer), Some(trace)) = (&core.tracer, trace) {
+        tracer.ended(trace, start, outcome);
+    }
 }
 
 /// Tells who waits for what endpoints answer.

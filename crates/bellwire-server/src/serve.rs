@@ -8,6 +8,7 @@ use crate::doors::Doors;
 use crate::hooks::keeper::{Handle, Keeper, Outcome};
 use crate::observe::{self, Metrics};
 use crate::shard::Shard;
+use crate::traces::Tracer;
 use crate::wiring;
 use anyhow::Context;
 use axum::Router;
@@ -95,6 +96,7 @@ impl Server {
             recovered.last_key,
             Metrics::new(),
             Arc::clone(egress.guard()),
+            Tracer::start(config)?,
         ));
 
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
@@ -211,6 +213,9 @@ impl Server {
                 return Stopped::AtDeadline;
             }
             std::thread::sleep(Duration::from_millis(2));
+        }
+        if let Some(tracer) = &self.core.tracer {
+            tracer.stop(deadline);
         }
         Stopped::Cleanly
     }

@@ -151,6 +151,7 @@ impl Node {
             content_type: ContentType::Json,
             transformations_params: None,
             received: None,
+            trace: None,
             earlier: None,
             expires_at: now.plus(Duration::from_secs(90 * 86_400)),
             deliver_at: request.delayed.map(|wait| now.plus(Duration::from_micros(wait.unsigned_abs()))),

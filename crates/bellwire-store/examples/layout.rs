@@ -169,6 +169,7 @@ impl Load {
             content_type: ContentType::Json,
             transformations_params: None,
             received: None,
+            trace: None,
             expires_at: self.now.plus(Duration::from_secs(90 * 24 * 3600)),
             deliver_at: None,
         };

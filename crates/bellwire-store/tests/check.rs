@@ -45,6 +45,7 @@ impl Load {
             content_type: ContentType::Json,
             transformations_params: None,
             received: None,
+            trace: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

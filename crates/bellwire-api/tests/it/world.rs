@@ -359,6 +359,7 @@ impl Backend for TestBackend {
                 content_type: draft.content_type,
                 transformations_params: draft.transformations_params,
                 received: draft.received,
+                trace: draft.trace,
                 expires_at: draft.expires_at,
                 deliver_at: draft.deliver_at,
             });

@@ -23,7 +23,7 @@ const SHORT_VARIABLES: [(&str, &str); 4] = [
 ];
 
 /// Settings whose values may hold something secret. They are never shown.
-const HIDDEN: [&str; 7] = [
+const HIDDEN: &[&str] = &[
     "auth.jwt_secret",
     "auth.old_jwt_secrets",
     "auth.main_secret",
@@ -31,10 +31,11 @@ const HIDDEN: [&str; 7] = [
     "egress.proxy",
     "plugins.databases",
     "plugins.smtp",
+    "traces.headers",
 ];
 
 /// Settings that an empty variable means something for: an empty list. Elsewhere it is a mistake.
-const LISTS: [&str; 10] = [
+const LISTS: &[&str] = &[
     "auth.old_jwt_secrets",
     "auth.old_main_secrets",
     "delivery.retry_schedule",
@@ -45,6 +46,7 @@ const LISTS: [&str; 10] = [
     "plugins.commands",
     "plugins.databases",
     "plugins.command_environment",
+    "traces.headers",
 ];
 
 struct Given {

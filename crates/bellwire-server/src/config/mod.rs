@@ -23,6 +23,7 @@ pub(crate) mod delivery;
 pub(crate) mod transformations;
 pub(crate) mod plugins;
 pub(crate) mod lanes;
+pub(crate) mod traces;
 pub(crate) mod egress;
 pub(crate) mod log;
 pub(crate) mod limits;
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) transformations: transformations::Transformations,
     pub(crate) plugins: plugins::Plugins,
     pub(crate) lanes: lanes::Lanes,
+    #[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "only a program that sends traces reads them"))]
+    pub(crate) traces: traces::Traces,
     pub(crate) egress: egress::Egress,
     pub(crate) log: log::Log,
     pub(crate) limits: limits::Limits,
@@ -164,6 +167,7 @@ impl Config {
         let store = store::Store::read(&layers);
         let delivery = delivery::Delivery::read(&layers);
         let lanes = lanes::Lanes::read(&layers);
+        let traces = traces::Traces::read(&layers);
         let egress = egress::Egress::read(&layers);
         let log = log::Log::read(&layers);
         let transformations = transformations::Transformations::read(&layers);
@@ -180,6 +184,7 @@ impl Config {
             transformations,
             plugins,
             lanes,
+            traces,
             egress,
             log,
             limits,

@@ -25,6 +25,8 @@ pub(crate) enum Reading {
 /// What is kept elsewhere by Svix is kept in the data folder here.
 const STORE: &str = "the data folder is the store";
 const QUEUE: &str = "the data folder is the queue";
+/// Svix speaks another protocol to another port.
+const OTLP: &str = "traces are sent by OTLP over HTTP, not gRPC: see [traces] in config.default.toml";
 const CACHE: &str = "there is no cache outside the process";
 
 /// Read and reported as not used.
@@ -54,9 +56,9 @@ pub(crate) const UNUSED: [(&str, &str); 28] = [
         "SVIX_OPERATIONAL_WEBHOOK_ADDRESS",
         "operational webhooks are delivered by this process, see docs/operational-webhooks.md",
     ),
-    ("SVIX_OPENTELEMETRY_ADDRESS", "there is no OpenTelemetry export"),
-    ("SVIX_OPENTELEMETRY_SAMPLE_RATIO", "there is no OpenTelemetry export"),
-    ("SVIX_OPENTELEMETRY_SERVICE_NAME", "there is no OpenTelemetry export"),
+    ("SVIX_OPENTELEMETRY_ADDRESS", OTLP),
+    ("SVIX_OPENTELEMETRY_SAMPLE_RATIO", OTLP),
+    ("SVIX_OPENTELEMETRY_SERVICE_NAME", OTLP),
     ("SVIX_SENTRY_DSN", "errors are reported in the log only"),
     ("SVIX_ENVIRONMENT", "errors are reported in the log only"),
     ("SVIX_REGION", "there is one region"),

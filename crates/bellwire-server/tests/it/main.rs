@@ -8,6 +8,8 @@ mod shaping;
 mod plugins;
 mod answers;
 mod operational;
+#[cfg(feature = "otel")]
+mod traces;
 mod starting;
 mod commands;
 mod packs;

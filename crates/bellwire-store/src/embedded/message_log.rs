@@ -8,6 +8,7 @@ use super::received;
 use crate::{Accepted, DedupeEntry};
 use bellwire_model::{
     ApplicationKey, ContentType, DedupeKey, FanOut, Ksuid, Message, MessageId, RequestDigest, Sequence, Timestamp,
+    TraceParent,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, params};
@@ -24,8 +25,8 @@ impl<'c> Appender<'c> {
         let statement = connection.prepare_cached(
             "INSERT INTO message (sequence, id_tail, application, event_type, fan_out, expires_at, deliver_at, \
              event_id, channels, tags, content_type, idempotency_key, idempotency_digest, event_key, payload, \
-             transformations_params, received) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             transformations_params, received, trace) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?;
         Ok(Appender { statement, fan_out: Vec::new() })
     }
@@ -56,6 +57,7 @@ impl<'c> Appender<'c> {
             message.payload.as_deref(),
             message.transformations_params.as_deref(),
             message.received.as_deref().map(received::write),
+            message.trace.map(TraceParent::to_bytes),
         ])?;
         Ok(())
     }
@@ -70,12 +72,12 @@ fn id_tail(id: &MessageId) -> &[u8] {
 /// The columns of [`message_from`], with the payload.
 pub(super) const COLUMNS: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
                                   m.event_id, m.channels, m.tags, m.content_type, m.payload, m.transformations_params, \
-                                  m.received";
+                                  m.received, m.trace";
 /// How many these are.
-pub(super) const COLUMN_COUNT: usize = 13;
+pub(super) const COLUMN_COUNT: usize = 14;
 /// The same without it.
 pub(super) const COLUMNS_WITHOUT_PAYLOAD: &str = "m.sequence, m.id_tail, m.application, m.event_type, m.expires_at, m.deliver_at, \
-     m.event_id, m.channels, m.tags, m.content_type, NULL, NULL, m.received";
+     m.event_id, m.channels, m.tags, m.content_type, NULL, NULL, m.received, m.trace";
 
 /// Reads a message from the first columns of a row.
 pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
@@ -104,6 +106,7 @@ pub(super) fn message_from(row: &Row<'_>) -> Result<Message, Fault> {
             [] => None,
             bytes => Some(Arc::new(received::read(bytes)?)),
         },
+        trace: TraceParent::from_bytes(row.get_ref(13)?.blob_or_empty()?),
     })
 }
 

@@ -77,6 +77,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__kinds_of_endpoints", include_str!("schema/V9__kinds_of_endpoints.sql")),
     ("V10__sources", include_str!("schema/V10__sources.sql")),
     ("V11__pipes", include_str!("schema/V11__pipes.sql")),
+    ("V13__traces", include_str!("schema/V13__traces.sql")),
 ];
 
 /// What the operator can choose.
@@ -626,6 +627,7 @@ mod tests {
             content_type: ContentType::Json,
             transformations_params: None,
             received: None,
+            trace: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         };

@@ -14,8 +14,8 @@ use bellwire_model::{
     ContentFilter, Cutoff, DedupeKey, Delivery, DeliveryState, Directive, DisabledBy, EndReason, Endpoint, EndpointId,
     EndpointKey, EventType, FailureClass, FilterSource, Fingerprint, Format, Health, Kind, Ksuid, Limits, Logout,
     Message, MessageId, OrganisationId, Outcome, Partition, PayloadValidation, Phases, Pipe, Plugin, RequestDigest,
-    RetryAfter, RetrySchedule, Runs, Scope, Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, Transformation,
-    Trigger, Waiting,
+    RetryAfter, RetrySchedule, Runs, Scope, Sequence, Shape, TaskId, Timestamp, TokenChange, TokenId, TraceParent,
+    Transformation, Trigger, Waiting,
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -66,6 +66,7 @@ checks![
     what_is_kept_about_tokens_comes_back_as_it_was,
     a_source_comes_back_as_it_was_and_goes_with_its_application,
     what_was_received_stays_with_its_message_and_goes_with_the_payload,
+    a_message_keeps_its_sender_s_place_in_a_trace,
     the_newest_requests_of_a_source_are_kept,
     a_lease_excludes_others_until_it_ends,
     a_late_writer_is_told_and_nothing_is_kept,
@@ -548,6 +549,14 @@ fn a_source_comes_back_as_it_was_and_goes_with_its_application(world: &mut World
     assert_eq!(there(world.reopen()), expected);
     world.change(Change::DeleteApplication(APPLICATION));
     assert_eq!(there(world.reopen()), of_two);
+}
+
+fn a_message_keeps_its_sender_s_place_in_a_trace(world: &mut World) {
+    let trace = Some(TraceParent { trace: [7; 16], span: [8; 8], sampled: true });
+    let [with, without] = [trace, None].map(|trace| world.accept(&Draft { trace, ..Draft::to(&[1]) }));
+    world.reopen();
+    let found = |message| world.store().message(message, false).expect("read").expect("there").trace;
+    assert_eq!((found(with), found(without)), (trace, None));
 }
 
 fn what_was_received_stays_with_its_message_and_goes_with_the_payload(world: &mut World) {

@@ -8,7 +8,7 @@ use crate::{
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Attempt, AttemptId, AttemptNumber, ContentType, DedupeKey, Delivery, DeliveryState,
     EndReason, EndpointKey, FanOut, Ledger, Message, MessageId, OrganisationId, Outcome, Received, RequestDigest,
-    Sequence, SequenceSource, TaskId, Timestamp, Trigger, Waiting,
+    Sequence, SequenceSource, TaskId, Timestamp, TraceParent, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,6 +287,7 @@ pub(super) struct Draft {
     pub(super) payload: Option<Bytes>,
     pub(super) params: Option<Box<str>>,
     pub(super) received: Option<Arc<Received>>,
+    pub(super) trace: Option<TraceParent>,
     pub(super) deliver_at: Option<Timestamp>,
     pub(super) lives: Option<Duration>,
     pub(super) idempotency: Option<(DedupeKey, RequestDigest)>,
@@ -376,6 +377,7 @@ impl World {
             content_type: ContentType::default(),
             transformations_params: draft.params.clone(),
             received: draft.received.clone(),
+            trace: draft.trace,
             expires_at: sequence.time().plus(draft.lives.unwrap_or(Duration::from_secs(90 * 24 * 3600))),
             deliver_at: draft.deliver_at,
         };

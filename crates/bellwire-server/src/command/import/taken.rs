@@ -276,6 +276,7 @@ impl Taken {
             deliver_at: None,
             transformations_params: None,
             received: None,
+            trace: None,
         };
         let event = row.uid.as_deref().map(|uid| bellwire_api::event_key(application.id, uid));
         self.report.messages.brought();
