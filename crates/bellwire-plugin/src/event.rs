@@ -468,6 +468,7 @@ pub(crate) mod tests {
             },
             transformations_params: None,
             received: None,
+            trace: None,
             expires_at: Timestamp::FAR_FUTURE,
             deliver_at: None,
         }

@@ -73,6 +73,7 @@ fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -
         payload: payload.into(),
         content_type: ContentType::Json,
         transformations_params: None,
+        trace: None,
         received: start.message.received.as_ref().map(hop),
         earlier: None,
         expires_at: now.plus(keep),
