@@ -81,6 +81,7 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
         0,
         Metrics::new(),
         Arc::clone(egress.guard()),
+        None,
     );
     let real: Arc<dyn Backend> = Arc::new(Doors { core: Arc::new(core), plugins: wiring::plugins(config)?, shard: 0 });
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
