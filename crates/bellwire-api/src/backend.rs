@@ -2,7 +2,7 @@
 //! API may implement it on anything.
 
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, EndpointKey, Message, Runs, Sequence, Timestamp};
+use bellwire_model::{Endpoint, EndpointKey, Message, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -88,6 +88,7 @@ impl Listening {
 }
 
 /// What is wrong with a plugin's settings.
+/// What is wrong with the settings of a plugin or a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PluginFault {
     /// The way down to the setting.
@@ -167,6 +168,13 @@ pub trait Backend: Send + Sync + 'static {
         let text = format!("this server runs no plugins of the kind {}", runs.name());
         Err(vec![PluginFault { path: vec!["runs".to_owned()], text }])
     }
+
+    /// Whether a source's requests can be verified as it says: its recipe, settings and secrets. The first part of a fault's path is
+    /// `preset`, `recipe`, `settings`, `secrets`, `dedupe` or `eventTypeFrom`.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>>;
 
     /// Whether the store can commit; the text says why not. For readiness.
     ///

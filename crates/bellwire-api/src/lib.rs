@@ -60,6 +60,10 @@ mod usage;
 mod operational_endpoint;
 mod stats;
 mod api_token;
+mod source;
+mod source_wire;
+mod source_secret;
+mod source_request;
 mod portal;
 mod health;
 mod elsewhere;
@@ -233,6 +237,9 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(stats::operations());
     all.extend(portal::operations());
     all.extend(api_token::operations());
+    all.extend(source::operations());
+    all.extend(source_secret::operations());
+    all.extend(source_request::operations());
     all.extend(health::operations());
     all
 }

@@ -78,6 +78,7 @@ const SVIX: [HeaderName; 3] = [
     HeaderName::from_static("svix-signature"),
 ];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const HOPS: HeaderName = HeaderName::from_static(bellwire_model::HOPS_HEADER);
 const DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Endpoints whose preparation is kept; beyond this many, all are dropped and made again as they are used.
@@ -197,6 +198,10 @@ impl Push {
             (None, other) => HeaderValue::from_str(other).map_err(|e| e.to_string())?,
         };
         headers.insert(header::CONTENT_TYPE, content_type);
+        // What came in at a source may go on to another one; no circle of them is endless.
+        if let Some(received) = &message.received {
+            headers.insert(HOPS, HeaderValue::from(u16::from(received.hops) + 1));
+        }
         prepared.proof.sign(&mut headers, &id, seconds, &body)?;
         let target = match url {
             None => prepared.target.clone(),

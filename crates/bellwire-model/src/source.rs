@@ -43,7 +43,7 @@ pub struct Source {
     pub methods: Vec<String>,
     /// How a request proves who sent it.
     pub recipe: Recipe,
-    /// What the recipe wants to know beside secrets: the id of a webhook, a verify token's name.
+    /// What the recipe wants to know beside secrets, by name. Some are secrets, too.
     pub settings: BTreeMap<String, String>,
     /// Any of them that has not expired verifies; newest first, at most [`SECRETS_MAX`].
     pub secrets: Vec<SourceSecret>,
@@ -70,6 +70,11 @@ pub struct Source {
     /// When it was last changed.
     pub updated_at: Timestamp,
 }
+
+/// The header in which a delivery of a received message says how often it has been passed on by servers like this one.
+pub const HOPS_HEADER: &str = "bellwire-hops";
+/// A message that was passed on so often goes in circles, and is refused.
+pub const HOPS_MAX: u8 = 8;
 
 /// So many secrets can a source have.
 pub const SECRETS_MAX: usize = 11;

@@ -3,7 +3,7 @@
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening, PluginFault};
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Runs, Sequence, Timestamp};
+use bellwire_model::{Endpoint, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ pub(crate) struct Doors {
     pub(crate) plugins: Arc<bellwire_plugin::Shared>,
     /// Index of the shard on whose thread the handlers run.
     pub(crate) shard: usize,
+    /// The largest payload that is taken.
+    pub(crate) payload_bytes_max: usize,
 }
 
 /// What the keys of a draft lead to.
@@ -140,7 +142,7 @@ impl Doors {
         }
     }
 
-    async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
+    pub(crate) async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
         let told = Operational::of_changes(&self.core.catalogue.read(), &changes);
         let now = self.core.clock.engine();
         let batch = self.core.intake.lock().change_and_tell(now, changes, told).map_err(refused)?;
@@ -242,6 +244,13 @@ impl Backend for Doors {
         self.plugins.check(runs, settings, false).map_err(|faults| faults.into_iter().map(fault).collect())
     }
 
+    fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
+        let faults = crate::receiving::check(source, self.core.clock.engine(), self.payload_bytes_max);
+        faults.map_err(|faults| {
+            faults.into_iter().map(|fault| PluginFault { path: fault.path, text: fault.text }).collect()
+        })
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.core.failing().map_or(Ok(()), Err)
     }
@@ -288,6 +297,7 @@ mod tests {
             core: Arc::new(core),
             plugins: bellwire_plugin::Shared::new(Default::default(), Default::default()),
             shard: 0,
+            payload_bytes_max: 1 << 20,
         }
     }
 

@@ -7,6 +7,7 @@ mod traces;
 mod connections;
 mod doors;
 mod emit;
+mod receiving;
 mod answers;
 mod core;
 mod commit;

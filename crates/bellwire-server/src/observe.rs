@@ -4,6 +4,7 @@ use crate::config::log::{Format, Log};
 use crate::core::{Core, Mail};
 use bellwire_engine::{Ended, LaneSnapshot, Notice, Start};
 use bellwire_model::{Outcome, Timestamp};
+use bellwire_receiver::Outcome as Received;
 use bellwire_store::Batch;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -30,6 +31,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     messages_accepted: Counter,
     filters_failed: Counter,
+    source_requests: [Counter; Received::ALL.len()],
     attempts: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
     commit_rows: Histogram,
@@ -65,6 +67,14 @@ impl Metrics {
             "Endpoints that got no delivery of a message because their filter could not say: a missing field, too many steps",
             filters_failed.clone(),
         );
+        let source_requests = Family::<OutcomeLabel, Counter>::default();
+        registry.register(
+            "source_requests",
+            "Requests at sources by what became of them: accepted, duplicate, unverified, throttled, …",
+            source_requests.clone(),
+        );
+        let source_requests = Received::ALL
+            .map(|outcome| source_requests.get_or_create(&OutcomeLabel { outcome: outcome.name() }).clone());
         let attempts = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "attempts_ended",
@@ -125,6 +135,7 @@ impl Metrics {
             registry,
             messages_accepted,
             filters_failed,
+            source_requests,
             attempts,
             commit_seconds,
             commit_rows,
@@ -148,6 +159,11 @@ impl Metrics {
     pub(crate) fn accepted(&self, took: Duration) {
         self.messages_accepted.inc();
         self.accept_stage.observe(took.as_secs_f64());
+    }
+
+    /// A request at a source has come to its end.
+    pub(crate) fn received(&self, outcome: Received) {
+        self.source_requests[outcome as usize].inc();
     }
 
     /// A filter could not say.

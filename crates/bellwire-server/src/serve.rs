@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::doors::Doors;
 use crate::hooks::keeper::{Handle, Keeper, Outcome};
 use crate::observe::{self, Metrics};
+use crate::receiving::{self, Receiving};
 use crate::shard::Shard;
 use crate::traces::Tracer;
 use crate::wiring;
@@ -17,9 +18,10 @@ use bellwire_api::backend::Backend;
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Engine, Fresh, Input, Intake};
 use bellwire_model::{ApplicationKey, Endpoint, Partition};
+use bellwire_receiver::Receiver;
 use bellwire_store::{EmbeddedStore, Recovered, Store};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -105,25 +107,41 @@ impl Server {
         let plugins = wiring::plugins(config)?;
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
+        let receiver = Arc::new(Receiver::default());
+        let intake = config.intake_settings();
         let mut threads = Vec::with_capacity(shards);
         let mut hooks = None;
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
-            let doors: Arc<dyn Backend> =
-                Arc::new(Doors { core: Arc::clone(&core), plugins: Arc::clone(&plugins), shard: index });
+            let doors = Arc::new(Doors {
+                core: Arc::clone(&core),
+                plugins: Arc::clone(&plugins),
+                shard: index,
+                payload_bytes_max: config.server.payload_bytes_max,
+            });
+            let backend: Arc<dyn Backend> = Arc::clone(&doors) as Arc<dyn Backend>;
             let keeper = config.server.hooks.clone().filter(|_| index == 0).map(|path| {
-                let (keeper, handle) = Keeper::new(path, Arc::clone(&doors), api.clone());
+                let (keeper, handle) = Keeper::new(path, Arc::clone(&backend), api.clone());
                 hooks = Some(handle);
                 keeper
             });
-            let api = bellwire_api::Api::new(doors, api.clone());
+            let api = bellwire_api::Api::new(backend, api.clone());
+            let client = Arc::new(OnceLock::new());
+            let receiving = Receiving {
+                doors: Arc::clone(&doors),
+                receiver: Arc::clone(&receiver),
+                client: Arc::clone(&client),
+                queue_max: (intake.queue_messages_max, intake.queue_bytes_max),
+            };
             let shard = Shard {
                 core: Arc::clone(&core),
+                doors,
                 index,
                 engine,
                 inputs,
                 listener,
                 tls: tls.as_ref().map(Tls::acceptor),
-                router: router(&core, api.clone()),
+                router: receiving::routes(router(&core, api.clone()), Arc::new(receiving)),
+                client,
                 tokens: (index == 0).then_some(api),
                 hooks: keeper,
                 limits: wiring::connections(config, shards, clients.clone()),

@@ -9,11 +9,11 @@ use anyhow::Context;
 use axum::Router;
 use bellwire_api::Api;
 use bellwire_delivery::{Push, PushSettings};
-use bellwire_egress::Egress;
+use bellwire_egress::{Client, Egress};
 use bellwire_engine::{Engine, Input};
 use bellwire_plugin::Plugins;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,6 +28,7 @@ const TOKENS_PERIOD: Duration = Duration::from_secs(30);
 /// What a shard is made of.
 pub(crate) struct Shard {
     pub(crate) core: Arc<Core>,
+    pub(crate) doors: Arc<Doors>,
     pub(crate) index: usize,
     pub(crate) engine: Engine,
     /// What recovery found for it, in the order in which the engine is told.
@@ -42,6 +43,8 @@ pub(crate) struct Shard {
     pub(crate) hooks: Option<Keeper>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
+    /// For whoever fetches something on this shard; filled when its thread runs.
+    pub(crate) client: Arc<OnceLock<Client>>,
     pub(crate) push: PushSettings,
     pub(crate) plugins: Arc<bellwire_plugin::Shared>,
     /// Becomes `true` when no more connections are to be taken.
@@ -84,15 +87,17 @@ impl Shard {
             router,
             tokens,
             hooks,
+            doors,
             limits,
             egress,
+            client: shared,
             push,
             plugins,
             mut stop,
         } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
-        let doors = Arc::new(Doors { core: Arc::clone(&core), plugins: Arc::clone(&plugins), shard: index });
+        let _ = shared.set(client.clone());
         let plugins = Plugins::new(client.clone(), plugins);
         let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
         inputs.into_iter().for_each(|input| pump.step(input));

@@ -50,7 +50,12 @@ impl Furnished {
         world.post("/api/v1/operational-webhook/endpoint", told).await.expect(201);
         let recover = format!("/api/v1/app/own/endpoint/{endpoint}/recover");
         let task = world.post(&recover, json!({ "since": "2025-12-31T00:00:00Z" })).await.expect(202);
+        let source = json!({ "appId": "own", "preset": "github", "secrets": ["s"], "uid": "git" });
+        let source = world.post("/api/v1/source", source).await.expect(201);
+        let secrets = world.get("/api/v1/source/git/secret").await.expect(200);
         let ids = vec![
+            ("{source_id}", source["id"].as_str().unwrap().to_owned()),
+            ("{fingerprint}", secrets["secrets"][0]["fingerprint"].as_str().unwrap().to_owned()),
             ("{task_id}", task["id"].as_str().unwrap().to_owned()),
             ("{app_id}", "own".to_owned()),
             ("{endpoint_id}", endpoint),
@@ -127,6 +132,9 @@ async fn every_operation_refuses_whom_it_must() {
                 }
                 (_, Who::OtherOrganisation) if operational && name.contains("{endpoint_id}") && !upserts => Some(404),
                 (_, Who::OtherOrganisation) if name.contains("/explain/") => Some(404),
+                (_, Who::OtherOrganisation) if name.contains("{source_id}") => Some(404),
+                // The application that it names is not theirs.
+                (_, Who::OtherOrganisation) if name == "POST /api/v1/source" => Some(422),
                 (_, Who::OtherOrganisation) => None,
                 ("organisation" | "sender", Who::OwnApplication | Who::OtherApplication) => Some(403),
                 ("application", Who::OtherApplication) => Some(404),
@@ -189,6 +197,10 @@ pub(crate) fn sample(id: &str) -> Value {
         "v1.endpoint.transformation.simulate" => {
             json!({ "code": "handler = webhook => webhook", "eventType": "a.b", "payload": {} })
         }
+        "v1.source.create" | "v1.source.update" => {
+            json!({ "appId": "own", "preset": "github", "secrets": ["s"] })
+        }
+        "v1.source.add-secret" => json!({ "secret": "another" }),
         _ => json!({}),
     }
 }

@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod rules;
 mod shape;
+mod source;
 mod kind;
 mod change;
 mod lists;

@@ -439,6 +439,20 @@ impl Backend for TestBackend {
         }
     }
 
+    fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
+        let fault = |path: &str, text: &str| vec![PluginFault { path: vec![path.to_owned()], text: text.to_owned() }];
+        match &source.recipe {
+            Recipe::Preset(name) if name == "github" => {
+                match source.secrets.iter().find(|s| s.text.reveal() == "bad") {
+                    Some(_) => Err(fault("secrets", "is no secret of GitHub's")),
+                    None => Ok(()),
+                }
+            }
+            Recipe::Preset(_) => Err(fault("preset", "there is no preset of this name")),
+            Recipe::Own(_) => Ok(()),
+        }
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.memory.0.lock().refuse.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
     }

@@ -11,12 +11,13 @@ pub(crate) mod tls;
 use self::clients::{Clients, Place};
 use self::scanner::{Phase, Scanner};
 use axum::Router;
+use bellwire_receiver::Peer;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -109,8 +110,10 @@ pub(crate) async fn serve(
                 });
                 let (router, closed) = (router.clone(), closed.clone());
                 let task = match tls.clone() {
-                    None => spawn_local(connection(stream, router, Rc::clone(&watched), closed, place)),
-                    Some(tls) => spawn_local(secured(stream, tls, router, Rc::clone(&watched), closed, place)),
+                    None => spawn_local(connection(stream, peer.ip(), router, Rc::clone(&watched), closed, place)),
+                    Some(tls) => {
+                        spawn_local(secured(stream, peer.ip(), tls, router, Rc::clone(&watched), closed, place))
+                    }
                 };
                 *watched.task.borrow_mut() = Some(task.abort_handle());
                 all.borrow_mut().push(watched);
@@ -173,6 +176,7 @@ async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
 /// A handshake, and then as [`connection`]. The sweeper sees to it that it does not take for ever.
 async fn secured(
     stream: TcpStream,
+    peer: IpAddr,
     tls: TlsAcceptor,
     router: Router,
     watched: Rc<Watched>,
@@ -185,13 +189,14 @@ async fn secured(
         _ = closing.wait_for(|c| *c) => return,
     };
     match shaken {
-        Ok(stream) => connection(stream, router, watched, closing, place).await,
+        Ok(stream) => connection(stream, peer, router, watched, closing, place).await,
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
     }
 }
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
+    peer: IpAddr,
     router: Router,
     watched: Rc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
@@ -200,7 +205,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let counted = Rc::clone(&watched);
     let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });
     let router = hyper_util::service::TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        // The API asks for tokens, not for addresses.
+        if !request.uri().path().starts_with("/api/") {
+            request.extensions_mut().insert(Peer(peer));
+        }
         let (watched, answer) = (Rc::clone(&counted), router.call(request));
         watched.answering.set(watched.answering.get() + 1);
         async move {

@@ -16,7 +16,7 @@ use anyhow::Context;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault};
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Draft, Intake};
-use bellwire_model::{Endpoint, OrganisationId, Runs, Sequence, Timestamp};
+use bellwire_model::{Endpoint, OrganisationId, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, EmbeddedStore, Store};
 use parking_lot::RwLock;
 use std::path::Path;
@@ -83,7 +83,12 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
         Arc::clone(egress.guard()),
         None,
     );
-    let real: Arc<dyn Backend> = Arc::new(Doors { core: Arc::new(core), plugins: wiring::plugins(config)?, shard: 0 });
+    let real: Arc<dyn Backend> = Arc::new(Doors {
+        core: Arc::new(core),
+        plugins: wiring::plugins(config)?,
+        shard: 0,
+        payload_bytes_max: config.server.payload_bytes_max,
+    });
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
     let settings = wiring::api_for_nobody(config, &wiring::scripts(config));
     let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(real, &organisation_default()));
@@ -148,6 +153,10 @@ impl Backend for Rehearsal {
 
     fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String> {
         self.real.check_tls(identity, authorities)
+    }
+
+    fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
+        self.real.check_source(source)
     }
 
     fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {

@@ -4,6 +4,7 @@
 mod program;
 mod receiver;
 mod walkthrough;
+mod receiving;
 mod shaping;
 mod plugins;
 mod answers;

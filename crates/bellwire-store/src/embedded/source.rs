@@ -34,8 +34,6 @@ struct StoredSettings {
     preset: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     recipe: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    settings: BTreeMap<String, String>,
     body_bytes_max: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     rate: Option<NonZeroU32>,
@@ -79,6 +77,9 @@ enum StoredEventType {
 struct StoredSecrets {
     token: String,
     secrets: Vec<StoredSecret>,
+    /// Some of them are secrets, too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    settings: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,7 +109,6 @@ impl StoredSettings {
             methods: source.methods.clone(),
             preset,
             recipe,
-            settings: source.settings.clone(),
             body_bytes_max: source.body_bytes_max,
             rate: source.rate,
             allowed: source.networks.allowed.iter().map(ToString::to_string).collect(),
@@ -152,6 +152,7 @@ impl StoredSettings {
 pub(super) fn put(connection: &Connection, sealer: Option<&dyn Sealer>, source: &Source) -> Result<(), Fault> {
     let secrets = StoredSecrets {
         token: source.token.reveal().to_owned(),
+        settings: source.settings.clone(),
         secrets: source
             .secrets
             .iter()
@@ -234,7 +235,7 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
         networks: settings.networks()?,
         path: settings.path,
         methods: settings.methods,
-        settings: settings.settings,
+        settings: secrets.settings,
         secrets: secrets
             .secrets
             .into_iter()

@@ -1,0 +1,232 @@
+//! Parts of a source on the wire, and what they must be like.
+
+use crate::field::Faults;
+use bellwire_model::{Conflict, Dedupe, DedupeFrom, SourceAnswer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Instead of a setting that is a secret. Sent back, it means: as it was.
+const CONCEALED: &str = "***";
+const PATH_MAX: usize = 256;
+const NETWORKS_MAX: usize = 256;
+const PLACES_MAX: usize = 8;
+const PLACE_BYTES_MAX: usize = 256;
+const WINDOW_SECONDS_MAX: u64 = 90 * 24 * 3600;
+const ANSWER_BYTES_MAX: usize = 4_096;
+/// The first part of paths that are the server's own.
+const RESERVED: [&str; 10] =
+    ["api", "in", "metrics", "openapi.json", "console", "portal", "app-portal", "assets", "health", "listen"];
+
+/// What makes two requests the same.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schemars(rename = "SourceDedupe")]
+pub(crate) struct DedupeWire {
+    /// `recipe`, as the preset or recipe has it; `body`, for senders that have no id of their own; `off`; or `places`.
+    by: DedupeBy,
+    /// With `places`: where in the request the parts of the key stand, such as `header:x-delivery` and `json:id`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    places: Vec<String>,
+    /// For how long a request is known, in seconds; seven days if absent, 90 days at most, and never longer than messages are kept.
+    window_seconds: u64,
+    /// What becomes of a request that is known and has another body: `flag`, or `refuse` with 409.
+    conflict: ConflictWire,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "SourceDedupeBy")]
+enum DedupeBy {
+    Recipe,
+    Body,
+    Off,
+    Places,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "SourceDedupeConflict")]
+enum ConflictWire {
+    Flag,
+    Refuse,
+}
+
+impl Default for DedupeWire {
+    fn default() -> Self {
+        DedupeWire::of(&Dedupe::default())
+    }
+}
+
+impl DedupeWire {
+    pub(crate) fn of(dedupe: &Dedupe) -> Self {
+        let (by, places) = match &dedupe.key {
+            DedupeFrom::Recipe => (DedupeBy::Recipe, Vec::new()),
+            DedupeFrom::Body => (DedupeBy::Body, Vec::new()),
+            DedupeFrom::Off => (DedupeBy::Off, Vec::new()),
+            DedupeFrom::Places(places) => (DedupeBy::Places, places.clone()),
+        };
+        let conflict = match dedupe.conflict {
+            Conflict::Flag => ConflictWire::Flag,
+            Conflict::Refuse => ConflictWire::Refuse,
+        };
+        DedupeWire { by, places, window_seconds: dedupe.window.as_secs(), conflict }
+    }
+
+    pub(crate) fn check(self, faults: &mut Faults) -> Dedupe {
+        let (by, count) = (self.by, self.places.len());
+        if by == DedupeBy::Places && !(1..=PLACES_MAX).contains(&count) {
+            faults.add_at(&["dedupe", "places"], format!("`places` must have 1 to {PLACES_MAX} items"));
+        } else if by != DedupeBy::Places && count > 0 {
+            faults.add_at(&["dedupe", "places"], "`places` go with `by`: `places`");
+        }
+        if self.places.iter().any(|place| place.len() > PLACE_BYTES_MAX) {
+            faults.add_at(&["dedupe", "places"], format!("a place has at most {PLACE_BYTES_MAX} bytes"));
+        }
+        if !(1..=WINDOW_SECONDS_MAX).contains(&self.window_seconds) {
+            let msg = format!("`windowSeconds` must be between 1 and {WINDOW_SECONDS_MAX} (90 days)");
+            faults.add_at(&["dedupe", "windowSeconds"], msg);
+        }
+        Dedupe {
+            key: match by {
+                DedupeBy::Recipe => DedupeFrom::Recipe,
+                DedupeBy::Body => DedupeFrom::Body,
+                DedupeBy::Off => DedupeFrom::Off,
+                DedupeBy::Places => DedupeFrom::Places(self.places),
+            },
+            window: Duration::from_secs(self.window_seconds.clamp(1, WINDOW_SECONDS_MAX)),
+            conflict: match self.conflict {
+                ConflictWire::Flag => Conflict::Flag,
+                ConflictWire::Refuse => Conflict::Refuse,
+            },
+        }
+    }
+}
+
+/// What is answered to a request that was accepted.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schemars(rename = "SourceAnswer")]
+pub(crate) struct AnswerWire {
+    /// 202 if absent.
+    #[schemars(range(min = 200, max = 299))]
+    status: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    body: String,
+}
+
+impl Default for AnswerWire {
+    fn default() -> Self {
+        AnswerWire::of(&SourceAnswer::default())
+    }
+}
+
+impl AnswerWire {
+    pub(crate) fn of(answer: &SourceAnswer) -> Self {
+        AnswerWire { status: answer.status, body: answer.body.clone() }
+    }
+
+    pub(crate) fn check(self, faults: &mut Faults) -> SourceAnswer {
+        if !(200..=299).contains(&self.status) {
+            faults.add_at(&["answer", "status"], "`status` must be between 200 and 299");
+        }
+        if self.body.len() > ANSWER_BYTES_MAX {
+            faults.add_at(&["answer", "body"], format!("`body` must have at most {ANSWER_BYTES_MAX} bytes"));
+        } else if self.status == 204 && !self.body.is_empty() {
+            faults.add_at(&["answer", "body"], "an answer with the status 204 has no body");
+        }
+        SourceAnswer { status: self.status, body: self.body }
+    }
+}
+
+/// A path of a source's own.
+pub(crate) fn own_path(faults: &mut Faults, path: &str) {
+    let parts: Vec<&str> = path.split('/').collect();
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+            && part != "."
+            && part != ".."
+    };
+    let good = path.len() <= PATH_MAX && parts[0].is_empty() && parts.len() > 1 && parts[1..].iter().all(|p| part(p));
+    if !good {
+        let msg = format!(
+            "`path` must be like /hooks/github: at most {PATH_MAX} characters, letters, digits, `-`, `_`, `.` and `~` between slashes"
+        );
+        faults.add("path", msg);
+    } else if RESERVED.contains(&parts[1]) {
+        faults.add("path", format!("paths that begin with /{} are the server's own", parts[1]));
+    }
+}
+
+/// Networks, or single addresses.
+pub(crate) fn networks(faults: &mut Faults, field: &str, texts: Vec<String>) -> Vec<ipnet::IpNet> {
+    if texts.len() > NETWORKS_MAX {
+        faults.add(field, format!("`{field}` must have at most {NETWORKS_MAX} items"));
+    }
+    let mut networks = Vec::with_capacity(texts.len());
+    for (at, text) in texts.iter().enumerate() {
+        let address = || text.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from);
+        match text.parse::<ipnet::IpNet>().ok().or_else(address) {
+            Some(network) => networks.push(network.trunc()),
+            None => {
+                faults.add_at(&[field, &format!("[{at}]")], "must be a network such as 192.0.2.0/24, or an address")
+            }
+        }
+    }
+    networks
+}
+
+/// Settings as they are shown: those whose names say so are secrets.
+pub(crate) fn conceal(settings: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let shown = |(name, value): (&'_ String, &'_ String)| -> bool { !is_secret(name) || value.is_empty() };
+    settings
+        .iter()
+        .map(|(name, value)| (name.as_str(), if shown((name, value)) { value.as_str() } else { CONCEALED }))
+        .collect()
+}
+
+/// Puts back what was concealed when settings were shown.
+pub(crate) fn reveal(settings: &mut BTreeMap<String, String>, old: &BTreeMap<String, String>) {
+    for (name, value) in settings.iter_mut().filter(|(name, value)| is_secret(name) && *value == CONCEALED) {
+        if let Some(old) = old.get(name) {
+            value.clone_from(old);
+        }
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["secret", "token", "password", "key"].iter().any(|secret| name.ends_with(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_paths_are_plain_and_not_the_servers() {
+        for (path, good) in [
+            ("/hooks/github", true),
+            ("/h", true),
+            ("/a-b_c.d~e/F9", true),
+            ("", false),
+            ("/", false),
+            ("hooks", false),
+            ("/hooks/", false),
+            ("/a//b", false),
+            ("/a/../b", false),
+            ("/a b", false),
+            ("/a%20b", false),
+            ("/a?b", false),
+            ("/api/v1/x", false),
+            ("/in/x", false),
+            ("/metrics", false),
+        ] {
+            let mut faults = Faults::new();
+            own_path(&mut faults, path);
+            assert_eq!(faults.end().is_ok(), good, "{path}");
+        }
+    }
+}

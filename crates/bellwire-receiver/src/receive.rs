@@ -1,0 +1,409 @@
+//! One request on its way from the socket to a message.
+
+use crate::keys::FetchedKeys;
+use crate::limit::Limits;
+use crate::respond::{self, Refusal, Responded};
+use crate::verify::{Prepared, Ready};
+use crate::{Accepted, Backend, Outcome, Unaccepted, address, dedupe, handshake, kept};
+use axum::body::{Body, Bytes};
+use bellwire_engine::{ApplicationEntry, Draft, fan_out};
+use bellwire_model::{
+    Conflict, ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptRequest, Message, Received, RequestOutcome,
+    Source, Timestamp,
+};
+use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_signature::source::{Proof, ReceivedRequest, Refusal as Unproven};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a payload is kept, unless retention is shorter; as for messages of the API.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+const EVENT_TYPE_MAX: usize = 256;
+const CONTENT_TYPE_MAX: usize = 256;
+/// What is remembered of sources is looked through once in so many requests.
+const FORGET_EVERY: u64 = 65_536;
+
+/// Where a request came from; an extension of the request, put there by whoever accepts connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// Receives for all sources. Shared by all threads.
+#[derive(Default)]
+pub struct Receiver {
+    prepared: Prepared,
+    limits: Limits,
+    keys: FetchedKeys,
+    requests: AtomicU64,
+}
+
+/// A request whose head has been looked at.
+struct Incoming<'a> {
+    source: &'a Arc<Source>,
+    application: Arc<ApplicationEntry>,
+    parts: &'a Parts,
+    ready: Arc<Ready>,
+    own_path: bool,
+    remote: Option<IpAddr>,
+    hops: u8,
+    now: Timestamp,
+}
+
+impl Receiver {
+    /// Takes a request at `/in/{token}`.
+    pub async fn receive_by_token(&self, backend: &dyn Backend, token: &str, request: Request<Body>) -> Response<Body> {
+        let source = backend.catalogue().read().sources().by_token(token).cloned();
+        self.receive(backend, source, request, false).await
+    }
+
+    /// Takes a request at a source's own path.
+    pub async fn receive_at(
+        &self,
+        backend: &dyn Backend,
+        source: Arc<Source>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        self.receive(backend, Some(source), request, true).await
+    }
+
+    async fn receive(
+        &self,
+        backend: &dyn Backend,
+        source: Option<Arc<Source>>,
+        request: Request<Body>,
+        own_path: bool,
+    ) -> Response<Body> {
+        if self.requests.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
+            self.forget(backend);
+        }
+        // One that is disabled is not to be told from one that never was.
+        let Some(source) = source.filter(|source| !source.disabled) else { return not_found() };
+        let application = backend.catalogue().read().application(source.application).cloned();
+        let Some(application) = application else { return not_found() };
+        let now = backend.now();
+        let (parts, body) = request.into_parts();
+        let ready = match self.prepared.get(&source, now) {
+            Ok(ready) => ready,
+            Err(faults) => {
+                let fault = faults.first().map_or("", |fault| fault.text.as_str());
+                tracing::error!(source.id = %source.id, fault, "a source cannot verify its requests");
+                return Refusal::later(60, "the source's own settings cannot be used").respond().answer;
+            }
+        };
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+        let remote = peer.map(|peer| address::client(peer, &parts.headers, &source.networks));
+        let hops = hops(&parts);
+        let incoming = Incoming { source: &source, application, parts: &parts, ready, own_path, remote, hops, now };
+        let mut read = Bytes::new();
+        let responded = match self.take(backend, &incoming, body, &mut read).await {
+            Ok(responded) => responded,
+            Err(refusal) => {
+                let (reason, status) = (&refusal.reason, refusal.status.as_u16());
+                tracing::info!(source.id = %source.id, status, reason, remote = ?incoming.remote, "a request was refused");
+                refusal.respond()
+            }
+        };
+        backend.count(responded.outcome);
+        if let Some(outcome) = responded.kept
+            && self.limits.may_keep(source.key, now)
+        {
+            backend.keep(incoming.kept(backend, outcome, responded.answer.status(), &read));
+        }
+        responded.answer
+    }
+
+    /// The flow. What was read of the body is left in `read`.
+    async fn take(
+        &self,
+        backend: &dyn Backend,
+        incoming: &Incoming<'_>,
+        body: Body,
+        read: &mut Bytes,
+    ) -> Result<Responded, Refusal> {
+        let (source, parts) = (incoming.source, incoming.parts);
+        let taken = source.methods.iter().any(|method| parts.method.as_str() == method);
+        // A question may come by a method of its own.
+        if !taken && !incoming.ready.asks {
+            return Err(incoming.method_refused());
+        }
+        if let Some(remote) = incoming.remote.filter(|remote| !source.networks.allow(*remote)) {
+            let reason = format!("{remote} is in none of the source's networks");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, Outcome::Forbidden, reason));
+        }
+        if incoming.hops >= HOPS_MAX {
+            let reason = format!("the message has been passed on {HOPS_MAX} times; it seems to go in circles");
+            return Err(Refusal::new(StatusCode::LOOP_DETECTED, Outcome::Invalid, reason));
+        }
+        if let Some(rate) = source.rate
+            && let Err(wait) = self.limits.pass(source.key, rate, incoming.now)
+        {
+            let seconds = u16::try_from(wait.as_micros().div_ceil(1_000_000)).unwrap_or(u16::MAX).max(1);
+            let reason = format!("more than {rate} requests in a second");
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Outcome::Throttled, reason);
+            return Err(Refusal { after_seconds: Some(seconds), ..refusal });
+        }
+        if let Some(unaccepted) = backend.crowded() {
+            return Err(unavailable(unaccepted));
+        }
+        *read = read_body(parts, body, source.body_bytes_max as usize).await?;
+
+        let url = incoming.url();
+        let headers: Vec<(&str, &[u8])> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let request = ReceivedRequest {
+            method: parts.method.as_str(),
+            url: &url,
+            path_and_query: parts.uri.path_and_query().map_or("/", |text| text.as_str()),
+            headers: &headers,
+            body: read,
+        };
+        if let Some(reply) = incoming.ready.verifier.handshake(&request, false) {
+            return handshake::answer(backend, source, reply).await;
+        }
+        if !taken {
+            return Err(incoming.method_refused());
+        }
+        let proof = self.prove(backend, incoming, &request).await?;
+        if let Some(reply) = incoming.ready.verifier.handshake(&request, true) {
+            return handshake::answer(backend, source, reply).await;
+        }
+        let draft = incoming.draft(backend, &proof, read.clone());
+        match backend.accept(draft).await.map_err(unavailable)? {
+            Accepted::New(message) => {
+                tracing::debug!(source.id = %source.id, message.id = %message.id, "a request became a message");
+                Ok(Responded { answer: respond::accepted(source), outcome: Outcome::Accepted, kept: None })
+            }
+            Accepted::Same(message) => again(source, message.as_deref(), read),
+        }
+    }
+
+    async fn prove(
+        &self,
+        backend: &dyn Backend,
+        incoming: &Incoming<'_>,
+        request: &ReceivedRequest<'_>,
+    ) -> Result<Proof, Refusal> {
+        let verifier = &incoming.ready.verifier;
+        let wall = backend.wall().as_seconds();
+        match verifier.verify(request, wall, &self.keys.at(incoming.now)) {
+            Err(Unproven::NeedsKey(key)) => {
+                let url = key.url.clone();
+                let fetched = self.keys.fetch(backend, incoming.source.key, key).await;
+                fetched.map_err(|error| Refusal::later(5, format!("the key at {url} is not there: {error}")))?;
+                let again = verifier.verify(request, wall, &self.keys.at(backend.now()));
+                again.map_err(|refusal| Refusal::unverified(refusal.to_string()))
+            }
+            proven => proven.map_err(|refusal| Refusal::unverified(refusal.to_string())),
+        }
+    }
+
+    /// What is remembered of sources that are gone.
+    fn forget(&self, backend: &dyn Backend) {
+        let catalogue = backend.catalogue().read();
+        let exists = |key| catalogue.sources().get(key).is_some();
+        self.limits.forget(exists);
+        self.keys.forget(exists);
+        self.prepared.forget(exists);
+    }
+}
+
+/// A request that came before.
+fn again(source: &Source, message: Option<&Message>, body: &Bytes) -> Result<Responded, Refusal> {
+    let first = message.and_then(|message| message.payload.as_ref());
+    let conflict = first.is_some_and(|first| first != body);
+    if conflict && source.dedupe.conflict == Conflict::Refuse {
+        let reason = "the same key came before with another body";
+        return Err(Refusal::new(StatusCode::CONFLICT, Outcome::Conflict, reason));
+    }
+    let outcome = if conflict { Outcome::Conflict } else { Outcome::Duplicate };
+    let kept = RequestOutcome::Duplicate { message: message.map(|message| message.id), conflict };
+    Ok(Responded { answer: respond::duplicate(source), outcome, kept: Some(kept) })
+}
+
+impl Incoming<'_> {
+    fn method_refused(&self) -> Refusal {
+        let reason = format!("the source does not take {}", self.parts.method);
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Outcome::Invalid, reason);
+        Refusal { allow: Some(self.source.methods.join(", ")), ..refusal }
+    }
+
+    /// As the sender has it, as far as the request tells.
+    fn url(&self) -> String {
+        let headers = &self.parts.headers;
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let first = |name: &str| text(name).and_then(|list| list.split(',').next()).map(str::trim);
+        let authority = self.parts.uri.authority().map(|authority| authority.as_str());
+        let host = first("x-forwarded-host").or(authority).or_else(|| text("host")).unwrap_or_default();
+        // Senders post to what they were given, which on the open internet is https.
+        let scheme = first("x-forwarded-proto").unwrap_or("https");
+        let path = self.parts.uri.path_and_query().map_or("/", |text| text.as_str());
+        format!("{scheme}://{host}{path}")
+    }
+
+    fn received(&self) -> Received {
+        kept::received(self.source.id, self.parts, self.own_path, self.remote, self.hops, Some(&self.ready))
+    }
+
+    fn draft(&self, backend: &dyn Backend, proof: &Proof, body: Bytes) -> Draft {
+        let source = self.source;
+        let keys = dedupe::keys(source, proof, &body, self.now);
+        let mut received = self.received();
+        received.dedupe = keys.as_ref().map(|keys| keys.text.clone());
+        let event_type = match &source.event_type {
+            EventTypeFrom::Fixed(name) => name.clone(),
+            EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
+                event_type(proof.event_type.as_deref(), &self.ready.event_type)
+            }
+        };
+        // A slice would hold on to the connection's whole read buffer for as long as the message waits.
+        let payload = Bytes::copy_from_slice(&body);
+        let candidate = Candidate::new(&event_type, None, &[], &[], &payload);
+        let fan_out = fan_out(&self.application, |endpoint| match judge(endpoint, &candidate) {
+            Verdict::Match => true,
+            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+            Verdict::Fault(why) => {
+                backend.filter_failed(endpoint, &why);
+                false
+            }
+        });
+        drop(candidate);
+        Draft {
+            application: source.application,
+            fan_out,
+            event_type,
+            event_id: None,
+            channels: Vec::new(),
+            tags: Vec::new(),
+            payload,
+            content_type: content_type(self.parts),
+            transformations_params: None,
+            received: Some(Arc::new(received)),
+            earlier: keys.as_ref().map(|keys| keys.earlier),
+            expires_at: self.now.plus(KEPT_FOR),
+            deliver_at: None,
+            idempotency: None,
+            event: keys.map(|keys| keys.own),
+        }
+    }
+
+    fn kept(&self, backend: &dyn Backend, outcome: RequestOutcome, status: StatusCode, body: &Bytes) -> KeptRequest {
+        // Of a duplicate, the message has the body.
+        let body = match outcome {
+            RequestOutcome::Duplicate { conflict: false, .. } => &[],
+            _ => &body[..body.len().min(KeptRequest::BODY_MAX)],
+        };
+        KeptRequest {
+            id: backend.request_id(),
+            source: self.source.key,
+            outcome,
+            status: status.as_u16(),
+            received: Arc::new(self.received()),
+            body: Bytes::copy_from_slice(body),
+        }
+    }
+}
+
+fn not_found() -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_FOUND;
+    answer
+}
+
+fn unavailable(unaccepted: Unaccepted) -> Refusal {
+    match unaccepted {
+        Unaccepted::Later { seconds, reason } => Refusal::later(seconds, reason),
+        Unaccepted::Failed(detail) => {
+            tracing::error!(error = %detail, "a received request failed on our side");
+            Refusal::failed(detail)
+        }
+    }
+}
+
+/// The body, if it is not too large.
+async fn read_body(parts: &Parts, body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let reason = format!("the body is larger than {bytes_max} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Outcome::TooLarge, reason)
+    };
+    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => {
+            let reason = format!("the body ended early: {error}");
+            Err(Refusal::new(StatusCode::BAD_REQUEST, Outcome::Invalid, reason))
+        }
+    }
+}
+
+/// How often the message has been passed on. What cannot be read counts as too often: nobody but a server like this one sends it.
+fn hops(parts: &Parts) -> u8 {
+    match parts.headers.get(HOPS_HEADER) {
+        None => 0,
+        Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX),
+    }
+}
+
+/// The payload's media type, if it is one that can be passed on.
+fn content_type(parts: &Parts) -> ContentType {
+    let given = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match given.filter(|text| (1..=CONTENT_TYPE_MAX).contains(&text.len())) {
+        Some("application/json") => ContentType::Json,
+        Some(text) => ContentType::Other(text.to_owned()),
+        None => ContentType::Other("application/octet-stream".to_owned()),
+    }
+}
+
+/// In the letters that event types have: what is none of them becomes `_`, once for a run of them.
+fn event_type(given: Option<&str>, default: &str) -> String {
+    let mut name = String::new();
+    for c in given.unwrap_or_default().chars() {
+        let c = if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+        if name.len() < EVENT_TYPE_MAX && !(c == '_' && name.ends_with('_')) {
+            name.push(c);
+        }
+    }
+    let trimmed = name.trim_matches(|c| matches!(c, '_' | '.'));
+    if trimmed.is_empty() { default.to_owned() } else { trimmed.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_types_are_put_into_their_letters() {
+        for (given, expected) in [
+            (Some("push"), "push"),
+            (Some("invoice.paid"), "invoice.paid"),
+            (Some("orders/create"), "orders_create"),
+            (Some("com.example: it's  new!"), "com.example_it_s_new"),
+            (Some("__..a"), "a"),
+            (Some("☂"), "github"),
+            (Some(""), "github"),
+            (None, "github"),
+        ] {
+            assert_eq!(event_type(given, "github"), expected);
+        }
+        assert_eq!(event_type(Some(&"x".repeat(300)), "").len(), 256);
+    }
+
+    #[test]
+    fn hops_that_cannot_be_read_are_too_many() {
+        let hops = |value: Option<&str>| {
+            let mut request = Request::builder();
+            if let Some(value) = value {
+                request = request.header(HOPS_HEADER, value);
+            }
+            super::hops(&request.body(()).expect("a request").into_parts().0)
+        };
+        assert_eq!((hops(None), hops(Some("3")), hops(Some("-1")), hops(Some("999"))), (0, 3, HOPS_MAX, HOPS_MAX));
+    }
+}

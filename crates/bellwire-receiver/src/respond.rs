@@ -1,0 +1,84 @@
+//! What the sender is told.
+//!
+//! Who is refused learns the status and nothing else: all that is not proven looks alike. Why, is for the owner of the source.
+
+use crate::Outcome;
+use axum::body::Body;
+use bellwire_model::{RequestOutcome, Source};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+/// Says on an answer that the request was there before.
+const DUPLICATE: HeaderName = HeaderName::from_static("x-duplicate");
+
+/// An answer, and what is noted of it.
+pub(crate) struct Responded {
+    pub(crate) answer: Response<Body>,
+    pub(crate) outcome: Outcome,
+    /// Present if the request made no message and is to be kept.
+    pub(crate) kept: Option<RequestOutcome>,
+}
+
+/// Why a request is not taken.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) outcome: Outcome,
+    /// For the owner of the source.
+    pub(crate) reason: String,
+    /// For `retry-after`.
+    pub(crate) after_seconds: Option<u16>,
+    /// Methods, for a 405.
+    pub(crate) allow: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, outcome: Outcome, reason: impl Into<String>) -> Self {
+        Refusal { status, outcome, reason: reason.into(), after_seconds: None, allow: None }
+    }
+
+    /// Not proven.
+    pub(crate) fn unverified(reason: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::UNAUTHORIZED, Outcome::Unverified, reason)
+    }
+
+    /// We cannot take it at the moment.
+    pub(crate) fn later(seconds: u16, reason: impl Into<String>) -> Self {
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Outcome::Unavailable, reason);
+        Refusal { after_seconds: Some(seconds), ..refusal }
+    }
+
+    /// It failed on our side.
+    pub(crate) fn failed(detail: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Outcome::Unavailable, detail)
+    }
+
+    pub(crate) fn respond(self) -> Responded {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = self.status;
+        if let Some(seconds) = self.after_seconds {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
+            answer.headers_mut().insert(header::ALLOW, allow);
+        }
+        Responded { answer, outcome: self.outcome, kept: Some(RequestOutcome::Refused { reason: self.reason }) }
+    }
+}
+
+/// As the source has it.
+pub(crate) fn accepted(source: &Source) -> Response<Body> {
+    let mut answer = Response::new(Body::from(source.answer.body.clone()));
+    *answer.status_mut() = StatusCode::from_u16(source.answer.status).unwrap_or(StatusCode::ACCEPTED);
+    if !source.answer.body.is_empty() {
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    answer
+}
+
+/// As the first time, and said to be a duplicate.
+pub(crate) fn duplicate(source: &Source) -> Response<Body> {
+    let mut answer = accepted(source);
+    answer.headers_mut().insert(DUPLICATE, HeaderValue::from_static("1"));
+    answer
+}

@@ -1,0 +1,229 @@
+//! The receiver's [`Backend`] on this program, and the routes at which others' webhooks come in: `/in/{token}`, and sources' own paths.
+
+use crate::clock::wall;
+use crate::doors::Doors;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Request};
+use axum::routing::any;
+use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _};
+use bellwire_egress::{Client, Target};
+use bellwire_engine::{Catalogue, Draft};
+use bellwire_model::{Endpoint, KeptRequest, RequestId, SecretText, Source, SourceKey, SourceSecret, Timestamp};
+use bellwire_receiver::{Accepted, Answer, Backend, Outcome, Receiver, Unaccepted};
+use bellwire_store::Change;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use parking_lot::RwLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tower::ServiceExt;
+use zeroize::Zeroizing;
+
+/// For a key, or a subscription that is confirmed, from the first DNS query to the last byte.
+const FETCH_DEADLINE: Duration = Duration::from_secs(10);
+/// From how full a queue on, of so many parts of it, requests are sent away before their body is read: what was read already has the
+/// rest.
+const CROWDED: (usize, usize) = (9, 10);
+
+/// What receives on one shard.
+pub(crate) struct Receiving {
+    pub(crate) doors: Arc<Doors>,
+    /// Shared by all shards.
+    pub(crate) receiver: Arc<Receiver>,
+    /// The shard's own, once its thread runs.
+    pub(crate) client: Arc<OnceLock<Client>>,
+    /// What the intake holds at most: messages and bytes.
+    pub(crate) queue_max: (usize, usize),
+}
+
+/// The routes beside `router`, which has no CORS for them: no page has business there.
+pub(crate) fn routes(router: Router, receiving: Arc<Receiving>) -> Router {
+    let by_token = Arc::clone(&receiving);
+    let others = router.clone();
+    let at_path = move |request: Request| {
+        let (receiving, others) = (Arc::clone(&receiving), others.clone());
+        async move {
+            let source = receiving.at_path(request.uri().path());
+            match source {
+                Some(source) => receiving.receiver.receive_at(&*receiving, source, request).await,
+                None => match others.oneshot(request).await {
+                    Ok(answer) => answer,
+                    Err(never) => match never {},
+                },
+            }
+        }
+    };
+    let at_token = move |Path(token): Path<String>, request: Request| {
+        let receiving = Arc::clone(&by_token);
+        async move { receiving.receiver.receive_by_token(&*receiving, &token, request).await }
+    };
+    router.route("/in/{token}", any(at_token)).fallback(at_path)
+}
+
+impl Receiving {
+    fn at_path(&self, path: &str) -> Option<Arc<Source>> {
+        let catalogue = self.doors.core.catalogue.read();
+        catalogue.sources().by_path(path).cloned()
+    }
+
+    async fn fetch(&self, url: String, post: Option<Zeroizing<String>>, bytes_max: usize) -> Result<Bytes, String> {
+        let client = self.client.get().ok_or("the server is starting")?;
+        if !url.starts_with("https://") {
+            return Err("only https is fetched".to_owned());
+        }
+        let target = Target::parse(&url).map_err(|error| error.to_string())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        let (method, body) = match post {
+            None => (Method::GET, Bytes::new()),
+            Some(text) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                (Method::POST, Bytes::copy_from_slice(text.as_bytes()))
+            }
+        };
+        let request = bellwire_egress::Request {
+            method,
+            target,
+            headers,
+            body,
+            deadline: FETCH_DEADLINE,
+            response_body_max: bytes_max,
+        };
+        let response = client.exchange(request).await.map_err(|error| error.to_string())?;
+        if !(200..300).contains(&response.status) {
+            return Err(format!("it was answered with {}", response.status));
+        }
+        if response.truncated || response.body_error.is_some() {
+            return Err(format!("the answer is cut short, or longer than {bytes_max} bytes"));
+        }
+        Ok(response.body)
+    }
+
+    fn crowded_reason(&self) -> Option<&'static str> {
+        let core = &self.doors.core;
+        if core.stopping() {
+            return Some("the server is shutting down");
+        }
+        if core.failing().is_some() {
+            return Some("the store cannot commit at the moment");
+        }
+        let (messages, bytes) = core.intake.lock().queued();
+        let (messages_max, bytes_max) = self.queue_max;
+        let full = |held: usize, max: usize| held.saturating_mul(CROWDED.1) >= max.saturating_mul(CROWDED.0);
+        (full(messages, messages_max) || full(bytes, bytes_max)).then_some("too many messages wait to be stored")
+    }
+}
+
+/// An edit: it runs to its end even if the sender hangs up.
+async fn store_secret(doors: Arc<Doors>, key: SourceKey, secret: Zeroizing<String>) -> Result<(), Unaccepted> {
+    let edit = async move {
+        let core = &doors.core;
+        let _one_at_a_time = core.configuration.lock().await;
+        let found = core.catalogue.read().sources().get(key).cloned();
+        let gone = || Unaccepted::Failed("the source has gone".to_owned());
+        let mut source = Source::clone(&*found.ok_or_else(gone)?);
+        let now = core.clock.engine();
+        if source.secrets_at(now).next().is_some() {
+            return Err(Unaccepted::Later { seconds: 1, reason: "the source has got a secret meanwhile" });
+        }
+        source.secrets = vec![SourceSecret { text: SecretText::new(secret.as_str()), expires_at: None }];
+        source.updated_at = now;
+        let change = vec![Change::PutSource(Arc::new(source))];
+        doors.change(change).await.map_err(unaccepted)
+    };
+    tokio::spawn(edit).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
+}
+
+fn unaccepted(error: AcceptError) -> Unaccepted {
+    let later = |seconds, reason| Unaccepted::Later { seconds, reason };
+    match error {
+        AcceptError::Busy => later(1, "too many messages wait to be stored"),
+        AcceptError::Full => later(3, "the disk is full"),
+        AcceptError::Closed => later(5, "the server is shutting down"),
+        AcceptError::Failed(detail) => Unaccepted::Failed(detail),
+        AcceptError::KeyReused | AcceptError::EventIdTaken | AcceptError::Outlived => {
+            Unaccepted::Failed(error.to_string())
+        }
+    }
+}
+
+impl Backend for Receiving {
+    fn now(&self) -> Timestamp {
+        self.doors.core.clock.engine()
+    }
+
+    fn wall(&self) -> Timestamp {
+        wall()
+    }
+
+    fn catalogue(&self) -> &RwLock<Catalogue> {
+        &self.doors.core.catalogue
+    }
+
+    fn crowded(&self) -> Option<Unaccepted> {
+        self.crowded_reason().map(|reason| Unaccepted::Later { seconds: 1, reason })
+    }
+
+    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
+        Box::pin(async move {
+            match self.doors.accept(draft).await {
+                Ok(FromDoors::New(message)) => Ok(Accepted::New(message)),
+                Ok(FromDoors::Same(message)) => Ok(Accepted::Same(Some(message))),
+                Err(AcceptError::Outlived) => Ok(Accepted::Same(None)),
+                Err(error) => Err(unaccepted(error)),
+            }
+        })
+    }
+
+    fn request_id(&self) -> RequestId {
+        let mut tail = [0; 12];
+        self.doors.random(&mut tail);
+        RequestId::from_parts(self.doors.sequence(), tail)
+    }
+
+    fn keep(&self, request: KeptRequest) {
+        let core = &self.doors.core;
+        // Whoever keeps nobody waiting may be the first to go.
+        if self.crowded_reason().is_none()
+            && core.intake.lock().change(vec![Change::KeepRequest(Arc::new(request))]).is_ok()
+        {
+            core.bell.ring();
+        }
+    }
+
+    fn fetch(
+        &self,
+        url: String,
+        post: Option<Zeroizing<String>>,
+        bytes_max: usize,
+    ) -> Answer<'_, Result<Bytes, String>> {
+        Box::pin(Receiving::fetch(self, url, post, bytes_max))
+    }
+
+    fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
+        Box::pin(store_secret(Arc::clone(&self.doors), source, secret))
+    }
+
+    fn filter_failed(&self, endpoint: &Endpoint, why: &str) {
+        self.doors.filter_failed(endpoint, why);
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.doors.core.metrics.received(outcome);
+    }
+}
+
+/// What the API asks about a source that is set up.
+pub(crate) fn check(
+    source: &Source,
+    now: Timestamp,
+    payload_bytes_max: usize,
+) -> Result<(), Vec<bellwire_receiver::Fault>> {
+    let mut faults = bellwire_receiver::check(source, now).err().unwrap_or_default();
+    if source.body_bytes_max as usize > payload_bytes_max {
+        let text = format!("this server takes payloads of at most {payload_bytes_max} bytes (`server.payload_max`)");
+        faults.push(bellwire_receiver::Fault { path: vec!["bodyBytesMax".to_owned()], text });
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}

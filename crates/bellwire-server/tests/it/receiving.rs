@@ -1,0 +1,348 @@
+//! Other people's webhooks, from their request to our endpoint.
+
+use crate::program::{PATIENCE, Program, eventually, ledger};
+use crate::receiver::Receiver;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+const SECRET: &str = "It's a Secret to Everybody";
+
+/// An answer: status, head in small letters, body.
+struct Answered {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// The exact bytes of a request.
+fn exchange(server: &Program, request: &[u8]) -> Answered {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may be answered before all of it was sent.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    Answered { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+fn post(server: &Program, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answered {
+    exchange(server, &request("POST", path, headers, body))
+}
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: hooks.example.com\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    [text.as_bytes(), body].concat()
+}
+
+fn hmac(secret: &str, parts: &[&[u8]]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// As GitHub sends it.
+fn github(server: &Program, path: &str, secret: &str, delivery: &str, body: &[u8]) -> Answered {
+    let signature = format!("sha256={}", hmac(secret, &[body]));
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-github-event", "push"),
+        ("x-github-delivery", delivery),
+        ("x-hub-signature-256", &signature),
+    ];
+    post(server, path, &headers, body)
+}
+
+/// A server with an application and its source; answers the path of the listener URL.
+fn start(data: &Path, source: Value) -> (Program, String) {
+    let server = Program::start(data, &[]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let path = source_at(&server, source);
+    (server, path)
+}
+
+fn source_at(server: &Program, mut source: Value) -> String {
+    for (name, value) in [("uid", json!("git")), ("appId", json!("acme")), ("preset", json!("github"))] {
+        if source.get(name).is_none() {
+            source[name] = value;
+        }
+    }
+    if source.get("secrets").is_none() {
+        source["secrets"] = json!([SECRET]);
+    }
+    let (status, made) = server.call("POST", "/source", source);
+    assert_eq!(status, 201, "{made}");
+    let url = made["listenerUrl"].as_str().unwrap();
+    url[url.find("/in/").unwrap()..].to_owned()
+}
+
+fn requests(server: &Program, outcome: &str) -> Vec<Value> {
+    let (status, page) = server.call("GET", &format!("/source/git/request?outcome={outcome}"), json!(null));
+    assert_eq!(status, 200, "{page}");
+    page["data"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_signed_webhook_becomes_a_message_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({}));
+    let receiver = Receiver::answering(&[200]);
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"url": receiver.url()})).0, 201);
+    // Spaces, a number that no double holds, a character as it was written: all of it arrives.
+    let body = br#"{ "ref":"refs/heads/main",  "id": 12345678901234567890123, "name": "B\u00fcro" }"#;
+    let answer = github(&server, &path, SECRET, "d-1", body);
+    assert_eq!((answer.status, answer.body.as_str()), (202, ""));
+    let arrival = receiver.next();
+    assert_eq!((arrival.body.as_slice(), arrival.headers["content-type"].as_str()), (&body[..], "application/json"));
+    let (_, messages) = server.call("GET", "/app/acme/msg", json!(null));
+    assert_eq!(messages["data"][0]["eventType"], "push");
+
+    // The same again is answered the same, and does nothing.
+    let again = github(&server, &path, SECRET, "d-1", body);
+    assert_eq!((again.status, again.head.contains("x-duplicate: 1")), (202, true), "{}", again.head);
+    // With another body it is a conflict, which is noted.
+    let conflict = github(&server, &path, SECRET, "d-1", b"{}");
+    assert_eq!((conflict.status, conflict.head.contains("x-duplicate: 1")), (202, true));
+    // What is forged is refused without a word; the owner is told why.
+    for (secret, delivery) in [("another secret, not theirs", "d-1"), ("another secret, not theirs", "d-2")] {
+        let forged = github(&server, &path, secret, delivery, body);
+        assert_eq!((forged.status, forged.body.as_str()), (401, ""));
+        assert!(!forged.head.contains("x-duplicate"), "nothing is told of what came before");
+    }
+    let unsigned = post(&server, &path, &[("x-github-delivery", "d-3")], body);
+    assert_eq!((unsigned.status, unsigned.body.as_str()), (401, ""));
+
+    let refused = eventually("the refusals are kept", || Some(requests(&server, "refused")).filter(|r| r.len() == 3));
+    assert!(refused[0]["reason"].as_str().unwrap().contains("X-Hub-Signature-256"), "{}", refused[0]);
+    assert!(refused[1]["reason"].as_str().unwrap().contains("none of the signatures fits"), "{}", refused[1]);
+    let accepted = requests(&server, "accepted");
+    assert_eq!((accepted.len(), &accepted[0]["dedupeKey"]), (1, &json!("d-1")));
+    assert_eq!(accepted[0]["messageId"], messages["data"][0]["id"]);
+    let duplicates = [requests(&server, "duplicate"), requests(&server, "conflict")].concat();
+    assert!(duplicates.len() == 2 && duplicates.iter().all(|d| d["messageId"] == messages["data"][0]["id"]));
+    let metrics = server.raw("GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").1;
+    for (outcome, count) in [("accepted", 1), ("duplicate", 1), ("conflict", 1), ("unverified", 3)] {
+        let line = format!("bellwire_source_requests_total{{outcome=\"{outcome}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+    // The listener's token is in no log and in no list.
+    let token = path.strip_prefix("/in/").unwrap();
+    assert!(!server.log().contains(token));
+    assert!(!server.call("GET", "/source/git/request", json!(null)).1.to_string().contains(token));
+}
+
+#[test]
+fn two_hundred_posts_of_one_webhook_make_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({}));
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..20)
+            .map(|_| {
+                let (server, path) = (&server, &path);
+                scope.spawn(move || (0..10).map(|_| github(server, path, SECRET, "same", b"{}")).collect::<Vec<_>>())
+            })
+            .collect();
+        posts.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(answers.len() == 200 && answers.iter().all(|answer| answer.status == 202));
+    assert_eq!(answers.iter().filter(|answer| !answer.head.contains("x-duplicate")).count(), 1);
+    assert_eq!(ledger(folder.path())["accepted"], 1);
+}
+
+#[test]
+fn what_is_acknowledged_is_there_after_a_crash_and_still_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({"path": "/hooks/git"}));
+    assert_eq!(github(&server, &path, SECRET, "d-1", b"{}").status, 202);
+    server.kill();
+    let server = Program::start(folder.path(), &[]);
+    let again = github(&server, "/hooks/git", SECRET, "d-1", b"{}");
+    assert_eq!((again.status, again.head.contains("x-duplicate: 1")), (202, true));
+    assert_eq!(requests(&server, "accepted").len(), 1);
+    assert_eq!(ledger(folder.path())["accepted"], 1);
+}
+
+#[test]
+fn who_sends_too_much_or_from_elsewhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({"bodyBytesMax": 1000}));
+    let large = vec![b'x'; 1001];
+    assert_eq!(github(&server, &path, SECRET, "d", &large).status, 413);
+    let mut chunked =
+        format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+    for _ in 0..11 {
+        chunked.push_str(&format!("64\r\n{}\r\n", "y".repeat(100)));
+    }
+    chunked.push_str("0\r\n\r\n");
+    assert_eq!(exchange(&server, chunked.as_bytes()).status, 413);
+    let fits = &large[..1000];
+    assert_eq!(github(&server, &path, SECRET, "fits", fits).status, 202);
+
+    let refused = exchange(&server, &request("GET", &path, &[], b""));
+    assert_eq!((refused.status, refused.head.contains("allow: post")), (405, true), "{}", refused.head);
+
+    let patch = |change: Value| assert_eq!(server.call("PATCH", "/source/git", change).0, 200);
+    patch(json!({"rate": 2}));
+    let statuses: Vec<_> = (0..5).map(|n| github(&server, &path, SECRET, &format!("r{n}"), b"{}")).collect();
+    let throttled = statuses.iter().find(|answer| answer.status == 429).expect("more than two in a second");
+    assert!(throttled.head.contains("retry-after: 1"), "{}", throttled.head);
+    assert!(statuses.iter().filter(|answer| answer.status == 202).count() >= 2);
+    patch(json!({"rate": null}));
+    // Refused for the rate, nothing was noted by which the same request would be a duplicate.
+    let first = statuses.iter().position(|answer| answer.status == 429).unwrap();
+    let repeated = github(&server, &path, SECRET, &format!("r{first}"), b"{}");
+    assert_eq!((repeated.status, repeated.head.contains("x-duplicate")), (202, false));
+
+    patch(json!({"allowedNetworks": ["192.0.2.0/24"]}));
+    assert_eq!(github(&server, &path, SECRET, "n1", b"{}").status, 403);
+    let forwarded = |delivery: &str| {
+        let signature = format!("sha256={}", hmac(SECRET, &[b"{}"]));
+        let headers =
+            [("x-forwarded-for", "192.0.2.7"), ("x-github-delivery", delivery), ("x-hub-signature-256", &signature)];
+        post(&server, &path, &headers, b"{}").status
+    };
+    assert_eq!(forwarded("n2"), 403, "anybody can write x-forwarded-for");
+    patch(json!({"trustedProxies": ["127.0.0.1"]}));
+    assert_eq!(forwarded("n3"), 202);
+
+    patch(json!({"allowedNetworks": [], "disabled": true}));
+    assert_eq!(github(&server, &path, SECRET, "n4", b"{}").status, 404);
+    patch(json!({"disabled": false}));
+    assert_eq!(github(&server, &path, SECRET, "n4", b"{}").status, 202);
+    assert_eq!(post(&server, "/in/nobody", &[], b"{}").status, 404);
+}
+
+#[test]
+fn secrets_and_urls_change_while_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({}));
+    let new = "the secret of after the change";
+    let add = json!({"secret": new, "gracePeriodSeconds": 3600});
+    assert_eq!(server.call("POST", "/source/git/secret", add).0, 204);
+    assert_eq!(github(&server, &path, SECRET, "d-1", b"{}").status, 202, "the old one is good for a while");
+    assert_eq!(github(&server, &path, new, "d-2", b"{}").status, 202);
+    let (_, secrets) = server.call("GET", "/source/git/secret", json!(null));
+    let old = secrets["secrets"][1]["fingerprint"].as_str().unwrap();
+    assert_eq!(server.call("DELETE", &format!("/source/git/secret/{old}"), json!(null)).0, 204);
+    assert_eq!(github(&server, &path, SECRET, "d-3", b"{}").status, 401);
+    assert_eq!(github(&server, &path, new, "d-3", b"{}").status, 202);
+
+    let (status, rotated) = server.call("POST", "/source/git/token/rotate", json!(null));
+    assert_eq!(status, 200);
+    assert_eq!(github(&server, &path, new, "d-4", b"{}").status, 404);
+    let url = rotated["listenerUrl"].as_str().unwrap();
+    let path = &url[url.find("/in/").unwrap()..];
+    assert_eq!(github(&server, path, new, "d-4", b"{}").status, 202);
+
+    // What makes no sense is refused when it is set up, with the place.
+    let (status, told) = server.call("PATCH", "/source/git", json!({"preset": "gihub"}));
+    assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "preset"])));
+    let (status, told) = server.call("POST", "/source/git/secret", json!({"secret": "short"}));
+    assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "secret"])), "{told}");
+    let (status, told) = server.call("PATCH", "/source/git", json!({"eventTypeFrom": "nowhere"}));
+    assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "eventTypeFrom"])), "{told}");
+    let (status, told) = server.call("PATCH", "/source/git", json!({"bodyBytesMax": 60 << 20}));
+    assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "bodyBytesMax"])), "{told}");
+
+    assert_eq!(server.call("DELETE", "/source/git", json!(null)).0, 204);
+    assert_eq!(github(&server, path, new, "d-5", b"{}").status, 404);
+}
+
+#[test]
+fn a_key_with_another_body_can_be_refused_and_keys_can_be_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let dedupe = json!({"by": "places", "places": ["json:a", "json:b"], "conflict": "refuse"});
+    let source = json!({"dedupe": dedupe, "eventTypeFrom": "json:kind", "answer": {"status": 200, "body": "thanks"}});
+    let (server, path) = start(folder.path(), source);
+    let send = |body: &str| github(&server, &path, SECRET, "always the same", body.as_bytes());
+    let first = send(r#"{"a":"ab","b":"c","kind":"Über alles!"}"#);
+    assert_eq!((first.status, first.body.as_str()), (200, "thanks"));
+    assert!(first.head.contains("x-content-type-options: nosniff"), "{}", first.head);
+    assert_eq!(send(r#"{"a":"a","b":"bc"}"#).status, 200, "parts do not run into each other");
+    let again = send(r#"{"a":"ab","b":"c","kind":"Über alles!"}"#);
+    assert_eq!((again.status, again.body.as_str(), again.head.contains("x-duplicate: 1")), (200, "thanks", true));
+    assert_eq!(send(r#"{"a":"ab","b":"c","n":1}"#).status, 409);
+    assert_eq!(send(r#"{"a":"ab"}"#).status, 200);
+    assert!(!send(r#"{"a":"ab"}"#).head.contains("x-duplicate"), "what lacks a part is like no other");
+    let (_, messages) = server.call("GET", "/app/acme/msg", json!(null));
+    let types: Vec<_> = messages["data"].as_array().unwrap().iter().map(|m| m["eventType"].as_str().unwrap()).collect();
+    assert_eq!(types, ["github", "github", "github", "ber_alles"]);
+}
+
+#[test]
+fn questions_of_senders_are_answered_and_make_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({"preset": "slack"}));
+    let ask = |secret: &str| {
+        let body = br#"{"type":"url_verification","challenge":"3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"}"#;
+        let now = std::process::Command::new("date").arg("+%s").output().unwrap().stdout;
+        let now = String::from_utf8(now).unwrap().trim().to_owned();
+        let signature = format!("v0={}", hmac(secret, &[b"v0:", now.as_bytes(), b":", body]));
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-slack-request-timestamp", &now),
+            ("x-slack-signature", &signature),
+        ];
+        post(&server, &path, &headers, body)
+    };
+    let answer = ask(SECRET);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"));
+    assert!(answer.head.contains("content-type: text/plain"), "{}", answer.head);
+    assert_eq!(ask("another secret, not theirs").status, 401);
+    eventually("the question is noted", || Some(requests(&server, "handshake")).filter(|r| r.len() == 1));
+
+    // One that comes by GET, although the source takes POST alone.
+    let (status, told) = server.call("PATCH", "/source/git", json!({"preset": "dropbox"}));
+    assert_eq!(status, 200, "{told}");
+    let answer = exchange(&server, &request("GET", &format!("{path}?challenge=abc"), &[], b""));
+    assert_eq!((answer.status, answer.body.as_str()), (200, "abc"));
+    assert!(answer.head.contains("x-content-type-options: nosniff"), "{}", answer.head);
+    assert_eq!(exchange(&server, &request("GET", &path, &[], b"")).status, 405);
+    assert_eq!(ledger(folder.path())["accepted"], 0);
+}
+
+#[test]
+fn a_token_in_the_request_is_believed_and_never_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = "TKoijwefoijwefoijwefoijwef";
+    let (server, path) = start(folder.path(), json!({"preset": "gitlab", "secrets": [token]}));
+    let send = |token: &str, delivery: &str| {
+        let headers = [("x-gitlab-token", token), ("x-gitlab-event", "Push Hook"), ("idempotency-key", delivery)];
+        post(&server, &path, &headers, b"{}").status
+    };
+    assert_eq!((send(token, "1"), send("TKoijwefoijwefoijwefoijweg", "2")), (202, 401));
+    eventually("the refusal is kept", || Some(requests(&server, "refused")).filter(|r| r.len() == 1));
+    let shown = server.call("GET", "/source/git/request", json!(null)).1.to_string();
+    assert!(!shown.contains("TKoijwef") && shown.contains("***"), "{shown}");
+    assert!(!server.log().contains("TKoijwef"));
+}
+
+#[test]
+fn what_is_passed_on_in_a_circle_ends() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [(a, path_a), (b, path_b)] =
+        [0, 1].map(|n: usize| start(folders[n].path(), json!({"preset": "none", "secrets": []})));
+    // The endpoint of each posts to the source of the other. A server does not post to itself: its guard sees to that.
+    for (server, to, path) in [(&a, &b, &path_b), (&b, &a, &path_a)] {
+        let url = format!("http://{}{path}", to.address);
+        assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"url": url})).0, 201);
+    }
+    let own = format!("http://{}{path_a}", a.address);
+    assert_eq!(a.call("POST", "/app/acme/endpoint", json!({"url": own})).0, 422);
+    assert_eq!(post(&a, &path_a, &[], b"{}").status, 202);
+    let refused = eventually("the circle is noticed", || Some(requests(&a, "refused")).filter(|r| !r.is_empty()));
+    assert_eq!(refused[0]["status"], 508);
+    assert!(refused[0]["reason"].as_str().unwrap().contains("circles"), "{}", refused[0]);
+    let accepted = [0, 1].map(|n: usize| ledger(folders[n].path())["accepted"].clone());
+    assert_eq!(accepted, [4, 4], "passed on seven times, refused the eighth");
+}
