@@ -281,6 +281,7 @@ impl Incoming<'_> {
             payload,
             content_type: content_type(self.parts),
             transformations_params: None,
+            trace: None,
             received: Some(Arc::new(received)),
             earlier: keys.as_ref().map(|keys| keys.earlier),
             expires_at: self.now.plus(KEPT_FOR),
