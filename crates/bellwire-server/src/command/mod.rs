@@ -5,6 +5,7 @@
 pub(crate) mod serve;
 pub(crate) mod demo;
 pub(crate) mod token;
+pub(crate) mod source;
 pub(crate) mod send;
 pub(crate) mod sign;
 pub(crate) mod verify;

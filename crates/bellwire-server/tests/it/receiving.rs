@@ -346,3 +346,47 @@ fn what_is_passed_on_in_a_circle_ends() {
     let accepted = [0, 1].map(|n: usize| ledger(folders[n].path())["accepted"].clone());
     assert_eq!(accepted, [4, 4], "passed on seven times, refused the eighth");
 }
+
+#[test]
+fn the_command_line_adds_shows_rotates_and_removes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    let url = format!("http://{}", server.address);
+    let run = |arguments: &[&str]| {
+        let output = crate::program::bellwire(folder.path())
+            .arg("source")
+            .args(arguments)
+            .env("BELLWIRE_URL", &url)
+            .env("BELLWIRE_TOKEN", &server.token)
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    std::fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
+    let add = ["add", "git", "--preset", "github", "--app", "acme", "--secret-file", "secret", "--path", "/hooks/git"];
+    let (good, listener, told) = run(&add);
+    assert!(good && listener.starts_with(&format!("{url}/in/")) && listener.lines().count() == 1, "{listener} {told}");
+    let path = &listener.trim()[url.len()..];
+    assert_eq!(github(&server, path, SECRET, "d-1", b"{}").status, 202);
+    assert_eq!(github(&server, "/hooks/git", SECRET, "d-2", b"{}").status, 202);
+    assert_eq!(github(&server, path, "another secret, not theirs", "d-3", b"{}").status, 401);
+    let (_, listed, _) = run(&["list"]);
+    assert!(listed.contains("git") && !listed.contains("/in/"), "{listed}");
+    let (_, shown, _) = run(&["show", "git", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((shown["uid"].as_str(), shown["listenerUrl"].as_str()), (Some("git"), Some(listener.trim())));
+    let requests =
+        eventually("the refusal is kept", || Some(run(&["requests", "git"]).1).filter(|t| t.contains("refused")));
+    assert!(requests.contains("none of the signatures fits"), "{requests}");
+    std::fs::write(folder.path().join("secret"), "the secret of after the change").unwrap();
+    assert!(run(&["rotate", "git", "--secret-file", "secret", "--grace", "0"]).0);
+    assert_eq!(github(&server, path, "the secret of after the change", "d-4", b"{}").status, 202);
+    let (good, rotated, _) = run(&["rotate", "git", "--token"]);
+    assert!(good && rotated != listener && rotated.starts_with(&format!("{url}/in/")));
+    assert!(run(&["remove", "git"]).0);
+    let (good, _, told) = run(&["show", "git"]);
+    assert!(!good && told.contains("error:"), "{told}");
+    let (good, _, told) = run(&["add", "x", "--preset", "githup", "--app", "acme"]);
+    assert!(!good && told.contains("githup"), "{told}");
+    assert!(run(&["presets"]).1.contains("stripe"));
+}

@@ -1,0 +1,406 @@
+//! `bellwire source`: the sources of a running server, at which others' webhooks come in.
+
+use super::token::{ORGANISATION_DEFAULT, organisation};
+use super::{Hint, block_on, http::Api, send};
+use crate::config::{Config, Place};
+use anyhow::Context as _;
+use bellwire_model::OrganisationId;
+use http::Method;
+use serde_json::{Map, Value, json};
+use std::{io::Read as _, path::PathBuf, process::ExitCode};
+
+/// A page of a list.
+const PAGE: usize = 250;
+
+/// Receive others' webhooks: add, list, show, rotate and remove sources.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  bellwire source presets\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  bellwire source list\n  bellwire source requests github --outcome refused"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Add a source, and print the URL that its sender is to be given.
+    #[command(
+        after_help = "Examples:\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  BELLWIRE_SOURCE_SECRET=... bellwire source add pay --preset stripe --app my-app --path /hooks/stripe\n  bellwire source add any --preset none --app my-app --rate 20\n\nThe URL is printed alone on stdout; keep it as you would a password. The application is\nmade if it is not there."
+    )]
+    Add(Box<Add>),
+    /// List the sources.
+    #[command(after_help = "Examples:\n  bellwire source list\n  bellwire source list --json | jq -r '.[].uid'")]
+    List {
+        #[command(flatten)]
+        server: ServerArguments,
+    },
+    /// Show a source, with its listener URL.
+    #[command(after_help = "Examples:\n  bellwire source show github\n  bellwire source show github --json")]
+    Show {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+    },
+    /// Change a secret over, or with --token the listener URL.
+    #[command(
+        after_help = "Examples:\n  bellwire source rotate github --secret-file new.secret\n  bellwire source rotate github --secret-file new.secret --grace 0\n  bellwire source rotate github --token\n\nSecrets of before go on verifying for the grace period. An old listener URL ends at once."
+    )]
+    Rotate {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+        #[command(flatten)]
+        secret: SecretArguments,
+        /// How long the secrets of before go on verifying, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+        grace: u32,
+        /// Make another listener URL instead
+        #[arg(long, conflicts_with_all = ["secret", "secret_file"])]
+        token: bool,
+    },
+    /// Remove a source. Its messages stay.
+    #[command(after_help = "Example:\n  bellwire source remove github")]
+    Remove {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+    },
+    /// List what came in at a source, newest first, with the reason of each refusal.
+    #[command(
+        after_help = "Examples:\n  bellwire source requests github\n  bellwire source requests github --outcome refused --json | jq '.[0]'"
+    )]
+    Requests {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+        /// Only accepted, refused, duplicate, conflict or handshake
+        #[arg(long, value_name = "OUTCOME")]
+        outcome: Option<String>,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=250))]
+        limit: u16,
+    },
+    /// List the senders that are known, with what each wants to be told. Needs no server.
+    #[command(
+        after_help = "Examples:\n  bellwire source presets\n  bellwire source presets --json | jq '.[] | select(.name == \"stripe\")'"
+    )]
+    Presets {
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Add {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Its uid: letters, digits, `-`, `_` and `.`
+    uid: String,
+    /// The application that its messages belong to, by id or uid
+    #[arg(long, value_name = "APP")]
+    app: String,
+    /// How the sender signs: a preset's name
+    #[arg(long, value_name = "PRESET", required_unless_present = "recipe", conflicts_with = "recipe")]
+    preset: Option<String>,
+    /// A recipe of your own: a file with a JSON object
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArguments,
+    /// What the preset wants to know beside secrets; repeat it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    setting: Vec<(String, String)>,
+    /// A path of its own, such as /hooks/github
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// Requests per second that it takes [default: any number]
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+    /// The event type of all its messages [default: as the preset has it]
+    #[arg(long, value_name = "TYPE")]
+    event_type: Option<String>,
+}
+
+/// A secret comes from a file or the environment, so that it stands in no list of processes.
+#[derive(clap::Args)]
+struct SecretArguments {
+    /// What the sender signs with
+    #[arg(long, value_name = "SECRET", env = "BELLWIRE_SOURCE_SECRET", hide_env_values = true)]
+    secret: Option<String>,
+    /// A file that holds it, `-` for stdin; a line end at its end is no part of it
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
+    secret_file: Option<PathBuf>,
+}
+
+/// Which server, and as whom.
+#[derive(clap::Args)]
+struct ServerArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Whose sources
+    #[arg(long, value_name = "ORG", default_value = ORGANISATION_DEFAULT, value_parser = organisation)]
+    organisation: OrganisationId,
+    /// The server [default: where the settings say it listens]
+    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
+    url: Option<String>,
+    /// A token for it [default: one is made with the secret of the settings or the data folder]
+    #[arg(long = "api-token", value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
+    api_token: Option<String>,
+    /// Print JSON instead
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.verb {
+        Verb::Presets { json } => println!("{}", if json { presets_json()? } else { presets_table() }),
+        verb => block_on(verb.run())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ServerArguments {
+    fn api(&self) -> anyhow::Result<Api> {
+        let config = Config::load(self.place.clone())?;
+        send::api(&config, self.url.as_deref(), self.api_token.as_deref(), self.organisation.clone())
+    }
+}
+
+impl SecretArguments {
+    fn read(self) -> anyhow::Result<Option<String>> {
+        let Some(file) = self.secret_file else { return Ok(self.secret) };
+        let mut text = String::new();
+        if file.as_os_str() == "-" {
+            std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
+        } else {
+            text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        }
+        let end = text.trim_end_matches(['\r', '\n']).len();
+        text.truncate(end);
+        Ok(Some(text))
+    }
+}
+
+impl Verb {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Verb::Add(add) => add.run().await,
+            Verb::List { server } => {
+                let sources = all(&server.api()?, "/source?").await?;
+                match server.json {
+                    true => println!("{}", Value::Array(sources)),
+                    false => println!("{}", source_table(&sources)),
+                }
+                Ok(())
+            }
+            Verb::Show { server, source } => {
+                let api = server.api()?;
+                let mut shown: Value = api.get(&format!("/source/{source}")).await?;
+                let secret: Value = api.get(&format!("/source/{source}/secret")).await?;
+                shown["listenerUrl"] = secret["listenerUrl"].clone();
+                match server.json {
+                    true => println!("{shown}"),
+                    false => shown.as_object().into_iter().flatten().for_each(|(name, value)| {
+                        println!("{name:<18} {}", plain(value));
+                    }),
+                }
+                Ok(())
+            }
+            Verb::Rotate { server, source, secret, grace, token } => {
+                let api = server.api()?;
+                if token {
+                    let made: Value = api.post(&format!("/source/{source}/token/rotate"), "{}").await?;
+                    return print_url(&made, server.json);
+                }
+                let missing =
+                    || Hint::new("there is no new secret", "give it with --secret-file, or --token for another URL");
+                let secret = secret.read()?.ok_or_else(missing)?;
+                let body = json!({ "secret": secret, "gracePeriodSeconds": grace }).to_string();
+                done(&api, Method::POST, &format!("/source/{source}/secret"), body).await?;
+                eprintln!("{source} verifies with the new secret; those of before end in {grace} s");
+                Ok(())
+            }
+            Verb::Remove { server, source } => {
+                done(&server.api()?, Method::DELETE, &format!("/source/{source}"), String::new()).await?;
+                match server.json {
+                    true => println!("{}", json!({ "source": source, "removed": true })),
+                    false => eprintln!("{source} is removed"),
+                }
+                Ok(())
+            }
+            Verb::Requests { server, source, outcome, limit } => {
+                let outcome = outcome.map(|outcome| format!("&outcome={outcome}")).unwrap_or_default();
+                let page: Value =
+                    server.api()?.get(&format!("/source/{source}/request?limit={limit}{outcome}")).await?;
+                let requests = page["data"].as_array().cloned().unwrap_or_default();
+                match server.json {
+                    true => println!("{}", Value::Array(requests)),
+                    false => println!("{}", request_table(&requests)),
+                }
+                Ok(())
+            }
+            Verb::Presets { .. } => Ok(()),
+        }
+    }
+}
+
+impl Add {
+    async fn run(self) -> anyhow::Result<()> {
+        let api = self.server.api()?;
+        let mut body = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body.insert(name.to_owned(), value);
+            }
+        };
+        let recipe = self.recipe.map(|file| {
+            let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            serde_json::from_slice::<Value>(&text).with_context(|| format!("{} is no JSON", file.display()))
+        });
+        put("uid", Some(json!(self.uid)));
+        put("name", Some(json!(self.uid)));
+        put("appId", Some(json!(self.app)));
+        put("preset", self.preset.map(Value::from));
+        put("recipe", recipe.transpose()?);
+        put("secrets", self.secret.read()?.map(|secret| json!([secret])));
+        put(
+            "settings",
+            Some(self.setting)
+                .filter(|all| !all.is_empty())
+                .map(|all| all.into_iter().map(|(name, value)| (name, Value::from(value))).collect()),
+        );
+        put("path", self.path.map(Value::from));
+        put("rate", self.rate.map(Value::from));
+        put("eventType", self.event_type.map(Value::from));
+        let application = api.call(Method::GET, &format!("/app/{}", self.app), Default::default()).await?;
+        if application.status == 404 && !self.app.starts_with("app_") {
+            let _: Value = api.post("/app", json!({ "name": self.app, "uid": self.app }).to_string()).await?;
+            eprintln!("the application {} is made", self.app);
+        }
+        let made: Value = api.post("/source", Value::Object(body).to_string()).await?;
+        if self.server.json {
+            println!("{made}");
+            return Ok(());
+        }
+        eprintln!("id       {}\nuid      {}", plain(&made["id"]), plain(&made["uid"]));
+        print_url(&made, false)
+    }
+}
+
+/// A call whose answer says nothing more.
+async fn done(api: &Api, method: Method, path: &str, body: String) -> anyhow::Result<()> {
+    let answer = api.call(method, path, body.into()).await?;
+    anyhow::ensure!(answer.is_success(), "the server answers {} {}", answer.status, answer.reason());
+    Ok(())
+}
+
+fn print_url(made: &Value, json: bool) -> anyhow::Result<()> {
+    match json {
+        true => println!("{made}"),
+        false => println!("{}", plain(&made["listenerUrl"])),
+    }
+    Ok(())
+}
+
+async fn all(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
+    let mut items = Vec::new();
+    let mut next = String::new();
+    loop {
+        let page: Value = api.get(&format!("{path}limit={PAGE}{next}")).await?;
+        items.extend(page["data"].as_array().cloned().unwrap_or_default());
+        match page["iterator"].as_str() {
+            Some(iterator) if page["done"] == false => next = format!("&iterator={iterator}"),
+            _ => return Ok(items),
+        }
+    }
+}
+
+/// A value as a person reads it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    table.to_string()
+}
+
+fn source_table(sources: &[Value]) -> String {
+    let state = |source: &Value| if source["disabled"] == true { "disabled" } else { "enabled" }.to_owned();
+    let sender = |source: &Value| source["preset"].as_str().unwrap_or("own recipe").to_owned();
+    let rows = sources.iter().map(|source| {
+        let text = |name: &str| plain(&source[name]);
+        vec![text("id"), text("uid"), sender(source), text("appId"), text("path"), state(source)]
+    });
+    table(&["ID", "UID", "SENDER", "APPLICATION", "PATH", "STATE"], rows)
+}
+
+fn request_table(requests: &[Value]) -> String {
+    let rows = requests.iter().map(|request| {
+        let text = |name: &str| plain(&request[name]);
+        vec![text("timestamp"), text("outcome"), text("remoteAddress"), text("messageId"), text("reason")]
+    });
+    table(&["TIME", "OUTCOME", "FROM", "MESSAGE", "REASON"], rows)
+}
+
+fn presets_table() -> String {
+    let rows = bellwire_signature::source::presets().iter().map(|preset| {
+        let recipe = &preset.recipe;
+        let settings: Vec<&str> = recipe.settings.keys().map(String::as_str).collect();
+        vec![preset.name.clone(), recipe.title.clone(), recipe.secret.clone(), settings.join(", ")]
+    });
+    table(&["PRESET", "SENDER", "SECRET", "SETTINGS"], rows)
+}
+
+fn presets_json() -> anyhow::Result<String> {
+    let all: Vec<Value> = bellwire_signature::source::presets()
+        .iter()
+        .map(|preset| {
+            let recipe = &preset.recipe;
+            json!({
+                "name": preset.name, "title": recipe.title, "docs": recipe.docs, "secret": recipe.secret,
+                "settings": recipe.settings, "dedupe": recipe.dedupe, "eventType": recipe.event_type,
+            })
+        })
+        .collect();
+    Ok(serde_json::to_string(&all)?)
+}
+
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_a_line_for_each() {
+        let source = json!({ "id": "src_1", "uid": "git", "preset": "github", "appId": "app_1", "disabled": true });
+        let told = source_table(&[source]);
+        let line = told.lines().nth(1).expect("a line");
+        assert!(["src_1", "git", "github", "app_1", "disabled"].iter().all(|text| line.contains(text)), "{told}");
+        assert!(presets_table().lines().any(|line| line.contains("stripe") && line.contains("Stripe")));
+    }
+
+    #[test]
+    fn a_setting_is_a_name_and_a_value() {
+        assert_eq!(setting("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(setting("a").is_err());
+    }
+}
