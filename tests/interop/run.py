@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Starts a server and lets an official client library live through the life of an application with it.
 
-    run.py python|javascript PROGRAM [ARGUMENT...]
+    run.py PROGRAM [ARGUMENT...]
 
 PROGRAM is called with BELLWIRE_URL and BELLWIRE_TOKEN set, and with what `bellwire token` needs, and ends with 0 if all was as it should be.
 """
