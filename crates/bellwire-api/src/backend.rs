@@ -1,6 +1,7 @@
 //! What the API asks of the program it runs in. The server implements it on its intake, engines and store; tests of the
 //! API may implement it on anything.
 
+use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{Endpoint, EndpointKey, Message, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, Store};
@@ -121,6 +122,13 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// The caller holds [`Backend::configuration`] from reading the catalogue to this answer.
     fn change(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>>;
+
+    /// Commits changes that touch no configuration and that no engine has to be told of: what readers of pipes did. Durable when it
+    /// answers `Ok`.
+    fn settle(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>>;
+
+    /// What requests about pipes share.
+    fn pipes(&self) -> &Pipes;
 
     /// One at a time: whoever changes configuration.
     fn configuration(&self) -> &tokio::sync::Mutex<()>;

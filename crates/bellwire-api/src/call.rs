@@ -192,9 +192,19 @@ impl Call {
 
     /// The endpoint of the path, with its application.
     pub(crate) fn endpoint(&self) -> Result<(Arc<ApplicationEntry>, Arc<Endpoint>), Error> {
+        self.endpoint_at("endpoint_id")
+    }
+
+    /// As [`Call::endpoint`], where the path has another name for it.
+    pub(crate) fn endpoint_at(&self, name: &str) -> Result<(Arc<ApplicationEntry>, Arc<Endpoint>), Error> {
         let application = self.application()?;
-        let endpoint = application.find_endpoint(self.param("endpoint_id")).cloned().ok_or_else(Error::not_found)?;
+        let endpoint = application.find_endpoint(self.param(name)).cloned().ok_or_else(Error::not_found)?;
         Ok((application, endpoint))
+    }
+
+    /// A header of the request, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     /// The message of the path, by its id or event id.

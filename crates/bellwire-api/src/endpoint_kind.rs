@@ -8,6 +8,7 @@ use bellwire_model::{Endpoint, Kind, Pipe, Plugin, Runs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// A plugin's settings, as text.
 const SETTINGS_MAX: usize = 262_144;
@@ -57,8 +58,46 @@ pub(crate) struct PluginIn {
 /// The settings of a pipe.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "EndpointPipe")]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PipeWire {}
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PipeWire {
+    /// For how many seconds a delivery is handed out, unless its reader says otherwise; 30 if absent.
+    #[schemars(range(min = 1, max = 43_200))]
+    lease: Option<u64>,
+    /// So often a delivery is handed out; then it is exhausted. 16 if absent.
+    #[schemars(range(min = 1, max = 1000))]
+    max_attempts: Option<u16>,
+    /// So many deliveries are out at a time; 1000 if absent.
+    #[schemars(range(min = 1, max = 10_000))]
+    max_in_flight: Option<u16>,
+    /// A JSON pointer into the payload, such as `/customer/id`: deliveries with the same value there are handed out one after the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    ordering_key: Option<String>,
+}
+
+impl PipeWire {
+    fn check(self, faults: &mut Faults) -> Pipe {
+        let default = Pipe::default();
+        let lease = self.lease.unwrap_or(default.lease.as_secs());
+        let attempts_max = self.max_attempts.unwrap_or(default.attempts_max);
+        let in_flight_max = self.max_in_flight.unwrap_or(default.in_flight_max);
+        if !(1..=43_200).contains(&lease) {
+            faults.add_at(&["pipe", "lease"], "`lease` is between 1 and 43200 seconds");
+        }
+        if !(1..=1_000).contains(&attempts_max) {
+            faults.add_at(&["pipe", "maxAttempts"], "`maxAttempts` is between 1 and 1000");
+        }
+        if !(1..=10_000).contains(&in_flight_max) {
+            faults.add_at(&["pipe", "maxInFlight"], "`maxInFlight` is between 1 and 10000");
+        }
+        if self.ordering_key.as_ref().is_some_and(|key| !key.starts_with('/') || key.len() > 256) {
+            let msg =
+                "`orderingKey` is a JSON pointer of at most 256 bytes that begins with a slash, such as /customer/id";
+            faults.add_at(&["pipe", "orderingKey"], msg);
+        }
+        Pipe { lease: Duration::from_secs(lease), attempts_max, in_flight_max, ordering_key: self.ordering_key }
+    }
+}
 
 /// What a request says about an endpoint's kind.
 pub(crate) struct KindIn {
@@ -98,7 +137,8 @@ impl KindIn {
             KindWire::Push => Kind::Push,
             KindWire::Pipe => match (self.pipe, before) {
                 (None, Kind::Pipe(pipe)) => Kind::Pipe(pipe.clone()),
-                (None | Some(PipeWire {}), _) => Kind::Pipe(Pipe {}),
+                (None, _) => Kind::Pipe(Pipe::default()),
+                (Some(pipe), _) => Kind::Pipe(pipe.check(faults)),
             },
             KindWire::Plugin => match (self.plugin, before) {
                 (None, Kind::Plugin(plugin)) => Kind::Plugin(plugin.clone()),
@@ -182,7 +222,13 @@ pub(crate) fn shown_plugin(kind: &Kind) -> Option<Value> {
 
 /// A pipe as it is shown.
 pub(crate) fn shown_pipe(kind: &Kind) -> Option<PipeWire> {
-    matches!(kind, Kind::Pipe(_)).then_some(PipeWire {})
+    let Kind::Pipe(pipe) = kind else { return None };
+    Some(PipeWire {
+        lease: Some(pipe.lease.as_secs()),
+        max_attempts: Some(pipe.attempts_max),
+        max_in_flight: Some(pipe.in_flight_max),
+        ordering_key: pipe.ordering_key.clone(),
+    })
 }
 
 /// By their names: plugins call their secrets so.

@@ -105,6 +105,21 @@ impl Error {
         }
     }
 
+    /// Its code and text, where they are told without a status. What went wrong on our side is logged here.
+    pub(crate) fn told(self) -> (&'static str, Cow<'static, str>) {
+        match self {
+            Error::Refused { code, detail, .. } => (code, detail),
+            Error::Later { code, detail, .. } => (code, detail.into()),
+            Error::Invalid(faults) => {
+                ("invalid", faults.into_iter().map(|fault| fault.msg).collect::<Vec<_>>().join("; ").into())
+            }
+            Error::Internal(detail) => {
+                tracing::error!(error = %detail, "a request failed on our side");
+                ("internal", "Something failed on the server's side.".into())
+            }
+        }
+    }
+
     /// One fault, of the kind `value_error`.
     pub(crate) fn invalid(loc: &[&str], msg: impl Into<String>) -> Self {
         Error::Invalid(vec![Fault::new(loc, msg)])
@@ -181,6 +196,13 @@ impl IntoResponse for Error {
             }
         }
     }
+}
+
+/// 204.
+pub(crate) fn no_content() -> Response {
+    let mut answer = Response::default();
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
 }
 
 /// An answer of JSON.

@@ -53,6 +53,7 @@ mod example;
 mod try_out;
 mod attempt;
 mod delivery;
+pub mod pipe;
 mod task;
 mod replay;
 mod purge;
@@ -229,6 +230,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(try_out::operations());
     all.extend(attempt::operations());
     all.extend(delivery::operations());
+    all.extend(pipe::operations());
     all.extend(replay::operations());
     all.extend(purge::operations());
     all.extend(usage::operations());

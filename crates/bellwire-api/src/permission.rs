@@ -22,7 +22,7 @@ pub(crate) enum Permission {
     ManageSecret,
     /// Create a message, and with it its application.
     SendMessage,
-    /// Have messages sent again, and send examples.
+    /// Have messages sent again, send examples, and take what waits at a pipe.
     CreateAttempt,
     /// Change an endpoint's transformation.
     ManageTransformation,
@@ -53,6 +53,9 @@ impl Permission {
                 Permission::CreateAttempt
             }
             "/api/v1/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend" => Permission::CreateAttempt,
+            _ if path.contains("/{endpoint_id}/pull/") || path.contains("/poller/{sink_id}/") => {
+                Permission::CreateAttempt
+            }
             _ if endpoint && matches!(last, "transformation" | "simulate") => Permission::ManageTransformation,
             _ if endpoint => Permission::ManageEndpoint,
             _ => Permission::Manage,
@@ -179,6 +182,9 @@ mod tests {
             ("POST", "/api/v1/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend", CreateAttempt),
             ("PATCH", "/api/v1/app/{app_id}/endpoint/{endpoint_id}/transformation", ManageTransformation),
             ("PUT", "/api/v1/app/{app_id}/endpoint/{endpoint_id}/headers", ManageEndpoint),
+            ("GET", "/api/v1/app/{app_id}/endpoint/{endpoint_id}/stream", Read),
+            ("POST", "/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/ack", CreateAttempt),
+            ("POST", "/api/v1/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek", CreateAttempt),
             ("GET", "/api/v1/auth/whoami", Own),
             ("POST", "/api/v1/auth/app/{app_id}/expire-all", Manage),
             ("DELETE", "/something/new", Manage),

@@ -5,6 +5,7 @@
 
 use crate::access::SecretText;
 use crate::shape::Prepared;
+use std::time::Duration;
 
 /// How an endpoint gets its messages.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -95,9 +96,24 @@ impl Runs {
     }
 }
 
-/// A channel that the receiver reads.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Pipe {}
+/// A channel that the receiver reads, or takes deliveries from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pipe {
+    /// For how long a delivery is handed out, unless its reader says otherwise.
+    pub lease: Duration,
+    /// So often a delivery is handed out; then it is exhausted.
+    pub attempts_max: u16,
+    /// So many deliveries are out at a time.
+    pub in_flight_max: u16,
+    /// A JSON pointer (RFC 6901) into the payload: deliveries with the same value there are handed out one after the other.
+    pub ordering_key: Option<String>,
+}
+
+impl Default for Pipe {
+    fn default() -> Self {
+        Pipe { lease: Duration::from_secs(30), attempts_max: 16, in_flight_max: 1_000, ordering_key: None }
+    }
+}
 
 #[cfg(test)]
 mod tests {

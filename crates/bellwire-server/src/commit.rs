@@ -123,6 +123,7 @@ fn run(core: &Core) {
                     accept_again(core);
                 }
                 let number = sealed.number;
+                core.pipes.wakes.publish(&sealed.batch);
                 let changes = configuration(&sealed.batch.changes);
                 // Given back first, so that its room is used again.
                 drop(sealed);

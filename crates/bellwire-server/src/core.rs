@@ -9,6 +9,7 @@ use crate::commit::Bell;
 use crate::observe::Metrics;
 use crate::traces::Tracer;
 use bellwire_api::backend::AcceptError;
+use bellwire_api::pipe::Pipes;
 use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
 use bellwire_model::{EndpointKey, Timestamp};
 use bellwire_store::{Change, Store};
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) guard: Arc<bellwire_egress::Guard>,
     /// Present if messages are traced.
     pub(crate) tracer: Option<Tracer>,
+    /// What readers of pipes share.
+    pub(crate) pipes: Pipes,
     failing: Mutex<Option<String>>,
     stopping: AtomicBool,
     deadline_passed: AtomicBool,
@@ -58,6 +61,7 @@ impl Core {
         metrics: Metrics,
         guard: Arc<bellwire_egress::Guard>,
         tracer: Option<Tracer>,
+        pipes: Pipes,
     ) -> Self {
         Core {
             clock,
@@ -74,6 +78,7 @@ impl Core {
             answers: Arc::default(),
             guard,
             tracer,
+            pipes,
             failing: Mutex::new(None),
             stopping: AtomicBool::new(false),
             deadline_passed: AtomicBool::new(false),
@@ -91,6 +96,12 @@ impl Core {
         // Told under the lock: no door may address an endpoint before its engine's mailbox knows it.
         let mut catalogue = self.catalogue.write();
         for change in changes {
+            match change {
+                Change::DeleteEndpoint(endpoint) => self.pipes.forget(*endpoint),
+                // What was handed out is pushed from now on.
+                Change::PutEndpoint(endpoint) if endpoint.kind.is_attempted() => self.pipes.forget(endpoint.key),
+                _ => {}
+            }
             if let Some((application, input)) = catalogue.apply(change) {
                 self.mailboxes[application.partition().shard(self.mailboxes.len())].put(Mail::Tell(input));
             }

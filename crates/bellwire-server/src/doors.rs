@@ -2,6 +2,7 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening, PluginFault};
+use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{Endpoint, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, DedupeEntry, Store};
@@ -197,6 +198,17 @@ impl Backend for Doors {
         Box::pin(Doors::change(self, changes))
     }
 
+    fn settle(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        Box::pin(async {
+            let batch = self.core.intake.lock().change(changes).map_err(refused)?;
+            self.durable(batch).await
+        })
+    }
+
+    fn pipes(&self) -> &Pipes {
+        &self.core.pipes
+    }
+
     fn configuration(&self) -> &tokio::sync::Mutex<()> {
         &self.core.configuration
     }
@@ -292,6 +304,7 @@ mod tests {
             Metrics::new(),
             Arc::clone(egress.guard()),
             None,
+            Pipes::new(newest, 0),
         );
         Doors {
             core: Arc::new(core),

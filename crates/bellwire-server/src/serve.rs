@@ -15,6 +15,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::routing::get;
 use bellwire_api::backend::Backend;
+use bellwire_api::pipe::Pipes;
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Engine, Fresh, Input, Intake};
 use bellwire_model::{ApplicationKey, Endpoint, Partition};
@@ -99,6 +100,7 @@ impl Server {
             Metrics::new(),
             Arc::clone(egress.guard()),
             Tracer::start(config)?,
+            Pipes::new(recovered.newest, rand::Rng::random(&mut rng)),
         ));
 
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
@@ -221,6 +223,7 @@ impl Server {
     pub(crate) fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.deadline;
         let _ = self.stop.send(true);
+        self.core.pipes.wakes.close();
         self.core.stop();
         let threads = self.shards.iter().chain(std::iter::once(&self.commit));
         let all_ended = || threads.clone().all(JoinHandle::is_finished);

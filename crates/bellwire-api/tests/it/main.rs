@@ -14,6 +14,7 @@ mod rules;
 mod shape;
 mod source;
 mod kind;
+mod pipe;
 mod change;
 mod lists;
 mod look;

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use bellwire_api::backend::{AcceptError, Answer, Backend, PluginFault};
+use bellwire_api::pipe::Pipes;
 use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
@@ -51,6 +52,7 @@ pub(crate) struct TestBackend {
     /// If the store is the real one, it is written here; `memory` then only notes the changes.
     embedded: Option<(Arc<EmbeddedStore>, tempfile::TempDir)>,
     one_at_a_time: tokio::sync::Mutex<()>,
+    pipes: Pipes,
     accepting: Mutex<()>,
     now: AtomicI64,
     counter: AtomicU64,
@@ -114,6 +116,7 @@ impl World {
             memory,
             embedded,
             one_at_a_time: tokio::sync::Mutex::new(()),
+            pipes: Pipes::new(Sequence::ZERO, 1 << 40),
             accepting: Mutex::new(()),
             now: AtomicI64::new(START.as_micros()),
             counter: AtomicU64::new(1),
@@ -372,7 +375,7 @@ impl Backend for TestBackend {
             };
             match &self.embedded {
                 Some((store, _)) => {
-                    store.commit(&Batch { accepted: vec![accepted], ..Batch::default() }).expect("a commit");
+                    self.commit(&**store, Batch { accepted: vec![accepted], ..Batch::default() });
                 }
                 None => self.memory.accept(accepted),
             }
@@ -387,13 +390,21 @@ impl Backend for TestBackend {
                 return Err(error);
             }
             if let Some((store, _)) = &self.embedded {
-                store.commit(&Batch { changes: changes.clone(), ..Batch::default() }).expect("a commit");
+                self.commit(&**store, Batch { changes: changes.clone(), ..Batch::default() });
             }
             for change in changes {
                 self.apply(change);
             }
             Ok(())
         })
+    }
+
+    fn settle(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        self.change(changes)
+    }
+
+    fn pipes(&self) -> &Pipes {
+        &self.pipes
     }
 
     fn configuration(&self) -> &tokio::sync::Mutex<()> {
@@ -459,6 +470,32 @@ impl Backend for TestBackend {
 }
 
 impl TestBackend {
+    pub(crate) fn close_pipes(&self) {
+        self.pipes.wakes.close();
+    }
+
+    /// Commits and publishes, as the server does; and what is owed to a pipe waits at once, as its engine would see to.
+    fn commit(&self, store: &dyn Store, batch: Batch) {
+        store.commit(&batch).expect("a commit");
+        self.pipes.wakes.publish(&batch);
+        let mut parked = Vec::new();
+        for accepted in batch.accepted.iter().filter(|accepted| accepted.message.deliver_at.is_none()) {
+            for &endpoint in &accepted.fan_out {
+                let catalogue = self.catalogue.read();
+                if catalogue.endpoint(endpoint).is_some_and(|endpoint| !endpoint.kind.is_attempted()) {
+                    let delivery = Delivery { endpoint, message: accepted.message.sequence() };
+                    let waiting = Waiting { delivery, due: self.now(), next: 1, trigger: Trigger::Scheduled };
+                    parked.push(Change::Wait { waiting, owed: false });
+                }
+            }
+        }
+        if !parked.is_empty() {
+            let batch = Batch { changes: parked, ..Batch::default() };
+            store.commit(&batch).expect("a commit");
+            self.pipes.wakes.publish(&batch);
+        }
+    }
+
     fn apply(&self, change: Change) {
         let mut kept = self.memory.0.lock();
         kept.changes.push(change.clone());

@@ -211,12 +211,10 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             request.extensions_mut().insert(Peer(peer));
         }
         let (watched, answer) = (Rc::clone(&counted), router.call(request));
-        watched.answering.set(watched.answering.get() + 1);
+        let answering = Answering::new(watched);
         async move {
-            let answer = answer.await;
-            watched.answering.set(watched.answering.get() - 1);
-            watched.since.set(Instant::now());
-            answer
+            let answer = answer.await?;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, _answering: answering }))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -236,6 +234,49 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     };
     if let Err(error) = ended {
         tracing::debug!(error = %chain(&error), "a connection was closed");
+    }
+}
+
+/// Counts an answer from its request to the end of its body, or until its client is gone.
+struct Answering(Rc<Watched>);
+
+impl Answering {
+    fn new(watched: Rc<Watched>) -> Self {
+        watched.answering.set(watched.answering.get() + 1);
+        Answering(watched)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.set(self.0.answering.get() - 1);
+        self.0.since.set(Instant::now());
+    }
+}
+
+/// A body that may go on for long: its connection is not idle.
+struct Answer {
+    body: axum::body::Body,
+    _answering: Answering,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -7,6 +7,7 @@ use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use bellwire_model::{ApplicationKey, Endpoint, EndpointId, Kind, Pipe, Plugin, Runs};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 const COLUMN: &str = "kind";
@@ -15,7 +16,16 @@ const COLUMN: &str = "kind";
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum StoredKind {
     Plugin { runs: String, settings: String },
-    Pipe {},
+    Pipe(StoredPipe),
+}
+
+/// Absent is the default: a pipe of a version that had no settings.
+#[derive(Serialize, Deserialize)]
+struct StoredPipe {
+    lease_seconds: Option<u64>,
+    attempts_max: Option<u16>,
+    in_flight_max: Option<u16>,
+    ordering_key: Option<String>,
 }
 
 /// The column's value.
@@ -25,7 +35,12 @@ pub(super) fn seal(sealer: Option<&dyn Sealer>, endpoint: &Endpoint) -> Option<V
         Kind::Plugin(plugin) => {
             StoredKind::Plugin { runs: plugin.runs.name().to_owned(), settings: plugin.settings.reveal().to_owned() }
         }
-        Kind::Pipe(Pipe {}) => StoredKind::Pipe {},
+        Kind::Pipe(Pipe { lease, attempts_max, in_flight_max, ordering_key }) => StoredKind::Pipe(StoredPipe {
+            lease_seconds: Some(lease.as_secs()),
+            attempts_max: Some(*attempts_max),
+            in_flight_max: Some(*in_flight_max),
+            ordering_key: ordering_key.clone(),
+        }),
     };
     let plain = Zeroizing::new(codec::json(&stored));
     let place = configuration::place(endpoint.application, endpoint.id, COLUMN);
@@ -50,6 +65,14 @@ pub(super) fn open(
             let runs = Runs::parse(&runs).ok_or_else(|| about(format!("{runs} is not known to this version")))?;
             Kind::Plugin(Plugin::new(runs, settings))
         }
-        StoredKind::Pipe {} => Kind::Pipe(Pipe {}),
+        StoredKind::Pipe(pipe) => {
+            let default = Pipe::default();
+            Kind::Pipe(Pipe {
+                lease: pipe.lease_seconds.map_or(default.lease, Duration::from_secs),
+                attempts_max: pipe.attempts_max.unwrap_or(default.attempts_max),
+                in_flight_max: pipe.in_flight_max.unwrap_or(default.in_flight_max),
+                ordering_key: pipe.ordering_key,
+            })
+        }
     })
 }

@@ -375,7 +375,16 @@ fn every_way_of_access_comes_back(world: &mut World) {
 
 fn every_kind_of_endpoint_comes_back(world: &mut World) {
     let plugin = |runs: Runs| Kind::Plugin(Plugin::new(runs, format!(r#"{{"password":"{}"}}"#, runs.name())));
-    let kinds = Runs::ALL.into_iter().map(plugin).chain([Kind::Pipe(Pipe {}), Kind::Push]);
+    let kinds = Runs::ALL.into_iter().map(plugin).chain([
+        Kind::Pipe(Pipe::default()),
+        Kind::Pipe(Pipe {
+            lease: SECOND * 7,
+            attempts_max: 3,
+            in_flight_max: 9,
+            ordering_key: Some("/customer/id".to_owned()),
+        }),
+        Kind::Push,
+    ]);
     let endpoints: Vec<_> =
         (1..).zip(kinds).map(|(key, kind)| Arc::new(Endpoint { kind, ..endpoint(key, 1) })).collect();
     let changes = endpoints.iter().cloned().map(Change::PutEndpoint).collect();

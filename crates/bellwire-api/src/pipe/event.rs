@@ -1,0 +1,94 @@
+//! A message as readers of a pipe get it.
+
+use crate::message::MessageOut;
+use crate::wire::Time;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bellwire_model::{ContentType, Endpoint, Message, Timestamp};
+use bellwire_signature::Signer;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// A message as readers of a pipe get it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PipeEventOut")]
+pub(super) struct EventOut<'a> {
+    #[serde(flatten)]
+    pub(super) message: MessageOut<'a>,
+    /// Reading after it begins with the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cursor: Option<String>,
+}
+
+/// A message that was handed to a reader.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PipeLeaseOut")]
+pub(super) struct LeaseOut<'a> {
+    /// To acknowledge it with, to refuse it, or to keep it longer.
+    pub(super) receipt: String,
+    /// How often it has been handed out, this time included.
+    pub(super) attempt: u32,
+    /// When it is taken back.
+    pub(super) leased_until: Time,
+    #[serde(flatten)]
+    pub(super) message: MessageOut<'a>,
+    /// What a push would send beside the payload: the endpoint's headers and the signature; of a webhook that came in at a source of
+    /// ours, its own headers as well.
+    pub(super) headers: BTreeMap<String, String>,
+    /// The payload as it is, if it is text and no JSON object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body: Option<&'a str>,
+    /// The payload's bytes, if they are no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body_base64: Option<String>,
+}
+
+/// The headers that a push would have; `at` is the time of the signature.
+pub(super) fn headers(
+    endpoint: &Endpoint,
+    signer: &Signer,
+    message: &Message,
+    at: Timestamp,
+) -> BTreeMap<String, String> {
+    let mut headers = BTreeMap::new();
+    if let Some(received) = &message.received {
+        headers.extend(received.headers.iter().cloned());
+    }
+    headers.extend(endpoint.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
+    let content_type = match &message.content_type {
+        ContentType::Json => "application/json",
+        ContentType::Other(text) => text,
+    };
+    headers.insert("content-type".to_owned(), content_type.to_owned());
+    let id = message.id.to_string();
+    let payload = message.payload.as_deref().unwrap_or_default();
+    // Without a secret there is nothing to sign with; then it goes unsigned, as a pipe's reader has shown its token.
+    if let Ok(signature) = signer.sign(&id, at.as_seconds(), payload) {
+        headers.insert("webhook-id".to_owned(), id);
+        headers.insert("webhook-timestamp".to_owned(), at.as_seconds().to_string());
+        headers.insert("webhook-signature".to_owned(), signature);
+    }
+    headers
+}
+
+/// Ready to sign what is handed out now.
+pub(super) fn signer(endpoint: &Endpoint, now: Timestamp) -> Signer {
+    Signer::new(&endpoint.signing_secrets(now).collect::<Vec<_>>())
+}
+
+/// A payload that is text and no JSON object.
+pub(super) fn text_of(message: &Message) -> Option<&str> {
+    let text = std::str::from_utf8(message.payload.as_deref()?).ok()?;
+    let is_object = text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok();
+    (!is_object).then_some(text)
+}
+
+/// Bytes that cannot stand in JSON as they are.
+pub(super) fn base64_of(message: &Message) -> Option<String> {
+    let payload = message.payload.as_ref()?;
+    std::str::from_utf8(payload).is_err().then(|| STANDARD.encode(payload))
+}

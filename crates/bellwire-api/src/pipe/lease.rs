@@ -1,0 +1,569 @@
+//! Deliveries handed out for a while: receive, acknowledge, refuse, keep longer.
+//!
+//! What a reader says is durable before it is answered. A receipt that opens nothing is told apart from those beside it, which count all
+//! the same; one that was used before did its work then, and is no mistake.
+
+use super::consumer::check_pipe;
+use super::event::{self, LeaseOut, headers, signer};
+use super::log::in_time;
+use super::pull::WAIT_MAX;
+use super::wake::Watch;
+use super::{Desk, TAG};
+use crate::Api;
+use crate::call::Call;
+use crate::error::{self, Error};
+use crate::field::Faults;
+use crate::message::MessageOut;
+use crate::operation::{Access, Operation};
+use crate::wire::Time;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bellwire_engine::{Receipt, ReceiptError, Use};
+use bellwire_model::{
+    AfterAttempt, AttemptNumber, Delivery, EndReason, Endpoint, EndpointKey, FailureClass, Kind, Message, Outcome,
+    Pipe, RESPONSE_BODY_MAX, Sequence, Timestamp, Waiting,
+};
+use bellwire_store::{Change, Settled, told};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const LIMIT_DEFAULT: usize = 10;
+pub(super) const LIMIT_MAX: usize = 1_000;
+/// The longest lease, and the longest that a delivery can be put off.
+const LEASE_MAX: Duration = Duration::from_secs(12 * 3600);
+const DELAY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Refused without a delay, a delivery comes again after a second, then two, then four, up to this.
+const DELAY_DEFAULT_MAX: Duration = Duration::from_secs(60);
+const REASON_MAX: usize = 1_000;
+/// Leases that ended are taken back so many at a time.
+const ENDED_MAX: usize = 1_000;
+/// Where an ordering key says what must wait for what, so many rows are looked at beyond those that are wanted.
+const LOOKED_BEYOND: usize = 1_000;
+
+pub(super) fn operations() -> Vec<Operation> {
+    let path = |verb| match verb {
+        "receive" => "/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/receive",
+        "ack" => "/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/ack",
+        "nack" => "/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/nack",
+        _ => "/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/extend",
+    };
+    vec![
+        Operation::new(Method::POST, path("receive"), Access::Application, receive_call)
+            .described(
+                "v1.pipe.receive",
+                TAG,
+                "Take deliveries that wait, oldest first, for a while. Nobody else gets them until they are acknowledged, refused, or the while is over.",
+            )
+            .body_or_nothing::<ReceiveIn>()
+            .answers::<ReceiveOut<'static>>(200),
+        Operation::editing(Method::POST, path("ack"), Access::Application, ack)
+            .described("v1.pipe.ack", TAG, "Acknowledge deliveries: they are delivered. Saying it twice is no mistake.")
+            .body::<AckIn>()
+            .answers::<AnswersOut>(200),
+        Operation::editing(Method::POST, path("nack"), Access::Application, nack)
+            .described("v1.pipe.nack", TAG, "Refuse deliveries: they come again later, or never.")
+            .body::<NackIn>()
+            .answers::<AnswersOut>(200),
+        Operation::editing(Method::POST, path("extend"), Access::Application, extend)
+            .described("v1.pipe.extend", TAG, "Keep deliveries longer.")
+            .body::<ExtendIn>()
+            .answers::<AnswersOut>(200),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PipeReceiveIn")]
+struct ReceiveIn {
+    /// At most so many, 1000 at most; 10 if absent.
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<usize>,
+    /// Wait so many seconds for a delivery if there is none, 30 at most.
+    #[schemars(range(max = 30))]
+    wait: Option<u64>,
+    /// For so many seconds; the pipe's `lease` if absent.
+    #[schemars(range(min = 1, max = 43_200))]
+    lease: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PipeReceiveOut")]
+struct ReceiveOut<'a> {
+    data: Vec<LeaseOut<'a>>,
+}
+
+/// How it went at the reader's, for the attempt log.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PipeResultIn")]
+struct ResultIn {
+    /// An HTTP status
+    #[schemars(required, range(min = 100, max = 599))]
+    status: Option<u16>,
+    /// What was answered; cut off where a response would be.
+    body: Option<String>,
+    /// How long it took
+    duration_ms: Option<u64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PipeAckIn")]
+struct AckIn {
+    #[schemars(required, length(min = 1, max = 1000))]
+    receipts: Option<Vec<String>>,
+    result: Option<ResultIn>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PipeNackIn")]
+struct NackIn {
+    #[schemars(required, length(min = 1, max = 1000))]
+    receipts: Option<Vec<String>>,
+    /// Come again after so many seconds, 604800 at most. If absent: after 1, 2, 4, … seconds, at most 60.
+    delay: Option<u64>,
+    /// Do not come again: the delivery ends as exhausted.
+    #[serde(default)]
+    dead: bool,
+    /// For the attempt log
+    #[schemars(length(max = 1000))]
+    reason: Option<String>,
+    result: Option<ResultIn>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PipeExtendIn")]
+struct ExtendIn {
+    #[schemars(required, length(min = 1, max = 1000))]
+    receipts: Option<Vec<String>>,
+    /// So many seconds from now; the pipe's `lease` if absent.
+    #[schemars(range(min = 1, max = 43_200))]
+    lease: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PipeAnswersOut")]
+struct AnswersOut {
+    data: Vec<AnswerOut>,
+}
+
+/// What became of one receipt.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PipeAnswerOut")]
+struct AnswerOut {
+    receipt: String,
+    /// 200, or 409 if the receipt opens nothing.
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// A delivery that was handed out.
+pub(super) struct Leased {
+    pub(super) receipt: Receipt,
+    pub(super) number: AttemptNumber,
+    pub(super) until: Timestamp,
+    pub(super) message: Message,
+}
+
+/// As readers get them.
+pub(super) fn shown<'a>(endpoint: &Endpoint, leased: &'a [Leased], now: Timestamp) -> Vec<LeaseOut<'a>> {
+    let signer = signer(endpoint, now);
+    let one = |leased: &'a Leased| LeaseOut {
+        receipt: write_receipt(endpoint.key, leased.receipt),
+        attempt: leased.number,
+        leased_until: Time(leased.until),
+        message: MessageOut::new(&leased.message, true, now),
+        headers: headers(endpoint, &signer, &leased.message, now),
+        body: event::text_of(&leased.message),
+        body_base64: event::base64_of(&leased.message),
+    };
+    leased.iter().map(one).collect()
+}
+
+fn write_receipt(endpoint: EndpointKey, receipt: Receipt) -> String {
+    let mut bytes = [0; 20];
+    bytes[..4].copy_from_slice(&endpoint.0.to_be_bytes());
+    bytes[4..12].copy_from_slice(&receipt.message.as_u64().to_be_bytes());
+    bytes[12..].copy_from_slice(&receipt.lease.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn read_receipt(endpoint: EndpointKey, text: &str) -> Option<Receipt> {
+    let bytes: [u8; 20] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+    let (key, rest) = bytes.split_at(4);
+    let (message, lease) = rest.split_at(8);
+    let message = u64::from_be_bytes(message.try_into().ok()?);
+    let own = u32::from_be_bytes(key.try_into().ok()?) == endpoint.0 && message <= Sequence::MAX.as_u64();
+    let lease = u64::from_be_bytes(lease.try_into().ok()?);
+    own.then_some(Receipt { message: Sequence::from_u64(message), lease })
+}
+
+/// Receipts that are in use until what follows is durable; whatever happens to the request, they do not stay so.
+struct Using {
+    desk: Arc<Desk>,
+    what: Use,
+    receipts: Vec<Receipt>,
+}
+
+impl Using {
+    fn finish(mut self) {
+        let mut leases = self.desk.leases.lock();
+        std::mem::take(&mut self.receipts).into_iter().for_each(|receipt| leases.finish(receipt, self.what));
+    }
+}
+
+impl Drop for Using {
+    fn drop(&mut self) {
+        let mut leases = self.desk.leases.lock();
+        self.receipts.drain(..).for_each(|receipt| leases.give_back(receipt));
+    }
+}
+
+/// The endpoint as it is now, and its settings as a pipe.
+fn pipe_of(api: &Api, key: EndpointKey) -> Result<(Arc<Endpoint>, Pipe), Error> {
+    let endpoint = api.backend().catalogue().read().endpoint(key).cloned().ok_or_else(Error::not_found)?;
+    check_pipe(&endpoint)?;
+    let Kind::Pipe(pipe) = endpoint.kind.clone() else { return Err(Error::not_found()) };
+    Ok((endpoint, pipe))
+}
+
+/// Takes up to `limit` deliveries, as soon as there is one, or none at `deadline`.
+pub(super) async fn receive(
+    api: &Api,
+    key: EndpointKey,
+    reader: &Arc<str>,
+    limit: usize,
+    lease: Option<Duration>,
+    watch: &mut Watch,
+    deadline: Instant,
+) -> Result<Vec<Leased>, Error> {
+    loop {
+        watch.seen();
+        let (endpoint, pipe) = pipe_of(api, key)?;
+        take_back(api, &endpoint, &pipe).await?;
+        let rate = endpoint.limits.throttle_rate;
+        let rates = &api.backend().pipes().rates;
+        let mut wait = match rates.take((key, reader), rate, limit, api.backend().now()) {
+            Err(wait) => wait,
+            Ok(taken) => {
+                let got = hand_out(api, &endpoint, &pipe, taken, lease.unwrap_or(pipe.lease)).await;
+                let used = got.as_ref().map_or(0, Vec::len);
+                rates.put_back((key, reader), rate, taken.saturating_sub(used));
+                let got = got?;
+                if !got.is_empty() || Instant::now() >= deadline || watch.is_closing() {
+                    return Ok(got);
+                }
+                until_next(api, &endpoint).await?
+            }
+        };
+        wait = wait.max(Duration::from_millis(1));
+        tokio::select! {
+            () = watch.news() => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + wait)) => {}
+        }
+        if Instant::now() >= deadline && rate.is_some() {
+            return Ok(Vec::new());
+        }
+    }
+}
+
+/// How long until a lease ends or something is due.
+async fn until_next(api: &Api, endpoint: &Endpoint) -> Result<Duration, Error> {
+    let (beside, end) = {
+        let desk = api.backend().pipes().desk(endpoint.key);
+        let leases = desk.leases.lock();
+        (leases.messages(), leases.next_end())
+    };
+    let key = endpoint.key;
+    let rows = api.read(move |store| store.lease_beside(key, false, Timestamp::FAR_FUTURE, &beside, 1)).await?;
+    let now = api.backend().now();
+    let due = rows.first().map(|(row, _)| row.due).filter(|due| *due > now);
+    let next = [due, end].into_iter().flatten().min();
+    Ok(next.map_or(WAIT_MAX, |next| next.since(now)).min(WAIT_MAX))
+}
+
+/// Records that leases have ended unanswered.
+async fn take_back(api: &Api, endpoint: &Endpoint, pipe: &Pipe) -> Result<(), Error> {
+    let desk = api.backend().pipes().desk(endpoint.key);
+    let now = api.backend().now();
+    let ended = desk.leases.lock().begin_ended(now, ENDED_MAX);
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let what = Use::End;
+    let using = Using { desk: Arc::clone(&desk), what, receipts: ended.iter().map(|(receipt, _)| *receipt).collect() };
+    let settled = ended.iter().map(|(receipt, number)| Settled {
+        delivery: Delivery { endpoint: endpoint.key, message: receipt.message },
+        number: *number,
+        at: now,
+        outcome: told(now, Err(FailureClass::Timeout), "the lease ended without an answer".to_owned()),
+        after: again(*number, pipe, now),
+    });
+    let changes = vec![Change::Settle(settled.collect())];
+    commit(api, changes, using).await
+}
+
+/// Writes what follows. On a task of its own, so that a client that hangs up does not leave it half done.
+async fn commit(api: &Api, changes: Vec<Change>, using: Using) -> Result<(), Error> {
+    let api = api.clone();
+    let written = tokio::spawn(async move {
+        api.backend().settle(changes).await?;
+        using.finish();
+        Ok::<_, crate::backend::AcceptError>(())
+    });
+    Ok(written.await.map_err(|error| Error::Internal(format!("a commit ended: {error}")))??)
+}
+
+/// What follows attempt `number` if it failed: another one at `due`, unless it was the last.
+fn again(number: AttemptNumber, pipe: &Pipe, due: Timestamp) -> AfterAttempt {
+    if number >= u32::from(pipe.attempts_max) {
+        AfterAttempt::Ended(EndReason::Exhausted)
+    } else {
+        AfterAttempt::Waiting { due }
+    }
+}
+
+/// Gives out what waits and nobody has.
+async fn hand_out(
+    api: &Api,
+    endpoint: &Arc<Endpoint>,
+    pipe: &Pipe,
+    limit: usize,
+    lease: Duration,
+) -> Result<Vec<Leased>, Error> {
+    let desk = api.backend().pipes().desk(endpoint.key);
+    let _turn = desk.turn.lock().await;
+    let (beside, mut blocked, free) = {
+        let leases = desk.leases.lock();
+        (leases.messages(), leases.keys(), usize::from(pipe.in_flight_max).saturating_sub(leases.len()))
+    };
+    let want = limit.min(free);
+    if want == 0 {
+        return Ok(Vec::new());
+    }
+    let in_order = endpoint.limits.fifo || pipe.ordering_key.is_some();
+    let (key, now) = (endpoint.key, api.backend().now());
+    let looked = if in_order { want + LOOKED_BEYOND } else { want };
+    let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked)).await?;
+    let now = api.backend().now();
+    let until = now.plus(lease);
+    let (mut given, mut expired) = (Vec::new(), Vec::new());
+    for (row, message) in rows {
+        if given.len() == want {
+            break;
+        }
+        if message.payload.is_none() || message.expires_at <= now {
+            expired.push(row);
+            continue;
+        }
+        let ordered = ordering(endpoint, pipe, &message);
+        let is_free = ordered.is_none_or(|key| blocked.insert(key));
+        if !is_free || row.due > now {
+            continue;
+        }
+        let receipt = desk.leases.lock().give(row.delivery.message, row.next, ordered, until);
+        if let Some(receipt) = receipt {
+            given.push(Leased { receipt, number: row.next, until, message });
+        }
+    }
+    if !expired.is_empty() {
+        end_expired(api, &expired, now).await?;
+    }
+    Ok(given)
+}
+
+async fn end_expired(api: &Api, rows: &[Waiting], now: Timestamp) -> Result<(), Error> {
+    let text = || "the payload's retention has ended".to_owned();
+    let settled = rows.iter().map(|row| Settled {
+        delivery: row.delivery,
+        number: row.next,
+        at: now,
+        outcome: told(now, Err(FailureClass::Unsendable), text()),
+        after: AfterAttempt::Ended(EndReason::Expired),
+    });
+    Ok(api.backend().settle(vec![Change::Settle(settled.collect())]).await?)
+}
+
+/// Two deliveries with the same are handed out one after the other.
+fn ordering(endpoint: &Endpoint, pipe: &Pipe, message: &Message) -> Option<u64> {
+    if endpoint.limits.fifo {
+        return Some(0);
+    }
+    let pointer = pipe.ordering_key.as_deref()?;
+    let value: serde_json::Value = serde_json::from_slice(message.payload.as_deref()?).ok()?;
+    let mut hasher = DefaultHasher::new();
+    value.pointer(pointer)?.to_string().hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+async fn receive_call(mut call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let body = call.json_or_nothing().await?;
+    let input: ReceiveIn = body.parse()?;
+    let mut faults = Faults::new();
+    let limit = input.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        faults.add("limit", "`limit` is between 1 and 1000");
+    }
+    let wait = Duration::from_secs(input.wait.unwrap_or(0));
+    if wait > WAIT_MAX {
+        faults.add("wait", "`wait` is 30 seconds at most");
+    }
+    let lease = lease(&mut faults, input.lease);
+    faults.end()?;
+    check_pipe(&endpoint)?;
+    let api = &call.api;
+    let mut watch = api.backend().pipes().wakes.watch(endpoint.key);
+    let leased = receive(api, endpoint.key, &"".into(), limit, lease, &mut watch, in_time(wait)).await?;
+    let data = shown(&endpoint, &leased, api.backend().now());
+    Ok(error::json(StatusCode::OK, &ReceiveOut { data }))
+}
+
+fn lease(faults: &mut Faults, seconds: Option<u64>) -> Option<Duration> {
+    let lease = seconds.map(Duration::from_secs);
+    if lease.is_some_and(|lease| lease.is_zero() || lease > LEASE_MAX) {
+        faults.add("lease", "`lease` is between 1 and 43200 seconds");
+    }
+    lease
+}
+
+fn receipts(faults: &mut Faults, receipts: Option<Vec<String>>) -> Vec<String> {
+    let receipts = faults.required("receipts", receipts).unwrap_or_default();
+    if receipts.len() > LIMIT_MAX {
+        faults.add("receipts", "`receipts` has at most 1000 members");
+    }
+    receipts
+}
+
+impl ResultIn {
+    fn check(&self, faults: &mut Faults) {
+        if self.status.is_none_or(|status| !(100..=599).contains(&status)) {
+            faults.add_at(&["result", "status"], "`status` is an HTTP status, between 100 and 599");
+        }
+    }
+
+    fn outcome(self, now: Timestamp) -> Outcome {
+        let mut body = Bytes::from(self.body.unwrap_or_default());
+        body.truncate(RESPONSE_BODY_MAX);
+        let duration = Duration::from_millis(self.duration_ms.unwrap_or(0)).min(LEASE_MAX);
+        let result = Ok(self.status.unwrap_or(200));
+        Outcome { started_at: now.minus(duration), duration, body, ..told(now, result, String::new()) }
+    }
+}
+
+async fn ack(mut call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let body = call.json().await?;
+    let input: AckIn = body.parse()?;
+    let mut faults = Faults::new();
+    let receipts = receipts(&mut faults, input.receipts);
+    input.result.iter().for_each(|result| result.check(&mut faults));
+    faults.end()?;
+    let now = call.api.backend().now();
+    let outcome = match input.result {
+        Some(result) => result.outcome(now),
+        None => told(now, Ok(200), "acknowledged".to_owned()),
+    };
+    use_receipts(&call, &endpoint, receipts, Use::Acknowledge, |_, _| (outcome.clone(), AfterAttempt::Delivered)).await
+}
+
+async fn nack(mut call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let body = call.json().await?;
+    let input: NackIn = body.parse()?;
+    let mut faults = Faults::new();
+    let receipts = receipts(&mut faults, input.receipts);
+    let delay = input.delay.map(Duration::from_secs);
+    if delay.is_some_and(|delay| delay > DELAY_MAX) {
+        faults.add("delay", "`delay` is 604800 seconds at most");
+    }
+    if input.reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX) {
+        faults.add("reason", "`reason` has at most 1000 bytes");
+    }
+    input.result.iter().for_each(|result| result.check(&mut faults));
+    faults.end()?;
+    let now = call.api.backend().now();
+    let outcome = match input.result {
+        Some(result) => result.outcome(now),
+        None => told(now, Ok(503), input.reason.unwrap_or_else(|| "refused".to_owned())),
+    };
+    use_receipts(&call, &endpoint, receipts, Use::Refuse, |number, pipe| {
+        let wait = delay.unwrap_or_else(|| Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX));
+        let after = match input.dead {
+            true => AfterAttempt::Ended(EndReason::Exhausted),
+            false => again(number, pipe, now.plus(wait)),
+        };
+        (outcome.clone(), after)
+    })
+    .await
+}
+
+/// Ends or puts off what the receipts open, durably, and answers what became of each.
+async fn use_receipts(
+    call: &Call,
+    endpoint: &Endpoint,
+    receipts: Vec<String>,
+    what: Use,
+    follow: impl Fn(AttemptNumber, &Pipe) -> (Outcome, AfterAttempt),
+) -> Result<Response, Error> {
+    let (_, pipe) = pipe_of(&call.api, endpoint.key)?;
+    let desk = call.api.backend().pipes().desk(endpoint.key);
+    let now = call.api.backend().now();
+    let mut using = Using { desk: Arc::clone(&desk), what, receipts: Vec::new() };
+    let (mut settled, mut answers, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    for text in receipts {
+        let receipt = read_receipt(endpoint.key, &text);
+        let begun = match receipt {
+            None => Err(ReceiptError::Ended),
+            Some(receipt) if !seen.insert(receipt) => Err(ReceiptError::Used),
+            Some(receipt) => desk.leases.lock().begin(receipt, what, now).map(|number| (receipt, number)),
+        };
+        match begun {
+            Ok((receipt, number)) => {
+                using.receipts.push(receipt);
+                let (outcome, after) = follow(number, &pipe);
+                let delivery = Delivery { endpoint: endpoint.key, message: receipt.message };
+                settled.push(Settled { delivery, number, at: now, outcome, after });
+                answers.push(AnswerOut { receipt: text, status: 200, detail: None });
+            }
+            Err(ReceiptError::Used) => answers.push(AnswerOut { receipt: text, status: 200, detail: None }),
+            Err(error) => {
+                answers.push(AnswerOut { receipt: text, status: 409, detail: Some(error.to_string()) });
+            }
+        }
+    }
+    if !settled.is_empty() {
+        commit(&call.api, vec![Change::Settle(settled)], using).await?;
+    }
+    Ok(error::json(StatusCode::OK, &AnswersOut { data: answers }))
+}
+
+async fn extend(mut call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let body = call.json().await?;
+    let input: ExtendIn = body.parse()?;
+    let mut faults = Faults::new();
+    let receipts = receipts(&mut faults, input.receipts);
+    let lease = lease(&mut faults, input.lease);
+    faults.end()?;
+    let (_, pipe) = pipe_of(&call.api, endpoint.key)?;
+    let desk = call.api.backend().pipes().desk(endpoint.key);
+    let now = call.api.backend().now();
+    let until = now.plus(lease.unwrap_or(pipe.lease));
+    let one = |text: String| {
+        let receipt = read_receipt(endpoint.key, &text).ok_or(ReceiptError::Ended);
+        let extended = receipt.and_then(|receipt| desk.leases.lock().extend(receipt, now, until));
+        match extended {
+            Ok(()) => AnswerOut { receipt: text, status: 200, detail: None },
+            Err(error) => AnswerOut { receipt: text, status: 409, detail: Some(error.to_string()) },
+        }
+    };
+    Ok(error::json(StatusCode::OK, &AnswersOut { data: receipts.into_iter().map(one).collect() }))
+}

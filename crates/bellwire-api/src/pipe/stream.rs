@@ -1,0 +1,316 @@
+//! Streams: an endpoint's log, live, for as long as the reader stays. Server-sent events, or JSON line by line.
+//!
+//! A reader sets the pace: the next part is read when the part before it has gone into its connection. So a slow one costs what is on
+//! the way to it, and is told how far behind it is. Every event carries its cursor; whoever comes back with the last one it saw misses
+//! nothing.
+
+use super::event::EventOut;
+use super::lease::{self, Leased};
+use super::log::{Reading, in_time};
+use super::pull::{FilterQuery, LagOut, PullQuery, reading};
+use super::wake::Watch;
+use super::{TAG, consumer, cursor};
+use crate::Api;
+use crate::call::Call;
+use crate::error::{Error, ErrorOut};
+use crate::message::MessageOut;
+use crate::operation::{Access, Operation};
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderName, HeaderValue, Method, header};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Something goes over the wire at least this often, or proxies give up.
+const BEAT: Duration = Duration::from_secs(15);
+/// After so long a stream ends, and its reader comes again: to where it is wanted now, with what is in force now.
+const AGE_MAX: Duration = Duration::from_secs(3600);
+/// Messages in one part.
+const PART_MAX: usize = 100;
+/// A reader that is behind is told so this often.
+const LAG_EVERY: Duration = Duration::from_secs(5);
+/// What a browser waits before it comes again.
+const RETRY: &str = "retry: 1000\n\n";
+
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        Operation::new(Method::GET, "/api/v1/app/{app_id}/endpoint/{endpoint_id}/stream", Access::Application, stream_call)
+            .described(
+                "v1.pipe.stream",
+                TAG,
+                "Read the endpoint's messages live: as server-sent events, or with `Accept: application/x-ndjson` as JSON line by line. \
+                 `Last-Event-ID` or `cursor` resumes.",
+            )
+            .query::<PullQuery>()
+            .query::<FilterQuery>()
+            .query::<StreamQuery>()
+            .filters_event_types()
+            .answers::<EventOut<'static>>(200),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct StreamQuery {
+    /// `tap` (the default): everything, from the reader's cursor. `durable`: from where the `consumer` is. `group`: deliveries are shared
+    /// among all who read so; each has a receipt to acknowledge it with.
+    mode: Option<Mode>,
+    /// The consumer's name, in the mode `durable`.
+    consumer: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "PipeMode")]
+enum Mode {
+    Tap,
+    Durable,
+    Group,
+}
+
+/// How a stream is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Events,
+    Lines,
+}
+
+struct Streaming {
+    api: Api,
+    reading: Reading,
+    group: bool,
+    watch: Watch,
+    format: Format,
+    ends: Instant,
+    told_lag: Instant,
+    stage: Stage,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Open,
+    Over,
+}
+
+async fn stream_call(call: Call) -> Result<Response, Error> {
+    let (_, endpoint) = call.endpoint()?;
+    let StreamQuery { mode, consumer: name } = call.query()?;
+    let mut query: PullQuery = call.query()?;
+    // What a browser sends by itself when it comes again is newer than what is in its URL.
+    if let Some(last) = call.header("last-event-id").filter(|last| !last.is_empty()) {
+        (query.cursor, query.from) = (Some(last.to_owned()), None);
+    }
+    let mode = mode.unwrap_or(Mode::Tap);
+    let key = endpoint.key;
+    let pipes = call.api.backend().pipes();
+    let reader: Arc<str> = match (mode, &name) {
+        (Mode::Durable, Some(name)) => consumer::checked(name, &["query", "consumer"])?,
+        (Mode::Durable, None) => {
+            return Err(Error::invalid(&["query", "consumer"], "the mode `durable` needs the `consumer`'s name"));
+        }
+        (_, Some(_)) => {
+            return Err(Error::invalid(&["query", "consumer"], "only the mode `durable` has a `consumer`"));
+        }
+        (_, None) => pipes.next_reader(),
+    };
+    if mode != Mode::Tap {
+        consumer::check_pipe(&endpoint)?;
+    }
+    if mode == Mode::Group && query.cursor.take().is_some() {
+        // Its id was a receipt; what was not acknowledged comes again by itself.
+        query.from = None;
+    }
+    let resumes = query.cursor.is_some() || query.from.is_some();
+    let mut reading = reading(&call, Arc::clone(&endpoint), &reader, &query)?;
+    reading.limit = query.limit.map_or(PART_MAX, |limit| limit.min(PART_MAX));
+    if mode == Mode::Durable && !resumes {
+        let place = consumer::place(&call.api, &endpoint, &reader).await?;
+        reading.after = place.map_or(reading.after, |place| place.cursor);
+    }
+    let watch = pipes.wakes.watch(key);
+    // What is wrong with its place is said with a status, before the stream begins.
+    if mode != Mode::Group {
+        let mut trial = reading.clone();
+        trial.limit = 0;
+        trial.next(&call.api, None, in_time(Duration::ZERO)).await?;
+    }
+    let wants_lines = call.header("accept").is_some_and(|accept| accept.contains("ndjson"));
+    let format = if wants_lines { Format::Lines } else { Format::Events };
+    let now = Instant::now();
+    let streaming = Streaming {
+        api: call.api.clone(),
+        reading,
+        group: mode == Mode::Group,
+        watch,
+        format,
+        ends: now + AGE_MAX,
+        told_lag: now,
+        stage: Stage::Opening,
+    };
+    Ok(answer(streaming))
+}
+
+fn answer(streaming: Streaming) -> Response {
+    let media = match streaming.format {
+        Format::Events => "text/event-stream",
+        Format::Lines => "application/x-ndjson",
+    };
+    let parts = stream::unfold(streaming, |mut streaming| async move {
+        let part = streaming.part().await?;
+        Some((Ok::<_, Infallible>(part), streaming))
+    });
+    let mut answer = Response::new(Body::from_stream(parts));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would collect parts until a buffer is full.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    answer
+}
+
+impl Streaming {
+    /// What goes over the wire next; `None` at the end.
+    async fn part(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::Over => return None,
+            Stage::Opening => {
+                self.stage = Stage::Open;
+                let opening = if self.format == Format::Events { RETRY } else { "\n" };
+                return Some(Bytes::from_static(opening.as_bytes()));
+            }
+            Stage::Open => {}
+        }
+        let deadline = self.ends.min(Instant::now() + BEAT);
+        let part = if self.group { self.leases(deadline).await } else { self.events(deadline).await };
+        match part {
+            Ok(Some(part)) => Some(part),
+            Ok(None) if self.watch.is_closing() || Instant::now() >= self.ends => {
+                self.stage = Stage::Over;
+                Some(self.plain("reconnect", &Reconnect { cursor: self.cursor() }))
+            }
+            Ok(None) => Some(self.beat()),
+            Err(error) => {
+                self.stage = Stage::Over;
+                let (code, detail) = error.told();
+                Some(self.plain("error", &ErrorOut { code, detail: &detail }))
+            }
+        }
+    }
+
+    async fn events(&mut self, deadline: Instant) -> Result<Option<Bytes>, Error> {
+        let page = self.reading.next(&self.api, Some(&mut self.watch), deadline).await?;
+        if page.messages.is_empty() {
+            return Ok(None);
+        }
+        let (key, now) = (self.reading.endpoint.key, self.api.backend().now());
+        let mut part = Vec::with_capacity(page.messages.iter().map(|message| message.content_bytes() + 400).sum());
+        for message in &page.messages {
+            let cursor = cursor::write(key, message.sequence());
+            let in_line = (self.format == Format::Lines).then(|| cursor.clone());
+            let out = EventOut { message: MessageOut::new(message, true, now), cursor: in_line };
+            write(&mut part, self.format, Some(&cursor), &message.event_type, &out);
+        }
+        if page.more && self.told_lag.elapsed() >= LAG_EVERY {
+            self.told_lag = Instant::now();
+            let through = page.through;
+            let lag = self.api.read(move |store| store.lag(key, through)).await?;
+            part.extend_from_slice(&self.plain("lag", &Behind { lag: LagOut::new(lag, now) }));
+        }
+        Ok(Some(part.into()))
+    }
+
+    async fn leases(&mut self, deadline: Instant) -> Result<Option<Bytes>, Error> {
+        let Reading { endpoint, reader, limit, .. } = &self.reading;
+        let (key, reader, limit) = (endpoint.key, Arc::clone(reader), *limit);
+        let leased: Vec<Leased> =
+            lease::receive(&self.api, key, &reader, limit, None, &mut self.watch, deadline).await?;
+        if leased.is_empty() {
+            return Ok(None);
+        }
+        let mut part = Vec::new();
+        for (leased, out) in leased.iter().zip(lease::shown(endpoint, &leased, self.api.backend().now())) {
+            write(&mut part, self.format, Some(&out.receipt), &leased.message.event_type, &out);
+        }
+        Ok(Some(part.into()))
+    }
+
+    fn cursor(&self) -> Option<String> {
+        (!self.group).then(|| cursor::write(self.reading.endpoint.key, self.reading.after))
+    }
+
+    /// A sign of life. A reader of events also learns how far it has come, or a quiet endpoint's messages could be gone when it returns.
+    fn beat(&self) -> Bytes {
+        match (self.format, self.cursor()) {
+            (Format::Events, Some(cursor)) => format!("id: {cursor}\n: \n\n").into(),
+            (Format::Events, None) => Bytes::from_static(b": \n\n"),
+            (Format::Lines, _) => Bytes::from_static(b"\n"),
+        }
+    }
+
+    /// Something that is no message.
+    fn plain(&self, event: &str, value: &impl Serialize) -> Bytes {
+        let mut part = Vec::new();
+        match self.format {
+            Format::Events => write(&mut part, Format::Events, None, event, value),
+            Format::Lines => {
+                part.extend_from_slice(format!("{{\"{event}\":").as_bytes());
+                let _ = serde_json::to_writer(&mut part, value);
+                part.extend_from_slice(b"}\n");
+            }
+        }
+        part.into()
+    }
+}
+
+#[derive(Serialize)]
+struct Reconnect {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Behind {
+    #[serde(flatten)]
+    lag: LagOut,
+}
+
+/// One event or line.
+fn write(part: &mut Vec<u8>, format: Format, id: Option<&str>, event: &str, value: &impl Serialize) {
+    if format == Format::Events {
+        if let Some(id) = id {
+            part.extend_from_slice(b"id: ");
+            part.extend_from_slice(id.as_bytes());
+            part.push(b'\n');
+        }
+        part.extend_from_slice(b"event: ");
+        part.extend_from_slice(event.as_bytes());
+        part.extend_from_slice(b"\ndata: ");
+    }
+    let from = part.len();
+    // What we write cannot fail to be written; a payload stands as it came, and a line break in it is only space between its parts.
+    let _ = serde_json::to_writer(&mut *part, value);
+    part[from..].iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    part.extend_from_slice(if format == Format::Events { b"\n\n" } else { b"\n" });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_with_line_breaks_stays_one_line() {
+        let value = serde_json::value::RawValue::from_string("{\n\"a\":\r\n\"b\\nc\"}".to_owned()).expect("JSON");
+        let mut part = Vec::new();
+        write(&mut part, Format::Lines, Some("x"), "a.b", &value);
+        assert_eq!(part, b"{ \"a\":  \"b\\nc\"}\n");
+        part.clear();
+        write(&mut part, Format::Events, Some("x"), "a.b", &value);
+        assert_eq!(part, b"id: x\nevent: a.b\ndata: { \"a\":  \"b\\nc\"}\n\n");
+    }
+}
