@@ -265,10 +265,26 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Arc<Verified>, Error> {
         let token = self.verified(headers, now)?;
+        self.pass(&token, needed, catalogue, now)?;
+        Ok(token)
+    }
+
+    /// Lets a token through that was verified before: it may have been taken back, or used too often, since.
+    ///
+    /// # Errors
+    /// As [`Tokens::admit`].
+    pub(crate) fn pass(
+        &self,
+        token: &Verified,
+        needed: Permission,
+        catalogue: &RwLock<Catalogue>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        token.at(now)?;
         {
             let catalogue = catalogue.read();
             let registered = catalogue.tokens().standing(&token.credential, now).map_err(taken_back)?;
-            self.take(&token, now)?;
+            self.take(token, now)?;
             if let Some(registered) = registered {
                 registered.use_at(now);
                 permission::check_scopes(&registered.token.scopes, needed)?;
@@ -277,7 +293,7 @@ impl Tokens {
         if let Some(capabilities) = &token.capabilities {
             permission::check_capabilities(capabilities, needed)?;
         }
-        Ok(token)
+        Ok(())
     }
 
     fn take(&self, token: &Verified, now: Timestamp) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::permission::Permission;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use bellwire_engine::ApplicationEntry;
-use bellwire_model::{Endpoint, Message, TraceParent};
+use bellwire_model::{Endpoint, EndpointKey, Message, TraceParent};
 use bellwire_store::{ReadError, Store};
 use http::Method;
 use http::request::Parts;
@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) principal: Arc<Principal>,
     /// What it was signed with.
     pub(crate) token: Arc<Verified>,
+    /// A ticket was shown, which is good for this endpoint alone.
+    ticket_for: Option<EndpointKey>,
     params: RawPathParams,
     parts: Parts,
     /// Behind a mutex that nobody ever waits for: a body alone cannot be shared across an await.
@@ -58,7 +60,17 @@ impl Unchecked {
     /// 401 without a valid token, 403 with one that is not enough, 429 with one that was used too often.
     pub(crate) fn check(self, access: Access, needed: Permission) -> Result<Call, Error> {
         let Unchecked { api, params, parts, body } = self;
-        let token = api.tokens().admit(&parts.headers, needed, api.backend().catalogue(), api.backend().now())?;
+        let (catalogue, now) = (api.backend().catalogue(), api.backend().now());
+        let (token, ticket_for) = match ticket(&parts) {
+            None => (api.tokens().admit(&parts.headers, needed, catalogue, now)?, None),
+            Some(ticket) => {
+                let found = api.backend().pipes().redeem(&ticket, now);
+                let (token, endpoint) =
+                    found.ok_or_else(|| Error::unauthorized("Invalid ticket, or one that has ended"))?;
+                api.tokens().pass(&token, needed, catalogue, now)?;
+                (token, Some(endpoint))
+            }
+        };
         let principal = token.principal.clone();
         match (access, &*principal) {
             (Access::Organisation, Principal::Application { .. }) => Err(Error::forbidden()),
@@ -66,10 +78,20 @@ impl Unchecked {
                 Err(Error::forbidden())
             }
             (Access::Organisation | Access::Sender | Access::Application | Access::Reader, _) => {
-                Ok(Call { api, principal, token, params, parts, body: Mutex::new(body) })
+                Ok(Call { api, principal, token, ticket_for, params, parts, body: Mutex::new(body) })
             }
         }
     }
+}
+
+/// The ticket in the query of a stream, which stands for a token where there is none.
+fn ticket(parts: &Parts) -> Option<String> {
+    let is_stream = parts.method == Method::GET && parts.uri.path().trim_end_matches('/').ends_with("/stream");
+    if !is_stream || parts.headers.contains_key(http::header::AUTHORIZATION) {
+        return None;
+    }
+    let mut query = form_urlencoded::parse(parts.uri.query()?.as_bytes());
+    query.find_map(|(name, value)| (name == "ticket").then(|| value.into_owned()))
 }
 
 impl Call {
@@ -133,6 +155,11 @@ impl Call {
         let https = self.api.settings().serves_tls || proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         let scheme = if https { "https" } else { "http" };
         Some(format!("{scheme}://{authority}"))
+    }
+
+    /// The body as it comes; once.
+    pub(crate) fn take_body(&mut self) -> Body {
+        std::mem::take(self.body.get_mut())
     }
 
     /// The body; once.
@@ -199,6 +226,9 @@ impl Call {
     pub(crate) fn endpoint_at(&self, name: &str) -> Result<(Arc<ApplicationEntry>, Arc<Endpoint>), Error> {
         let application = self.application()?;
         let endpoint = application.find_endpoint(self.param(name)).cloned().ok_or_else(Error::not_found)?;
+        if self.ticket_for.is_some_and(|only| only != endpoint.key) {
+            return Err(Error::not_found());
+        }
         Ok((application, endpoint))
     }
 

@@ -105,6 +105,15 @@ impl Error {
         }
     }
 
+    /// The status that it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Error::Refused { status, .. } | Error::Later { status, .. } => *status,
+            Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
     /// Its code and text, where they are told without a status. What went wrong on our side is logged here.
     pub(crate) fn told(self) -> (&'static str, Cow<'static, str>) {
         match self {

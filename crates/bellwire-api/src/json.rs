@@ -48,6 +48,15 @@ impl Json {
         Ok(Json(bytes))
     }
 
+    /// A body that has been read already.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub(crate) fn checked(bytes: Bytes, settings: &Settings) -> Result<Self, Error> {
+        scan(&bytes, settings.json_depth_max, settings.json_keys_max)?;
+        Ok(Json(bytes))
+    }
+
     /// Parses it, an object; what the value borrows, it borrows from the body.
     ///
     /// # Errors

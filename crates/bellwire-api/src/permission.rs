@@ -40,7 +40,11 @@ impl Permission {
         let endpoint = path.starts_with("/api/v1/app/{app_id}/endpoint");
         match path {
             "/api/v1/auth/whoami" | "/api/v1/auth/logout" => Permission::Own,
-            "/api/v1/app/{app_id}/msg" if *method == Method::POST => Permission::SendMessage,
+            "/api/v1/app/{app_id}/msg" | "/api/v1/app/{app_id}/msg/stream" if *method == Method::POST => {
+                Permission::SendMessage
+            }
+            // It gives nothing that its holder's own token would not.
+            _ if endpoint && last == "ticket" => Permission::Read,
             "/api/v1/app/{app_id}/msg/precheck/active"
             | "/api/v1/app/{app_id}/msg/search"
             | "/api/v1/environment/export" => Permission::Read,

@@ -14,6 +14,12 @@ pub enum PumpBug {
     RefusedEarly,
     /// The payload is taken from the store as text: what is not UTF-8 is replaced.
     PayloadAsText,
+    /// Who has which delivery of a pipe is forgotten from time to time.
+    LeasesForgotten,
+    /// A reader is told that its acknowledgement is durable before it is.
+    AcknowledgedEarly,
+    /// A reader's place is committed one message too far.
+    PlaceAhead,
 }
 
 /// A bug to be found.
@@ -30,8 +36,15 @@ pub enum Planted {
 impl Planted {
     /// All of them.
     pub fn all() -> Vec<Planted> {
-        let pump =
-            [PumpBug::AckBeforeDurable, PumpBug::ChangeAnsweredEarly, PumpBug::RefusedEarly, PumpBug::PayloadAsText];
+        let pump = [
+            PumpBug::AckBeforeDurable,
+            PumpBug::ChangeAnsweredEarly,
+            PumpBug::RefusedEarly,
+            PumpBug::PayloadAsText,
+            PumpBug::LeasesForgotten,
+            PumpBug::AcknowledgedEarly,
+            PumpBug::PlaceAhead,
+        ];
         let engine = Bug::ALL.into_iter().map(Planted::Engine);
         engine.chain(StoreBug::ALL.into_iter().map(Planted::Store)).chain(pump.into_iter().map(Planted::Pump)).collect()
     }

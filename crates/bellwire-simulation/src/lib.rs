@@ -16,6 +16,7 @@ mod receiver;
 mod bug;
 mod truth;
 mod node;
+mod reader;
 mod world;
 
 pub use bug::{Planted, PumpBug};

@@ -1,8 +1,8 @@
 //! The process under test: intake and engines, wired as the server wires them, and all of it gone in a crash.
 
 use bellwire_engine::{
-    BatchNumber, Bug, Catalogue, Draft, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings,
-    OfferError, Operational, Sealed, fan_out,
+    BatchNumber, Bug, Catalogue, Draft, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings, Leases,
+    OfferError, Operational, Receipt, Sealed, Use, fan_out,
 };
 use bellwire_model::{ApplicationKey, ContentType, DedupeKey, RequestDigest, RetrySchedule, Sequence, Timestamp};
 use bellwire_store::{Change, Recovered};
@@ -30,6 +30,8 @@ pub(crate) enum Waiter {
     /// One of its keys is taken, if the batch is kept.
     Refused(Request),
     Change(#[expect(dead_code, reason = "for traces")] Vec<Change>),
+    /// A reader of a pipe said how a delivery went.
+    Settled(Receipt, Use),
 }
 
 pub(crate) struct Node {
@@ -37,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) engines: Vec<Engine>,
     pub(crate) catalogue: Catalogue,
     pub(crate) settings: EngineSettings,
+    /// Of the pipe whose deliveries are taken.
+    pub(crate) leases: Leases,
     pub(crate) schedule: RetrySchedule,
     /// Engine time is the world's time plus this.
     pub(crate) offset: i64,
@@ -92,6 +96,9 @@ impl Node {
             engines,
             catalogue: Catalogue::new(recovered.applications.clone(), recovered.endpoints.clone(), Vec::new()),
             settings,
+            leases: Leases::new(u64::from_be_bytes([
+                seed[2], seed[3], seed[4], seed[5], seed[6], seed[7], seed[8], seed[9],
+            ])),
             schedule,
             offset,
             waiters: BTreeMap::new(),

@@ -36,11 +36,13 @@ pub enum StoreBug {
     CursorStays,
     /// A slice of a task moves its cursor one message too far.
     CursorSkips,
+    /// A page of a log leads past a message that it does not have.
+    LogSkips,
 }
 
 impl StoreBug {
     /// All of them.
-    pub const ALL: [StoreBug; 8] = [
+    pub const ALL: [StoreBug; 9] = [
         StoreBug::RowStays,
         StoreBug::RetryLosesRow,
         StoreBug::RecoverySkips,
@@ -49,6 +51,7 @@ impl StoreBug {
         StoreBug::EditUndoesDisable,
         StoreBug::CursorStays,
         StoreBug::CursorSkips,
+        StoreBug::LogSkips,
     ];
 }
 
@@ -838,7 +841,8 @@ impl Store for SimStore {
             }
             last = delivery.message;
             let message = &state.messages[&delivery.message].0;
-            if carries(message, &query.event_types, query.channel.as_deref(), None) {
+            let skipped = self.has(StoreBug::LogSkips) && looked + 1 == query.limit;
+            if carries(message, &query.event_types, query.channel.as_deref(), None) && !skipped {
                 bytes += message.content_bytes();
                 page.messages.push(Message::clone(message));
             }

@@ -170,10 +170,30 @@ impl Truth {
                     self.tasks.values_mut().for_each(|task| task.owes.retain(|d| d.message != *message));
                 }
                 Change::PutTask(task) => self.task_begins(task, store),
+                Change::Settle(settled) => {
+                    settled.iter().for_each(|settled| self.ended_by_reader(settled.delivery, store))
+                }
+                Change::Wait { waiting, owed: false } => self.ended_by_reader(waiting.delivery, store),
+                Change::PutConsumer { consumer, .. } => {
+                    let endpoint = consumer.endpoint;
+                    let owed = self.owed.get(&endpoint).into_iter().flatten();
+                    let read: Vec<_> = owed.copied().filter(|message| *message <= consumer.cursor).collect();
+                    read.into_iter().for_each(|message| self.ended_by_reader(Delivery { endpoint, message }, store));
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Notes that a delivery has ended, if it has.
+    fn ended_by_reader(&mut self, delivery: Delivery, store: &SimStore) {
+        if matches!(store.stands(delivery), DeliveryState::Delivered | DeliveryState::Ended(_)) {
+            self.ended.insert(delivery);
+            if let Some(owed) = self.owed.get_mut(&delivery.endpoint) {
+                owed.remove(&delivery.message);
+            }
+        }
     }
 
     /// What must be touched by a task that is durable now, unless somebody is quicker.

@@ -6,14 +6,15 @@
 
 use crate::bug::{Planted, PumpBug};
 use crate::node::{Node, Request, Waiter};
+use crate::reader::{PIPED, READ, Readers, TAKEN};
 use crate::receiver::Class;
 use crate::store::SimStore;
 use crate::truth::{Checked, Configured, Promise, Truth, Violation, broken};
-use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Operational, Start, Token, Undurable};
+use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Operational, Receipt, Start, Token, Undurable, Use};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, Endpoint, EndpointId,
-    EndpointKey, Health, Limits, Message, Now, OPERATIONAL_UID, OrganisationId, Outcome, RequestDigest, Sequence,
-    TaskId, Timestamp, Trigger, Waiting,
+    EndpointKey, Health, Kind, Limits, Message, Now, OPERATIONAL_UID, OrganisationId, Outcome, Pipe, RequestDigest,
+    Sequence, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Change, Matching, ReplayFilter, Store, Target, Task, Work};
 use bytes::Bytes;
@@ -117,6 +118,9 @@ pub(crate) enum Event {
     WallJump(i64),
     BackAtOnce(u64, Vec<Delivery>),
     StillWatching(u64),
+    Take(u64),
+    Say(u64, Receipt, Use),
+    Poll(u64),
 }
 
 /// How a commit ends.
@@ -145,6 +149,7 @@ pub(crate) struct World {
     net: ChaCha8Rng,
     pub(crate) timing: ChaCha8Rng,
     tells: ChaCha8Rng,
+    pub(crate) readers: Readers,
     pub(crate) store: Arc<SimStore>,
     pub(crate) node: Option<Node>,
     generation: u64,
@@ -204,6 +209,7 @@ impl World {
             net: stream(3),
             timing: stream(4),
             tells: stream(5),
+            readers: Readers::new(stream(6)),
             store: Arc::new(SimStore::new(bug.and_then(Planted::in_store))),
             node: None,
             generation: 0,
@@ -286,6 +292,9 @@ impl World {
         if self.tells.random_ratio(1, 3) {
             self.found_operational(&mut changes);
         }
+        if self.readers.rng.random_ratio(1, 3) {
+            self.found_pipes(&mut changes);
+        }
         let batch = bellwire_store::Batch { changes, ..Default::default() };
         self.store.commit(&batch).expect("an empty store takes everything");
     }
@@ -322,6 +331,18 @@ impl World {
         self.truth.configured.insert(endpoint.key, configured(&endpoint, self.now));
         self.truth.operational = Some(OPERATIONAL);
         changes.push(Change::PutEndpoint(Arc::new(endpoint)));
+    }
+
+    /// Two pipes with their readers, who come when they like.
+    fn found_pipes(&mut self, changes: &mut Vec<Change>) {
+        self.readers.present = true;
+        changes.push(Change::PutApplication(Arc::new(application(PIPED, None))));
+        for key in [TAKEN, READ] {
+            let kind = Kind::Pipe(Pipe::default());
+            let endpoint = Endpoint { kind, ..self.endpoint(key, PIPED, false, None) };
+            self.truth.configured.insert(endpoint.key, configured(&endpoint, self.now));
+            changes.push(Change::PutEndpoint(Arc::new(endpoint)));
+        }
     }
 
     fn endpoint(&mut self, key: EndpointKey, application: ApplicationKey, fifo: bool, rate: Option<u16>) -> Endpoint {
@@ -374,6 +395,13 @@ impl World {
                     let payload = Bytes::from(format!("{{\"number\":{}}}", self.produced));
                     self.after(n * every, Event::Produce(Request { payload, ..request }));
                 }
+            }
+        }
+        if self.readers.present {
+            for _ in 0..self.readers.rng.random_range(3..25) {
+                let at = self.readers.rng.random_range(0..trouble);
+                let request = self.request(PIPED);
+                self.after(at, Event::Produce(request));
             }
         }
         self.plan_some(self.faults.crash, 1..4, trouble, |_| Event::Crash);
@@ -505,13 +533,58 @@ impl World {
             }
             Event::BackAtOnce(generation, deliveries) => return self.check_back(generation, &deliveries),
             Event::StillWatching(generation) => return self.check_watermark(generation),
+            Event::Take(generation) => return self.take(generation),
+            Event::Say(generation, receipt, what) => self.said(generation, receipt, what),
+            Event::Poll(generation) => return self.poll(generation),
         }
         Ok(())
     }
 
     /// The present generation of the process, if it lives.
-    fn alive(&self, generation: u64) -> bool {
+    pub(crate) fn alive(&self, generation: u64) -> bool {
         self.generation == generation && self.node.is_some()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn is_healed(&self) -> bool {
+        self.healed
+    }
+
+    pub(crate) fn engine_now(&self) -> Timestamp {
+        self.node_now().engine
+    }
+
+    pub(crate) fn note_reader(&mut self, what: &str, message: Sequence) {
+        self.note(what, [message.as_u64(), 0, 0]);
+    }
+
+    /// A reader has taken a delivery.
+    pub(crate) fn taken(&mut self, delivery: Delivery) {
+        self.truth.taken.insert(delivery);
+    }
+
+    /// What a reader gets is what was accepted.
+    pub(crate) fn check_bytes(&self, at: Sequence, message: &Message) -> Checked {
+        match self.truth.messages.get(&at) {
+            Some(accepted) if message.payload.as_ref() == Some(&accepted.payload) => Ok(()),
+            _ => broken(Promise::BytesInBytesOut, format!("a reader got {at:?} with other bytes")),
+        }
+    }
+
+    /// The messages in `(after, through]` that were accepted for an endpoint.
+    pub(crate) fn accepted_for(&self, endpoint: EndpointKey, after: Sequence, through: Sequence) -> Vec<Sequence> {
+        let range = self.truth.messages.range(after.next()..=through.max(after.next()));
+        let of = range.filter(|(at, accepted)| **at <= through && accepted.fan_out.contains(&endpoint));
+        of.map(|(at, _)| *at).collect()
+    }
+
+    /// Messages that somebody may resend or expunge: what readers of pipes have is their own affair.
+    fn touchable(&self) -> Vec<Sequence> {
+        let all = self.truth.messages.iter().filter(|(_, accepted)| !accepted.fan_out.contains(&READ));
+        all.map(|(message, _)| *message).collect()
     }
 
     pub(crate) fn wall_now(&self) -> Timestamp {
@@ -677,7 +750,7 @@ impl World {
 
     fn resend(&mut self) {
         let now = self.node_now().engine;
-        let all: Vec<_> = self.truth.messages.keys().copied().collect();
+        let all = self.touchable();
         let Some(node) = self.node.as_mut().filter(|node| !node.changing && !all.is_empty()) else { return };
         let message = all[self.doors.random_range(0..all.len())];
         let keys: Vec<_> = self.truth.messages[&message].fan_out.iter().copied().collect();
@@ -748,7 +821,7 @@ impl World {
 
     fn expunge(&mut self) {
         let now = self.node_now().engine;
-        let all: Vec<_> = self.truth.messages.keys().copied().collect();
+        let all = self.touchable();
         let Some(node) = self.node.as_mut().filter(|node| !node.changing && !all.is_empty()) else { return };
         let message = all[self.doors.random_range(0..all.len())];
         if let Ok(batch) = node.change(now, vec![Change::ExpungePayload(message)]) {
@@ -876,6 +949,7 @@ impl World {
                 }
                 self.after(0, Event::Upkeep);
                 self.plan_slice();
+                self.plan_readers();
                 self.schedule_seal();
             }
         }
@@ -979,6 +1053,7 @@ impl World {
                 Waiter::Message(_, request) => self.try_again(request),
                 Waiter::Refused(request) if kept => self.check_refused(&request)?,
                 Waiter::Refused(request) => self.after(0, Event::Look(self.generation, request)),
+                Waiter::Settled(receipt, what) => self.settled(receipt, what, kept),
                 Waiter::Change(_) => {
                     if let Some(node) = &mut self.node {
                         node.changing = false;
@@ -1289,6 +1364,7 @@ impl World {
             }
         }
         self.truth.crashed();
+        self.readers_crashed();
         self.proven.clear();
         self.paused_until = 0;
         self.generation += 1;
@@ -1333,7 +1409,7 @@ impl World {
         self.after(0, Event::Upkeep);
         self.slice_planned = false;
         self.plan_slice();
-        Ok(())
+        self.readers_restart()
     }
 
     /// Recovery finds exactly what a look at everything finds.

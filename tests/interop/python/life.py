@@ -343,6 +343,34 @@ def the_asynchronous_library():
 
 
 @step
+def the_poller():
+    made = svix.endpoint.create(app, models.EndpointIn(url="https://example.com/", uid="polled"))
+    patched = subprocess.run(
+        ["curl", "-sS", "-X", "PATCH", f"{URL}/api/v1/app/{app}/endpoint/{made.id}", "-H", f"authorization: Bearer {TOKEN}",
+         "-H", "content-type: application/json", "-d", '{"kind": "pipe"}'], capture_output=True, text=True, check=True)
+    check("an endpoint becomes a pipe", json.loads(patched.stdout).get("kind") == "pipe", patched.stdout)
+    ids = [svix.message.create(app, models.MessageIn(event_type="a.b", payload={"n": n})).id for n in range(5)]
+    options = svix_api.MessagePollerPollOptions(limit=2)
+    first = svix.message.poller.poll(app, "polled", options)
+    check("a page", [m.id for m in first.data] == ids[:2] and not first.done, [m.id for m in first.data])
+    rest = svix.message.poller.poll(app, "polled", svix_api.MessagePollerPollOptions(iterator=first.iterator))
+    check("and the rest", [m.id for m in rest.data] == ids[2:] and rest.done, [m.id for m in rest.data])
+    page = svix.message.poller.consumer_poll(app, "polled", "me", svix_api.MessagePollerConsumerPollOptions(limit=3))
+    check("a consumer's page", [m.id for m in page.data] == ids[:3])
+    options = svix_api.MessagePollerConsumerPollOptions(iterator=page.iterator)
+    page = svix.message.poller.consumer_poll(app, "polled", "me", options)
+    check("goes on", [m.id for m in page.data] == ids[3:])
+    page = svix.message.poller.consumer_poll(app, "polled", "me")
+    check("from where it is without an iterator", [m.id for m in page.data] == ids[3:])
+    back = models.PollingEndpointConsumerSeekIn(after=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc))
+    sought = svix.message.poller.consumer_seek(app, "polled", "me", back)
+    options = svix_api.MessagePollerConsumerPollOptions(iterator=sought.iterator)
+    page = svix.message.poller.consumer_poll(app, "polled", "me", options)
+    check("and back", [m.id for m in page.data] == ids)
+    svix.endpoint.delete(app, "polled")
+
+
+@step
 def the_end():
     ids = [m.id for m in svix.message.list(app, svix_api.MessageListOptions(limit=250)).data]
     doubled = {i: n for i in ids if (n := len([1 for p, h, _ in Receiver.arrived if p == "/main" and h.get("webhook-id", h.get("svix-id")) == i])) > 1}

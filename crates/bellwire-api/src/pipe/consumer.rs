@@ -159,9 +159,6 @@ async fn list(call: Call) -> Result<Response, Error> {
 async fn delete(call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let name = name(&call)?;
-    if place(&call.api, &endpoint, &name).await?.is_none() {
-        return Err(Error::not_found());
-    }
     call.api.backend().settle(vec![Change::DeleteConsumer { endpoint: endpoint.key, name }]).await?;
     Ok(error::no_content())
 }

@@ -19,6 +19,8 @@ mod lease;
 mod consumer;
 mod poller;
 mod stream;
+mod ticket;
+mod produce;
 
 pub use wake::Wakes;
 
@@ -37,6 +39,8 @@ pub(crate) fn operations() -> Vec<Operation> {
     all.extend(lease::operations());
     all.extend(consumer::operations());
     all.extend(stream::operations());
+    all.extend(ticket::operations());
+    all.extend(produce::operations());
     all.extend(poller::operations());
     all
 }
@@ -48,6 +52,7 @@ pub struct Pipes {
     pub wakes: Wakes,
     desks: Mutex<HashMap<EndpointKey, Arc<Desk>>>,
     rates: rate::Rates,
+    tickets: ticket::Tickets,
     /// The first lease of each endpoint is numbered from here.
     first_lease: u64,
     readers: AtomicU64,
@@ -68,6 +73,7 @@ impl Pipes {
             wakes: Wakes::new(newest),
             desks: Mutex::default(),
             rates: rate::Rates::default(),
+            tickets: ticket::Tickets::default(),
             first_lease: random,
             readers: AtomicU64::new(0),
         }

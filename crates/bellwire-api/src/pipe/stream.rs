@@ -62,6 +62,9 @@ struct StreamQuery {
     mode: Option<Mode>,
     /// The consumer's name, in the mode `durable`.
     consumer: Option<String>,
+    /// Instead of a token.
+    #[expect(dead_code, reason = "for the document; the door reads it")]
+    ticket: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -100,7 +103,7 @@ enum Stage {
 
 async fn stream_call(call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
-    let StreamQuery { mode, consumer: name } = call.query()?;
+    let StreamQuery { mode, consumer: name, .. } = call.query()?;
     let mut query: PullQuery = call.query()?;
     // What a browser sends by itself when it comes again is newer than what is in its URL.
     if let Some(last) = call.header("last-event-id").filter(|last| !last.is_empty()) {

@@ -115,6 +115,11 @@ impl Wakes {
         self.inner.closing.send_replace(true);
     }
 
+    /// Becomes `true` when readers are to end.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.inner.closing.subscribe()
+    }
+
     /// A place at the end of the log of `endpoint`. What is published from now on wakes it.
     pub(crate) fn watch(&self, endpoint: EndpointKey) -> Watch {
         let mut watched = self.inner.watched.lock();

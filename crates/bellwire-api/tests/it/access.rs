@@ -27,6 +27,8 @@ pub(crate) struct Furnished {
     pub(crate) world: World,
     own: String,
     other: String,
+    /// Of the pipe.
+    cursor: String,
     ids: Vec<(&'static str, String)>,
 }
 
@@ -36,6 +38,11 @@ impl Furnished {
         let own = world.application("own").await;
         let other = world.application("other").await;
         let endpoint = world.endpoint("own").await;
+        let pipe = json!({ "uid": "pipe", "kind": "pipe" });
+        world.post("/api/v1/app/own/endpoint", pipe).await.expect(201);
+        let pulled = world.get("/api/v1/app/own/endpoint/pipe/pull").await.expect(200);
+        // Streams end where they would wait.
+        world.backend.close_pipes();
         let message = world.message("own").await;
         let attempt = world.attempt(&message, &endpoint, Ok(500), b"");
         world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
@@ -58,6 +65,8 @@ impl Furnished {
             ("{fingerprint}", secrets["secrets"][0]["fingerprint"].as_str().unwrap().to_owned()),
             ("{task_id}", task["id"].as_str().unwrap().to_owned()),
             ("{app_id}", "own".to_owned()),
+            ("{sink_id}", "pipe".to_owned()),
+            ("{consumer_id}", "reader".to_owned()),
             ("{endpoint_id}", endpoint),
             ("{msg_id}", message),
             ("{attempt_id}", attempt),
@@ -65,13 +74,24 @@ impl Furnished {
             ("{key_id}", registered["id"].as_str().unwrap().to_owned()),
             ("{event_type_name}", "a.b".to_owned()),
         ];
-        Furnished { world, own, other, ids }
+        let cursor = pulled["cursor"].as_str().unwrap().to_owned();
+        Furnished { world, own, other, cursor, ids }
+    }
+
+    /// A body that the operation accepts here.
+    pub(crate) fn body(&self, id: &str) -> Value {
+        match id {
+            "v1.pipe.consumer.commit" => json!({ "cursor": self.cursor }),
+            id => sample(id),
+        }
     }
 
     /// A path of the document, with what is there for its names.
     pub(crate) fn path(&self, template: &str) -> String {
         let template = match template.strip_prefix("/api/v1/operational-webhook/") {
             Some(rest) => format!("/api/v1/operational-webhook/{}", rest.replace("{endpoint_id}", "told")),
+            // Only there may deliveries be taken.
+            None if template.contains("/pull/") => template.replace("{endpoint_id}", "pipe"),
             None => template.to_owned(),
         };
         self.ids.iter().fold(template, |path, (name, id)| path.replace(name, id))
@@ -106,7 +126,7 @@ async fn every_operation_refuses_whom_it_must() {
             if let Some(token) = token {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            let body = sample(operation["operationId"].as_str().unwrap());
+            let body = furnished.body(operation["operationId"].as_str().unwrap());
             let answer = world.send(request.body(Body::from(body.to_string())).unwrap()).await;
 
             let access = operation["x-access"].as_str().unwrap();
@@ -179,7 +199,10 @@ pub(crate) fn sample(id: &str) -> Value {
         }
         "v1.event-type.create" => json!({ "name": "c.d", "description": "" }),
         "v1.event-type.update" => json!({ "description": "" }),
-        "v1.message.create" => json!({ "eventType": "a.b", "payload": {} }),
+        "v1.message.create" | "v1.message.stream" => json!({ "eventType": "a.b", "payload": {} }),
+        "v1.pipe.ack" | "v1.pipe.nack" | "v1.pipe.extend" => json!({ "receipts": ["x"] }),
+        "v1.pipe.consumer.seek" => json!({ "from": "now" }),
+        "v1.message.poller.consumer-seek" => json!({ "after": "2025-12-31T00:00:00Z" }),
         "v1.endpoint.bulk-create" => json!({ "endpoints": [{ "url": "https://example.com" }] }),
         "v1.endpoint.send-example" => json!({ "eventType": "svix.ping" }),
         "v1.event-type.import-openapi" => json!({ "spec": { "webhooks": {} } }),

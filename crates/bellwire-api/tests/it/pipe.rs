@@ -272,7 +272,8 @@ async fn a_consumer_goes_forward_and_what_it_has_read_is_delivered() {
     let all = world.get(&format!("{PIPE}/pull/consumer")).await.expect(200);
     assert_eq!(all["data"].as_array().map(Vec::len), Some(1));
     world.delete(&one).await.expect(204);
-    world.delete(&one).await.expect(404);
+    let all = world.get(&format!("{PIPE}/pull/consumer")).await.expect(200);
+    assert_eq!(all["data"], json!([]));
     for name in ["a%20b", &"x".repeat(129)] {
         let path = format!("{PIPE}/pull/consumer/{name}/commit");
         world.post(&path, json!({ "cursor": cursor })).await.expect(422);
@@ -461,4 +462,54 @@ async fn a_durable_stream_begins_where_its_consumer_is() {
     assert_eq!(head.status, 422);
     let (head, _) = Stream::open(&world, "consumer=me", &[]).await;
     assert_eq!(head.status, 422);
+}
+
+#[tokio::test]
+async fn a_ticket_opens_one_stream_for_a_while() {
+    let world = world().await;
+    world.send_n(0..1).await;
+    world.post("/api/v1/app/acme/endpoint", json!({ "uid": "other", "kind": "pipe" })).await.expect(201);
+    let out = world.post(&format!("{PIPE}/ticket"), json!({})).await.expect(201);
+    let ticket = out["ticket"].as_str().expect("a ticket").to_owned();
+    world.backend.close_pipes();
+    let open =
+        async |path: String| world.send(Request::builder().uri(path).body(Body::empty()).expect("a request")).await;
+    // As often as a browser comes again.
+    for _ in 0..2 {
+        let answer = open(format!("{PIPE}/stream?ticket={ticket}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.text.contains("\"n\":0"));
+    }
+    open(format!("/api/v1/app/acme/endpoint/other/stream?ticket={ticket}")).await.expect(404);
+    open(format!("{PIPE}/pull?ticket={ticket}")).await.expect(401);
+    open(format!("{PIPE}/stream?ticket=x{ticket}")).await.expect(401);
+    world.pass(Duration::from_secs(61));
+    open(format!("{PIPE}/stream?ticket={ticket}")).await.expect(401);
+    world.post(&format!("{PIPE}/ticket"), json!({ "seconds": 3601 })).await.expect(422);
+}
+
+#[tokio::test]
+async fn messages_come_in_line_by_line_and_each_is_answered() {
+    let world = world().await;
+    let line = |n: u32| format!("{{\"eventType\":\"a.b\",\"eventId\":\"e{n}\",\"payload\":{{\"n\":{n}}}}}");
+    let body =
+        [line(0), String::new(), "nonsense".to_owned(), line(1), line(0), "{\"payload\":{}}".to_owned(), line(2)];
+    let answer = world.call(Method::POST, "/api/v1/app/acme/msg/stream", body.join("\n")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let answers: Vec<Value> = answer.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let statuses: Vec<_> = answers.iter().map(|one| one["status"].as_u64().unwrap_or(202)).collect();
+    assert_eq!([statuses[1], statuses[2], statuses[4], statuses[5]], [422, 202, 422, 202]);
+    assert!(
+        matches!(statuses[..], [202, _, _, 409, ..] | [409, _, _, 202, ..]),
+        "one event id, one message: {statuses:?}"
+    );
+    assert!(answers[2]["id"].as_str().expect("an id").starts_with("msg_"));
+    let mut there = page(&world.pull("").await).0;
+    there.sort_unstable();
+    assert_eq!(there, [0, 1, 2]);
+    // A line without an end is too large at some point, and nothing after it counts.
+    let large = format!("{}\n{}", line(3), "x".repeat(3 << 20));
+    let answer = world.call(Method::POST, "/api/v1/app/acme/msg/stream", large).await;
+    assert_eq!(answer.text.lines().count(), 2);
+    assert!(answer.text.contains("payload_too_large"), "{}", answer.text);
 }

@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod token;
 pub(crate) mod source;
 pub(crate) mod send;
+pub(crate) mod listen;
 pub(crate) mod sign;
 pub(crate) mod verify;
 pub(crate) mod explain;

@@ -62,8 +62,10 @@ struct Watched {
     since: Cell<Instant>,
     /// Whether any request has been read whole.
     used: Cell<bool>,
-    /// Requests that wait for our answer: their connection is not idle.
+    /// Requests that wait for our answer, or for the rest of it: their connection is not idle.
     answering: Cell<u32>,
+    /// Answers that have begun. A body that still comes then may come for as long as its client likes, if it does not fall silent.
+    answered: Cell<u32>,
     task: RefCell<Option<AbortHandle>>,
 }
 
@@ -106,6 +108,7 @@ pub(crate) async fn serve(
                     since: Cell::new(Instant::now()),
                     used: Cell::new(false),
                     answering: Cell::new(0),
+                    answered: Cell::new(0),
                     task: RefCell::new(None),
                 });
                 let (router, closed) = (router.clone(), closed.clone());
@@ -162,6 +165,7 @@ async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
                 Phase::Idle if w.answering.get() > 0 => return true,
                 Phase::Idle if w.used.get() => limits.idle_timeout,
                 Phase::Idle | Phase::Head => limits.head_timeout,
+                Phase::Body if w.answered.get() > 0 => limits.idle_timeout,
                 Phase::Body => limits.body_timeout,
             };
             if w.since.get().elapsed() > limit {
@@ -214,7 +218,8 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         let answering = Answering::new(watched);
         async move {
             let answer = answer.await?;
-            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, _answering: answering }))
+            let answered = Answered::new(answering);
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, _answered: answered }))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -254,10 +259,27 @@ impl Drop for Answering {
     }
 }
 
+/// Counts an answer that has begun.
+struct Answered(Answering);
+
+impl Answered {
+    fn new(answering: Answering) -> Self {
+        answering.0.answered.set(answering.0.answered.get() + 1);
+        Answered(answering)
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        let watched = &self.0.0;
+        watched.answered.set(watched.answered.get() - 1);
+    }
+}
+
 /// A body that may go on for long: its connection is not idle.
 struct Answer {
     body: axum::body::Body,
-    _answering: Answering,
+    _answered: Answered,
 }
 
 impl hyper::body::Body for Answer {
@@ -306,7 +328,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Scanned<S> {
         if !bytes.is_empty() {
             this.scanner.scan(bytes).map_err(|refusal| io::Error::new(io::ErrorKind::InvalidData, refusal))?;
             let phase = this.scanner.phase();
-            if phase != this.watched.phase.get() || phase == Phase::Idle {
+            if phase != this.watched.phase.get() || phase == Phase::Idle || this.watched.answered.get() > 0 {
                 this.watched.phase.set(phase);
                 this.watched.since.set(Instant::now());
                 this.watched.used.set(this.watched.used.get() || phase != Phase::Head);

@@ -23,3 +23,4 @@ mod packaging;
 mod settings;
 mod swap;
 mod tls;
+mod pipe;

@@ -1,0 +1,225 @@
+//! Pipes over real sockets: a stream that is resumed after a crash, deliveries that come again, and `bellwire listen`.
+
+use crate::program::{PATIENCE, Program, bellwire, eventually, ledger};
+use crate::receiver::Receiver;
+use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+const PIPE: &str = "/app/acme/endpoint/pipe";
+
+fn start(data: &std::path::Path) -> Program {
+    Program::start(data, &[])
+}
+
+fn prepare(server: &Program) {
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "pipe", "kind": "pipe"})).0, 201);
+}
+
+fn send(server: &Program, n: u32) {
+    let body = json!({"eventType": "a.b", "payload": {"n": n}});
+    assert_eq!(server.call("POST", "/app/acme/msg", body).0, 202);
+}
+
+/// An open stream of events.
+struct Stream(BufReader<TcpStream>);
+
+impl Stream {
+    fn open(server: &Program, last: Option<&str>) -> Stream {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let resume = last.map_or_else(String::new, |last| format!("last-event-id: {last}\r\n"));
+        let token = &server.token;
+        let head = format!(
+            "GET /api/v1{PIPE}/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\naccept: text/event-stream\r\n{resume}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        Stream(BufReader::new(stream))
+    }
+
+    /// The next message's cursor and number; `None` when the server is gone.
+    fn next(&mut self) -> Option<(String, u64)> {
+        let (mut id, mut line) = (String::new(), String::new());
+        loop {
+            line.clear();
+            if self.0.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            if let Some(cursor) = line.strip_prefix("id: ") {
+                cursor.trim().clone_into(&mut id);
+            }
+            let data = line.strip_prefix("data: ").and_then(|data| serde_json::from_str::<Value>(data).ok());
+            if let Some(n) = data.and_then(|data| data["payload"]["n"].as_u64()) {
+                return Some((id, n));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_is_resumed_after_a_crash_without_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = start(folder.path());
+    prepare(&server);
+    let mut stream = Stream::open(&server, None);
+    let (mut seen, mut last) = (Vec::new(), String::new());
+    for crash in 0..3u32 {
+        for n in crash * 20..crash * 20 + 20 {
+            send(&server, n);
+        }
+        // Some of it arrives live, and then the server is gone in the middle.
+        for _ in 0..7 {
+            let (cursor, n) = stream.next().unwrap();
+            seen.push(n);
+            last = cursor;
+        }
+        server.kill();
+        while let Some((cursor, n)) = stream.next() {
+            seen.push(n);
+            last = cursor;
+        }
+        server = start(folder.path());
+        stream = Stream::open(&server, Some(&last));
+    }
+    while seen.len() < 60 {
+        seen.push(stream.next().unwrap().1);
+    }
+    assert_eq!(seen, (0..60).collect::<Vec<_>>());
+    // A stream ends when the server does, and does not hold it up.
+    assert!(server.stop().success());
+    assert_eq!(stream.next(), None);
+}
+
+#[test]
+fn what_was_handed_out_comes_again_after_a_crash_and_is_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    (0..5).for_each(|n| send(&server, n));
+    let receive = |server: &Program| {
+        let (status, out) = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"wait": 5}));
+        assert_eq!(status, 200);
+        out["data"].as_array().unwrap().clone()
+    };
+    let mut taken = Vec::new();
+    while taken.len() < 5 {
+        taken.extend(receive(&server));
+    }
+    let receipts: Vec<_> = taken.iter().map(|one| one["receipt"].clone()).collect();
+    let acked = server.call("POST", &format!("{PIPE}/pull/ack"), json!({"receipts": receipts[..2]}));
+    assert_eq!(acked.0, 200);
+    server.kill();
+    let server = start(folder.path());
+    let late = server.call("POST", &format!("{PIPE}/pull/ack"), json!({"receipts": receipts}));
+    let statuses: Vec<_> = late.1["data"].as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+    assert_eq!(statuses, [409; 5], "old receipts open nothing");
+    let mut again = Vec::new();
+    while again.len() < 3 {
+        again.extend(receive(&server));
+    }
+    assert_eq!(again.iter().map(|one| one["payload"]["n"].clone()).collect::<Vec<_>>(), [2, 3, 4]);
+    let receipts: Vec<_> = again.iter().map(|one| one["receipt"].clone()).collect();
+    assert_eq!(server.call("POST", &format!("{PIPE}/pull/ack"), json!({"receipts": receipts})).0, 200);
+    let sum = ledger(folder.path());
+    assert_eq!((&sum["accepted"], &sum["delivered"], &sum["pending"]), (&json!(5), &json!(5), &json!(0)));
+}
+
+#[test]
+fn an_endpoint_moves_from_push_to_pipe_and_back_without_losing_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    (0..4).for_each(|n| send(&server, n));
+    let (_, out) = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"limit": 1, "wait": 5}));
+    let receipt = out["data"][0]["receipt"].clone();
+    assert_eq!(server.call("POST", &format!("{PIPE}/pull/ack"), json!({"receipts": [receipt]})).0, 200);
+    // Pushed to: what nobody took arrives.
+    let receiver = Receiver::answering(&[200]);
+    assert_eq!(server.call("PATCH", PIPE, json!({"kind": "push", "url": receiver.url()})).0, 200);
+    let mut arrived: Vec<_> = (0..3).map(|_| receiver.next().body).collect();
+    arrived.sort();
+    assert_eq!(arrived, [1, 2, 3].map(|n| format!(r#"{{"n":{n}}}"#).into_bytes()));
+    // A pipe again: what comes waits.
+    assert_eq!(server.call("PATCH", PIPE, json!({"kind": "pipe"})).0, 200);
+    send(&server, 9);
+    let (_, out) = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"wait": 5}));
+    assert_eq!(out["data"][0]["payload"]["n"], 9);
+    let sum = eventually("all is recorded", || Some(ledger(folder.path())).filter(|sum| sum["pending"] == 1));
+    assert_eq!((&sum["delivered"], &sum["accepted"]), (&json!(4), &json!(5)));
+}
+
+#[test]
+fn listen_brings_webhooks_here_and_tells_what_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    let (_, secret) = server.call("GET", &format!("{PIPE}/secret"), json!(null));
+    let key = VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap();
+    (0..2).for_each(|n| send(&server, n));
+    let receiver = Receiver::answering(&[200, 500]);
+    let mut listening = bellwire(folder.path())
+        .args(["listen", "--application", "acme", "--endpoint", "pipe", "--count", "2", "--json"])
+        .args(["--forward", &receiver.url(), "--url", &format!("http://{}", server.address), "--token", &server.token])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let arrival = receiver.next();
+        let header = |name: &str| arrival.headers[name].as_str();
+        let signed = SignedHeaders {
+            id: header("webhook-id"),
+            timestamp: header("webhook-timestamp"),
+            signature: header("webhook-signature"),
+        };
+        let now = header("webhook-timestamp").parse().unwrap();
+        verify(std::slice::from_ref(&key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
+        ids.push(header("webhook-id").to_owned());
+    }
+    let lines: Vec<Value> = BufReader::new(listening.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert!(listening.wait().unwrap().success());
+    let mut statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64().unwrap()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 500]);
+    // The server knows both answers.
+    let mut recorded: Vec<_> = ids
+        .iter()
+        .map(|id| server.call("GET", &format!("/app/acme/attempt/msg/{id}"), json!(null)).1["data"][0].clone())
+        .collect();
+    recorded.sort_by_key(|attempt| attempt["responseStatusCode"].as_u64());
+    let codes: Vec<_> = recorded.iter().map(|attempt| attempt["responseStatusCode"].clone()).collect();
+    assert_eq!(codes, [200, 500]);
+    assert!(recorded.iter().all(|attempt| attempt["response"] == "hi"), "{recorded:?}");
+    let sum = ledger(folder.path());
+    assert_eq!((&sum["delivered"], &sum["ended"]["exhausted"], &sum["pending"]), (&json!(1), &json!(1), &json!(0)));
+}
+
+#[test]
+fn listen_makes_an_endpoint_of_its_own_replays_and_takes_it_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    assert_eq!(server.call("POST", "/event-type", json!({"name": "a.b", "description": ""})).0, 201);
+    (0..3).for_each(|n| send(&server, n));
+    let output = bellwire(folder.path())
+        .args(["listen", "--count", "3", "--json", "--replay", "1h", "--filter", "a.b"])
+        .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let mut numbers: Vec<_> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["payload"]["n"].as_u64().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2]);
+    let (_, endpoints) = server.call("GET", "/app/acme/endpoint", json!(null));
+    assert_eq!(endpoints["data"], json!([]), "its endpoint is gone");
+}
