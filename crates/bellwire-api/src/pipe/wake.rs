@@ -238,6 +238,7 @@ mod tests {
                 expires_at: Timestamp::FAR_FUTURE,
                 deliver_at: None,
                 received: None,
+                trace: None,
             }),
             fan_out: [EndpointKey(endpoint)].into_iter().collect(),
             idempotency: None,

@@ -14,6 +14,7 @@ use crate::observe::Metrics;
 use crate::wiring;
 use anyhow::Context;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault};
+use bellwire_api::pipe::Pipes;
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Draft, Intake};
 use bellwire_model::{Endpoint, OrganisationId, Runs, Sequence, Source, Timestamp};
@@ -82,6 +83,7 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
         Metrics::new(),
         Arc::clone(egress.guard()),
         None,
+        Pipes::new(newest, 0),
     );
     let real: Arc<dyn Backend> = Arc::new(Doors {
         core: Arc::new(core),
@@ -125,6 +127,14 @@ impl Backend for Rehearsal {
             catalogue.apply(change);
         }
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn settle(&self, _: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
+        Box::pin(std::future::ready(Err(AcceptError::Closed)))
+    }
+
+    fn pipes(&self) -> &Pipes {
+        self.real.pipes()
     }
 
     fn configuration(&self) -> &tokio::sync::Mutex<()> {
