@@ -97,16 +97,18 @@ pub struct Draft {
     pub event: Option<DedupeKey>,
 }
 
-/// The key of a received request in the window before this one: it is looked at and not taken.
+/// The keys of a received request in the windows beside its own: they are looked at and not taken.
 ///
 /// Keys of received requests are made with the number of their window, so that a key never changes hands and the store knows
 /// nothing of windows; whoever has a key looks for it in this window and in the one before, and there from `since` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Earlier {
-    /// The key.
+    /// In the window before.
     pub key: DedupeKey,
     /// A message before this one does not count any more.
     pub since: Sequence,
+    /// In the window after, if that is near: the same request may have come a moment later and be quicker.
+    pub next: Option<DedupeKey>,
 }
 
 /// What became of a draft.
@@ -354,6 +356,12 @@ impl Intake {
             draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len()) + received;
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
         if self.held || self.queued >= self.settings.queue_messages_max || crowded {
+            if let Some(key) =
+                draft.event.filter(|_| draft.received.is_some() && self.planted.has(Bug::RefusedLeavesKey))
+            {
+                let (message, batch) = (self.source.last(), self.last_number());
+                self.remember(key, Remembered { message, batch, digest: None });
+            }
             return Err(OfferError::Busy);
         }
         self.now = self.now.max(now);
@@ -600,8 +608,11 @@ impl Intake {
             let offer = Offer::Same { message: seen.message, batch: seen.batch };
             return if same { Ok(Some(offer)) } else { Err(OfferError::KeyReused { batch: seen.batch }) };
         }
-        let earlier =
-            draft.earlier.and_then(|earlier| self.keys.get(&earlier.key).filter(|seen| seen.message >= earlier.since));
+        let earlier = draft.earlier.filter(|_| !self.planted.has(Bug::EarlierIgnored));
+        let earlier = earlier.and_then(|Earlier { key, since, next }| {
+            let before = self.keys.get(&key).filter(|seen| seen.message >= since);
+            before.or_else(|| self.keys.get(&next?))
+        });
         if let Some(seen) = draft.event.and_then(|key| self.keys.get(&key)).or(earlier) {
             if draft.received.is_some() {
                 return Ok(Some(Offer::Same { message: seen.message, batch: seen.batch }));

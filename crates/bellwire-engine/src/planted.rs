@@ -58,12 +58,16 @@ pub enum Bug {
     ExhaustedForgotten,
     /// What is told of attempts is lost with a batch that failed.
     OperationalLost,
+    /// The key of the window before is not looked at among what is on its way.
+    EarlierIgnored,
+    /// A request that is refused leaves its key behind.
+    RefusedLeavesKey,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 27] = [
         Bug::KeyForgotten,
         Bug::DigestIgnored,
         Bug::WatermarkAhead,
@@ -89,6 +93,8 @@ impl Bug {
         Bug::SlotLeaked,
         Bug::ExhaustedForgotten,
         Bug::OperationalLost,
+        Bug::EarlierIgnored,
+        Bug::RefusedLeavesKey,
     ];
 }
 

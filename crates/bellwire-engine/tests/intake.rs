@@ -143,7 +143,7 @@ fn a_received_request_is_known_by_its_key_in_this_window_and_in_the_one_before()
             dedupe: Some("a".into()),
         })),
         payload: Bytes::from_static(body),
-        earlier: earlier.map(|(key, since)| Earlier { key: DedupeKey([key; 16]), since }),
+        earlier: earlier.map(|(key, since)| Earlier { key: DedupeKey([key; 16]), since, next: None }),
         ..with_event(key)
     };
     let (first, batch) = queued(intake.offer(now(), received(1, None, b"{}"), 0));

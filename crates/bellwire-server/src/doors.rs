@@ -122,11 +122,17 @@ impl Doors {
             let same = draft.received.is_some();
             return Ok(if same { Known::Message(message) } else { Known::Refused(AcceptError::EventIdTaken) });
         }
-        if let Some(Earlier { key, since }) = draft.earlier
-            && let Some(DedupeEntry { message, .. }) = find(key)?
-            && message >= since
-        {
-            return Ok(Known::Message(message));
+        if let Some(Earlier { key, since, next }) = draft.earlier {
+            if let Some(DedupeEntry { message, .. }) = find(key)?
+                && message >= since
+            {
+                return Ok(Known::Message(message));
+            }
+            if let Some(next) = next
+                && let Some(DedupeEntry { message, .. }) = find(next)?
+            {
+                return Ok(Known::Message(message));
+            }
         }
         Ok(Known::Nothing)
     }

@@ -1,10 +1,12 @@
 //! The process under test: intake and engines, wired as the server wires them, and all of it gone in a crash.
 
 use bellwire_engine::{
-    BatchNumber, Bug, Catalogue, Draft, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings, Leases,
-    OfferError, Operational, Receipt, Sealed, Use, fan_out,
+    BatchNumber, Bug, Catalogue, Draft, Earlier, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings,
+    Leases, OfferError, Operational, Receipt, Sealed, Use, fan_out,
 };
-use bellwire_model::{ApplicationKey, ContentType, DedupeKey, RequestDigest, RetrySchedule, Sequence, Timestamp};
+use bellwire_model::{
+    ApplicationKey, ContentType, DedupeKey, Received, RequestDigest, RetrySchedule, Sequence, SourceId, Timestamp,
+};
 use bellwire_store::{Change, Recovered};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -18,9 +20,21 @@ pub(crate) struct Request {
     pub(crate) payload: Bytes,
     pub(crate) idempotency: Option<(DedupeKey, RequestDigest)>,
     pub(crate) event: Option<DedupeKey>,
+    /// It comes in at a source.
+    pub(crate) received: Option<ReceivedKeys>,
     /// Not before so many microseconds from now.
     pub(crate) delayed: Option<i64>,
     pub(crate) tries: u32,
+}
+
+/// By what a request at a source is told from others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceivedKeys {
+    /// As the sender numbers it.
+    pub(crate) number: u8,
+    /// What the receiver makes of it when it comes.
+    pub(crate) own: DedupeKey,
+    pub(crate) earlier: Earlier,
 }
 
 /// Who waits for a batch.
@@ -157,13 +171,27 @@ impl Node {
             payload: request.payload.clone(),
             content_type: ContentType::Json,
             transformations_params: None,
-            received: None,
+            received: request.received.map(|keys| Arc::new(received(keys.number))),
             trace: None,
-            earlier: None,
+            earlier: request.received.map(|keys| keys.earlier),
             expires_at: now.plus(Duration::from_secs(90 * 86_400)),
             deliver_at: request.delayed.map(|wait| now.plus(Duration::from_micros(wait.unsigned_abs()))),
             idempotency: request.idempotency,
-            event: request.event,
+            event: request.received.map(|keys| keys.own).or(request.event),
         })
+    }
+}
+
+/// What is kept of a request at the source that every application has.
+fn received(number: u8) -> Received {
+    Received {
+        source: SourceId::from_parts(Sequence::ZERO, [0; 12]),
+        method: "POST".into(),
+        path: "/in/…".into(),
+        query: None,
+        headers: Vec::new(),
+        remote: None,
+        hops: 0,
+        dedupe: Some(number.to_string()),
     }
 }

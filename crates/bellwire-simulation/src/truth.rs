@@ -4,13 +4,15 @@
 use bellwire_engine::Start;
 use bellwire_model::{
     AfterAttempt, ApplicationKey, DedupeKey, Delivery, DeliveryState, EndReason, EndpointId, EndpointKey, FanOut,
-    OperationalType, RequestDigest, Sequence, TaskId, Trigger, operational_after,
+    Message, OperationalType, RequestDigest, Sequence, TaskId, Trigger, operational_after,
 };
 use bellwire_store::{Advanced, Batch, Change, Span, Store, Task, TaskStatus, Work};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::time::Duration;
 
+use crate::node::Request;
 use crate::store::SimStore;
 
 /// The promises.
@@ -65,6 +67,10 @@ impl fmt::Display for Violation {
     }
 }
 
+/// So far apart are two messages of one request at a source, at least: the window of the world, less what a door may take from
+/// reading the clock to its place in the log.
+const WINDOW_AT_LEAST: Duration = Duration::from_micros(crate::world::WINDOW.unsigned_abs() - 500_000);
+
 pub(crate) type Checked = Result<(), Violation>;
 
 pub(crate) fn broken(promise: Promise, detail: impl Into<String>) -> Checked {
@@ -106,6 +112,8 @@ pub(crate) struct Truth {
     pub(crate) messages: BTreeMap<Sequence, Accepted>,
     /// Payloads that doors handed in and that may become messages.
     keys: BTreeMap<DedupeKey, Sequence>,
+    /// What came in at sources, by application and the sender's number.
+    received: BTreeMap<(ApplicationKey, String), BTreeSet<Sequence>>,
     /// Deliveries not ended as far as the store knows, by endpoint, without resends.
     owed: BTreeMap<EndpointKey, BTreeSet<Sequence>>,
     ended: BTreeSet<Delivery>,
@@ -142,6 +150,7 @@ impl Truth {
                     );
                 }
             }
+            self.received(&accepted.message)?;
             for endpoint in &accepted.fan_out {
                 self.owed.entry(*endpoint).or_default().insert(sequence);
             }
@@ -296,6 +305,43 @@ impl Truth {
         owed.sort_unstable();
         if told != owed {
             return broken(Promise::OperatorsAreTold, format!("told {told:?}, owed {owed:?}"));
+        }
+        Ok(())
+    }
+
+    /// A request at a source has become a message: the only one of its number within a window. A door may have taken a while
+    /// from reading the clock to its place in the log.
+    fn received(&mut self, message: &Message) -> Checked {
+        let Some(number) = message.received.as_ref().and_then(|received| received.dedupe.clone()) else {
+            return Ok(());
+        };
+        let all = self.received.entry((message.application, number)).or_default();
+        let sequence = message.sequence();
+        let nearest = all.range(..sequence).next_back().copied();
+        all.insert(sequence);
+        match nearest.filter(|first| sequence.time().since(first.time()) < WINDOW_AT_LEAST) {
+            Some(first) => broken(
+                Promise::OnceFromTheProducer,
+                format!("{first:?} and {sequence:?} were made of one received request, within its window"),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// A request at a source was answered as one that is known, or has become a message: a message of its own number, that its
+    /// window still reaches.
+    pub(crate) fn known(&self, store: &SimStore, message: Sequence, request: &Request) -> Checked {
+        let Some(keys) = request.received else { return Ok(()) };
+        let Ok(Some(stored)) = store.message(message, false) else {
+            return broken(Promise::AcceptedIsDurable, format!("{message:?} was answered and is not in the store"));
+        };
+        let of_another = !self
+            .received
+            .get(&(request.application, keys.number.to_string()))
+            .is_some_and(|all| all.contains(&stored.sequence()));
+        if of_another || message < keys.earlier.since {
+            let detail = format!("a request was taken for {message:?}, which is another, or too old");
+            return broken(Promise::NothingDisappears, detail);
         }
         Ok(())
     }

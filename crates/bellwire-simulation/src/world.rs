@@ -5,12 +5,14 @@
 //! time; every source of chance has its own generator, so the same seed is the same world, always.
 
 use crate::bug::{Planted, PumpBug};
-use crate::node::{Node, Request, Waiter};
+use crate::node::{Node, ReceivedKeys, Request, Waiter};
 use crate::reader::{PIPED, READ, Readers, TAKEN};
 use crate::receiver::Class;
 use crate::store::SimStore;
 use crate::truth::{Checked, Configured, Promise, Truth, Violation, broken};
-use bellwire_engine::{Effect, Ended, Input, Offer, OfferError, Operational, Receipt, Start, Token, Undurable, Use};
+use bellwire_engine::{
+    Earlier, Effect, Ended, Input, Offer, OfferError, Operational, Receipt, Start, Token, Undurable, Use,
+};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, DeliveryState, Endpoint, EndpointId,
     EndpointKey, Health, Kind, Limits, Message, Now, OPERATIONAL_UID, OrganisationId, Outcome, Pipe, RequestDigest,
@@ -39,10 +41,14 @@ const OPERATIONAL: ApplicationKey = ApplicationKey(6);
 const OPERATIONAL_ENDPOINT: EndpointKey = EndpointKey(601);
 /// More events than any seed needs.
 const EVENTS_MAX: u64 = 400_000;
+/// One seed in so many has sources.
+const RECEIVING_OF: u64 = 5;
 /// A healthy endpoint's delivery starts within this after its message was durable.
 const LATENCY_MAX: i64 = 250 * MS;
 /// Likewise with sixteen slots in all, most of which hang: until an attempt is known to hang it counts as a quick one.
 const LATENCY_MAX_SMALL: i64 = 1_250 * MS;
+/// The window in which a request at a source is known by its key.
+pub(crate) const WINDOW: i64 = 4 * SECOND;
 /// After a restart, what is due to healthy endpoints starts within this.
 const BACK_WITHIN: i64 = 3 * SECOND;
 
@@ -404,6 +410,10 @@ impl World {
                 self.after(at, Event::Produce(request));
             }
         }
+        // A process that stood still for longer than a window between reading the clock and the log knows no better.
+        if self.seed % RECEIVING_OF == RECEIVING_OF - 1 && !self.faults.pause {
+            self.plan_received(trouble);
+        }
         self.plan_some(self.faults.crash, 1..4, trouble, |_| Event::Crash);
         self.plan_some(self.faults.stops, 1..2, trouble, |_| Event::Stop);
         self.plan_some(self.faults.pause, 1..3, trouble, |rng| Event::Pause(rng.random_range(MS..20 * SECOND)));
@@ -420,6 +430,31 @@ impl World {
             8 => Event::CancelWaiting,
             _ => Event::Expunge,
         });
+    }
+
+    /// Senders that repeat themselves: around the ends of windows, and all at once.
+    fn plan_received(&mut self, trouble: i64) {
+        for _ in 0..self.rng.random_range(2..12) {
+            let application = self.random_application();
+            let number = self.rng.random_range(0..3u8);
+            let edge = self.rng.random_range(0..trouble / WINDOW + 1) * WINDOW;
+            let burst = if self.rng.random_ratio(1, 4) { self.rng.random_range(40..90) } else { 4 };
+            for n in 0..burst {
+                let number = if burst > 4 { 3 + n } else { number };
+                let payload = format!("{{\"at\":{},\"number\":{number}}}", application.0);
+                let request = Request {
+                    application,
+                    payload: Bytes::from(payload),
+                    idempotency: None,
+                    event: None,
+                    received: Some(received_keys(application, number, Timestamp::EPOCH)),
+                    delayed: None,
+                    tries: 0,
+                };
+                let around = self.rng.random_range(-4 * MS..4 * MS);
+                self.after((edge + around).max(0), Event::Produce(request));
+            }
+        }
     }
 
     fn plan_some(
@@ -461,6 +496,7 @@ impl World {
             idempotency: key.map(|key| (dedupe(1, scope, key), RequestDigest([variant; 8]))),
             // An event id belongs to the body, too.
             event: event.map(|event| dedupe(2, scope, event)),
+            received: None,
             delayed: self.rng.random_ratio(1, 12).then(|| self.rng.random_range(0..20 * SECOND)),
             tries: 0,
         }
@@ -598,7 +634,10 @@ impl World {
 
     // ---- doors ----
 
-    fn produce(&mut self, request: Request) {
+    fn produce(&mut self, mut request: Request) {
+        if let Some(keys) = &mut request.received {
+            *keys = received_keys(request.application, keys.number, self.node_now().engine);
+        }
         let generation = self.generation;
         if self.node.is_none() {
             self.try_again(request);
@@ -633,6 +672,17 @@ impl World {
             } else {
                 Ok(())
             };
+        }
+        if let Some(keys) = request.received {
+            let find = |key| self.store.find_key(key).ok().flatten();
+            let Earlier { key, since, next } = keys.earlier;
+            let known = find(keys.own)
+                .or_else(|| find(key).filter(|entry| entry.message >= since))
+                .or_else(|| next.and_then(find));
+            if let Some(entry) = known {
+                self.note("received before", [entry.message.as_u64(), 0, 0]);
+                return self.truth.known(&self.store, entry.message, &request);
+            }
         }
         if let Some(key) = request.event
             && let Ok(Some(entry)) = self.store.find_key(key)
@@ -1048,6 +1098,7 @@ impl World {
             match waiter {
                 Waiter::Message(message, request) if kept => {
                     self.note("accepted", [message.as_u64(), 0, 0]);
+                    self.truth.known(&self.store, message, &request)?;
                     self.truth.answered(&self.store, message, request.idempotency, &request.payload)?;
                 }
                 Waiter::Message(_, request) => self.try_again(request),
@@ -1639,6 +1690,22 @@ impl Matching for Nobody {
 
     fn matches(&self, _: EndpointKey, _: &Message) -> bool {
         false
+    }
+}
+
+/// As the receiver makes them of a request that comes at `now`.
+fn received_keys(application: ApplicationKey, number: u8, now: Timestamp) -> ReceivedKeys {
+    let window = now.as_micros().div_euclid(WINDOW);
+    let key = |window: i64| {
+        let mut key = dedupe(3, application.0 as u8, number);
+        key.0[8..].copy_from_slice(&window.to_be_bytes());
+        key
+    };
+    let since = Sequence::first_at(now.minus(Duration::from_micros(WINDOW.unsigned_abs())));
+    ReceivedKeys {
+        number,
+        own: key(window),
+        earlier: Earlier { key: key(window - 1), since, next: Some(key(window + 1)) },
     }
 }
 
