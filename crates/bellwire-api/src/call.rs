@@ -9,6 +9,7 @@ use crate::json::Json;
 use crate::operation::Access;
 use crate::permission::Permission;
 use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{Endpoint, EndpointKey, Message, TraceParent};
@@ -86,7 +87,8 @@ impl Unchecked {
 
 /// The ticket in the query of a stream, which stands for a token where there is none.
 fn ticket(parts: &Parts) -> Option<String> {
-    let is_stream = parts.method == Method::GET && parts.uri.path().trim_end_matches('/').ends_with("/stream");
+    let path = parts.uri.path().trim_end_matches('/');
+    let is_stream = parts.method == Method::GET && (path.ends_with("/stream") || path.ends_with("/ws"));
     if !is_stream || parts.headers.contains_key(http::header::AUTHORIZATION) {
         return None;
     }
@@ -155,6 +157,15 @@ impl Call {
         let https = self.api.settings().serves_tls || proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         let scheme = if https { "https" } else { "http" };
         Some(format!("{scheme}://{authority}"))
+    }
+
+    /// The request as one for a WebSocket.
+    ///
+    /// # Errors
+    /// 422 if it is none.
+    pub(crate) async fn web_socket(&mut self) -> Result<WebSocketUpgrade, Error> {
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut self.parts, &()).await;
+        upgrade.map_err(|refused| Error::invalid(&["header", "upgrade"], format!("a WebSocket is expected: {refused}")))
     }
 
     /// The body as it comes; once.

@@ -48,6 +48,7 @@ impl Permission {
             "/api/v1/app/{app_id}/msg/precheck/active"
             | "/api/v1/app/{app_id}/msg/search"
             | "/api/v1/environment/export" => Permission::Read,
+            "/api/v1/app/{app_id}/endpoint/{endpoint_id}/ws" => Permission::CreateAttempt,
             _ if reads && matches!(last, "secret" | "oauth" | "mtls" | "token") => Permission::ReadSecret,
             _ if reads => Permission::Read,
             _ if endpoint && path.ends_with("/secret/rotate") => Permission::ManageSecret,

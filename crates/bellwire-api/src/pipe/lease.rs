@@ -103,10 +103,10 @@ struct ReceiveOut<'a> {
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "PipeResultIn")]
-struct ResultIn {
+pub(super) struct ResultIn {
     /// An HTTP status
     #[schemars(required, range(min = 100, max = 599))]
-    status: Option<u16>,
+    pub(super) status: Option<u16>,
     /// What was answered; cut off where a response would be.
     body: Option<String>,
     /// How long it took
@@ -115,15 +115,15 @@ struct ResultIn {
 
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PipeAckIn")]
-struct AckIn {
+pub(super) struct AckIn {
     #[schemars(required, length(min = 1, max = 1000))]
-    receipts: Option<Vec<String>>,
-    result: Option<ResultIn>,
+    pub(super) receipts: Option<Vec<String>>,
+    pub(super) result: Option<ResultIn>,
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PipeNackIn")]
-struct NackIn {
+pub(super) struct NackIn {
     #[schemars(required, length(min = 1, max = 1000))]
     receipts: Option<Vec<String>>,
     /// Come again after so many seconds, 604800 at most. If absent: after 1, 2, 4, … seconds, at most 60.
@@ -139,7 +139,7 @@ struct NackIn {
 
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PipeExtendIn")]
-struct ExtendIn {
+pub(super) struct ExtendIn {
     #[schemars(required, length(min = 1, max = 1000))]
     receipts: Option<Vec<String>>,
     /// So many seconds from now; the pipe's `lease` if absent.
@@ -156,7 +156,7 @@ struct AnswersOut {
 /// What became of one receipt.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "PipeAnswerOut")]
-struct AnswerOut {
+pub(super) struct AnswerOut {
     receipt: String,
     /// 200, or 409 if the receipt opens nothing.
     status: u16,
@@ -461,23 +461,33 @@ impl ResultIn {
 async fn ack(mut call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let body = call.json().await?;
-    let input: AckIn = body.parse()?;
+    let data = acknowledge(&call.api, endpoint.key, body.parse()?).await?;
+    Ok(error::json(StatusCode::OK, &AnswersOut { data }))
+}
+
+/// What a reader took well is delivered, durably.
+pub(super) async fn acknowledge(api: &Api, endpoint: EndpointKey, input: AckIn) -> Result<Vec<AnswerOut>, Error> {
     let mut faults = Faults::new();
     let receipts = receipts(&mut faults, input.receipts);
     input.result.iter().for_each(|result| result.check(&mut faults));
     faults.end()?;
-    let now = call.api.backend().now();
+    let now = api.backend().now();
     let outcome = match input.result {
         Some(result) => result.outcome(now),
         None => told(now, Ok(200), "acknowledged".to_owned()),
     };
-    use_receipts(&call, &endpoint, receipts, Use::Acknowledge, |_, _| (outcome.clone(), AfterAttempt::Delivered)).await
+    use_receipts(api, endpoint, receipts, Use::Acknowledge, |_, _| (outcome.clone(), AfterAttempt::Delivered)).await
 }
 
 async fn nack(mut call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let body = call.json().await?;
-    let input: NackIn = body.parse()?;
+    let data = refuse(&call.api, endpoint.key, body.parse()?).await?;
+    Ok(error::json(StatusCode::OK, &AnswersOut { data }))
+}
+
+/// What a reader did not take well comes again, or never, durably.
+pub(super) async fn refuse(api: &Api, endpoint: EndpointKey, input: NackIn) -> Result<Vec<AnswerOut>, Error> {
     let mut faults = Faults::new();
     let receipts = receipts(&mut faults, input.receipts);
     let delay = input.delay.map(Duration::from_secs);
@@ -489,12 +499,12 @@ async fn nack(mut call: Call) -> Result<Response, Error> {
     }
     input.result.iter().for_each(|result| result.check(&mut faults));
     faults.end()?;
-    let now = call.api.backend().now();
+    let now = api.backend().now();
     let outcome = match input.result {
         Some(result) => result.outcome(now),
         None => told(now, Ok(503), input.reason.unwrap_or_else(|| "refused".to_owned())),
     };
-    use_receipts(&call, &endpoint, receipts, Use::Refuse, |number, pipe| {
+    use_receipts(api, endpoint, receipts, Use::Refuse, |number, pipe| {
         let wait = delay.unwrap_or_else(|| Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX));
         let after = match input.dead {
             true => AfterAttempt::Ended(EndReason::Exhausted),
@@ -507,15 +517,15 @@ async fn nack(mut call: Call) -> Result<Response, Error> {
 
 /// Ends or puts off what the receipts open, durably, and answers what became of each.
 async fn use_receipts(
-    call: &Call,
-    endpoint: &Endpoint,
+    api: &Api,
+    key: EndpointKey,
     receipts: Vec<String>,
     what: Use,
     follow: impl Fn(AttemptNumber, &Pipe) -> (Outcome, AfterAttempt),
-) -> Result<Response, Error> {
-    let (_, pipe) = pipe_of(&call.api, endpoint.key)?;
-    let desk = call.api.backend().pipes().desk(endpoint.key);
-    let now = call.api.backend().now();
+) -> Result<Vec<AnswerOut>, Error> {
+    let (endpoint, pipe) = pipe_of(api, key)?;
+    let desk = api.backend().pipes().desk(endpoint.key);
+    let now = api.backend().now();
     let mut using = Using { desk: Arc::clone(&desk), what, receipts: Vec::new() };
     let (mut settled, mut answers, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for text in receipts {
@@ -540,22 +550,27 @@ async fn use_receipts(
         }
     }
     if !settled.is_empty() {
-        commit(&call.api, vec![Change::Settle(settled)], using).await?;
+        commit(api, vec![Change::Settle(settled)], using).await?;
     }
-    Ok(error::json(StatusCode::OK, &AnswersOut { data: answers }))
+    Ok(answers)
 }
 
 async fn extend(mut call: Call) -> Result<Response, Error> {
     let (_, endpoint) = call.endpoint()?;
     let body = call.json().await?;
-    let input: ExtendIn = body.parse()?;
+    let data = keep(&call.api, endpoint.key, body.parse()?)?;
+    Ok(error::json(StatusCode::OK, &AnswersOut { data }))
+}
+
+/// Makes leases last longer.
+pub(super) fn keep(api: &Api, key: EndpointKey, input: ExtendIn) -> Result<Vec<AnswerOut>, Error> {
     let mut faults = Faults::new();
     let receipts = receipts(&mut faults, input.receipts);
     let lease = lease(&mut faults, input.lease);
     faults.end()?;
-    let (_, pipe) = pipe_of(&call.api, endpoint.key)?;
-    let desk = call.api.backend().pipes().desk(endpoint.key);
-    let now = call.api.backend().now();
+    let (endpoint, pipe) = pipe_of(api, key)?;
+    let desk = api.backend().pipes().desk(endpoint.key);
+    let now = api.backend().now();
     let until = now.plus(lease.unwrap_or(pipe.lease));
     let one = |text: String| {
         let receipt = read_receipt(endpoint.key, &text).ok_or(ReceiptError::Ended);
@@ -565,5 +580,5 @@ async fn extend(mut call: Call) -> Result<Response, Error> {
             Err(error) => AnswerOut { receipt: text, status: 409, detail: Some(error.to_string()) },
         }
     };
-    Ok(error::json(StatusCode::OK, &AnswersOut { data: receipts.into_iter().map(one).collect() }))
+    Ok(receipts.into_iter().map(one).collect())
 }

@@ -19,6 +19,7 @@ mod lease;
 mod consumer;
 mod poller;
 mod stream;
+mod socket;
 mod ticket;
 mod produce;
 
@@ -39,6 +40,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     all.extend(lease::operations());
     all.extend(consumer::operations());
     all.extend(stream::operations());
+    all.extend(socket::operations());
     all.extend(ticket::operations());
     all.extend(produce::operations());
     all.extend(poller::operations());

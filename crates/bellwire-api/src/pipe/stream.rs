@@ -28,13 +28,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Something goes over the wire at least this often, or proxies give up.
-const BEAT: Duration = Duration::from_secs(15);
+pub(super) const BEAT: Duration = Duration::from_secs(15);
 /// After so long a stream ends, and its reader comes again: to where it is wanted now, with what is in force now.
-const AGE_MAX: Duration = Duration::from_secs(3600);
+pub(super) const AGE_MAX: Duration = Duration::from_secs(3600);
 /// Messages in one part.
-const PART_MAX: usize = 100;
+pub(super) const PART_MAX: usize = 100;
 /// A reader that is behind is told so this often.
-const LAG_EVERY: Duration = Duration::from_secs(5);
+pub(super) const LAG_EVERY: Duration = Duration::from_secs(5);
 /// What a browser waits before it comes again.
 const RETRY: &str = "retry: 1000\n\n";
 
@@ -56,7 +56,7 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 #[derive(Deserialize, JsonSchema)]
-struct StreamQuery {
+pub(super) struct StreamQuery {
     /// `tap` (the default): everything, from the reader's cursor. `durable`: from where the `consumer` is. `group`: deliveries are shared
     /// among all who read so; each has a receipt to acknowledge it with.
     mode: Option<Mode>,
@@ -70,7 +70,7 @@ struct StreamQuery {
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "PipeMode")]
-enum Mode {
+pub(super) enum Mode {
     Tap,
     Durable,
     Group,
@@ -101,7 +101,15 @@ enum Stage {
     Over,
 }
 
-async fn stream_call(call: Call) -> Result<Response, Error> {
+/// A reader at its place, before its first message.
+pub(super) struct Opening {
+    pub(super) reading: Reading,
+    pub(super) mode: Mode,
+    pub(super) watch: Watch,
+}
+
+/// What a request for a stream, or a channel, asks for.
+pub(super) async fn opening(call: &Call) -> Result<Opening, Error> {
     let (_, endpoint) = call.endpoint()?;
     let StreamQuery { mode, consumer: name, .. } = call.query()?;
     let mut query: PullQuery = call.query()?;
@@ -125,12 +133,12 @@ async fn stream_call(call: Call) -> Result<Response, Error> {
     if mode != Mode::Tap {
         consumer::check_pipe(&endpoint)?;
     }
-    if mode == Mode::Group && query.cursor.take().is_some() {
+    if mode == Mode::Group {
         // Its id was a receipt; what was not acknowledged comes again by itself.
-        query.from = None;
+        (query.cursor, query.from) = (None, None);
     }
     let resumes = query.cursor.is_some() || query.from.is_some();
-    let mut reading = reading(&call, Arc::clone(&endpoint), &reader, &query)?;
+    let mut reading = reading(call, Arc::clone(&endpoint), &reader, &query)?;
     reading.limit = query.limit.map_or(PART_MAX, |limit| limit.min(PART_MAX));
     if mode == Mode::Durable && !resumes {
         let place = consumer::place(&call.api, &endpoint, &reader).await?;
@@ -143,6 +151,11 @@ async fn stream_call(call: Call) -> Result<Response, Error> {
         trial.limit = 0;
         trial.next(&call.api, None, in_time(Duration::ZERO)).await?;
     }
+    Ok(Opening { reading, mode, watch })
+}
+
+async fn stream_call(call: Call) -> Result<Response, Error> {
+    let Opening { reading, mode, watch } = opening(&call).await?;
     let wants_lines = call.header("accept").is_some_and(|accept| accept.contains("ndjson"));
     let format = if wants_lines { Format::Lines } else { Format::Events };
     let now = Instant::now();

@@ -177,7 +177,7 @@ async fn every_operation_refuses_whom_it_must() {
 }
 
 /// Operations that need something in their query, or an engine.
-const WANTS_MORE: [&str; 2] = ["v1.application.stats.attempts", "v1.message.test-attempt"];
+const WANTS_MORE: [&str; 3] = ["v1.application.stats.attempts", "v1.message.test-attempt", "v1.pipe.socket"];
 
 /// A body that each operation accepts.
 pub(crate) fn sample(id: &str) -> Value {

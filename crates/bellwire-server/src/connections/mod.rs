@@ -14,13 +14,15 @@ use axum::Router;
 use bellwire_receiver::Peer;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use std::cell::{Cell, RefCell};
+use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -57,16 +59,25 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// One connection, as the sweeper sees it.
 struct Watched {
-    phase: Cell<Phase>,
-    /// Since when it is in this phase.
-    since: Cell<Instant>,
-    /// Whether any request has been read whole.
-    used: Cell<bool>,
+    seen: Mutex<Seen>,
     /// Requests that wait for our answer, or for the rest of it: their connection is not idle.
-    answering: Cell<u32>,
+    answering: AtomicU32,
     /// Answers that have begun. A body that still comes then may come for as long as its client likes, if it does not fall silent.
-    answered: Cell<u32>,
-    task: RefCell<Option<AbortHandle>>,
+    answered: AtomicU32,
+    /// It speaks something else than HTTP from now on.
+    upgraded: AtomicBool,
+    /// Its socket is open, whoever has it.
+    open: AtomicBool,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    phase: Phase,
+    /// Since when it is in this phase.
+    since: Instant,
+    /// Whether any request has been read whole.
+    used: bool,
 }
 
 /// Accepts until `stop` ends, with TLS if there is an acceptor for it, then lets requests in progress finish. Runs on a `LocalSet`.
@@ -77,7 +88,7 @@ pub(crate) async fn serve(
     limits: ConnectionLimits,
     stop: impl Future<Output = ()>,
 ) {
-    let all: Rc<RefCell<Vec<Rc<Watched>>>> = Rc::default();
+    let all: Rc<RefCell<Vec<Arc<Watched>>>> = Rc::default();
     let (closing, closed) = tokio::sync::watch::channel(false);
     let sweeper = spawn_local(sweep(Rc::clone(&all), limits.clone()));
     tokio::pin!(stop);
@@ -103,22 +114,22 @@ pub(crate) async fn serve(
                     }
                 }
                 let _ = stream.set_nodelay(true);
-                let watched = Rc::new(Watched {
-                    phase: Cell::new(Phase::Idle),
-                    since: Cell::new(Instant::now()),
-                    used: Cell::new(false),
-                    answering: Cell::new(0),
-                    answered: Cell::new(0),
-                    task: RefCell::new(None),
+                let watched = Arc::new(Watched {
+                    seen: Mutex::new(Seen { phase: Phase::Idle, since: Instant::now(), used: false }),
+                    answering: AtomicU32::new(0),
+                    answered: AtomicU32::new(0),
+                    upgraded: AtomicBool::new(false),
+                    open: AtomicBool::new(false),
+                    task: Mutex::new(None),
                 });
                 let (router, closed) = (router.clone(), closed.clone());
                 let task = match tls.clone() {
-                    None => spawn_local(connection(stream, peer.ip(), router, Rc::clone(&watched), closed, place)),
+                    None => spawn_local(connection(stream, peer.ip(), router, Arc::clone(&watched), closed, place)),
                     Some(tls) => {
-                        spawn_local(secured(stream, peer.ip(), tls, router, Rc::clone(&watched), closed, place))
+                        spawn_local(secured(stream, peer.ip(), tls, router, Arc::clone(&watched), closed, place))
                     }
                 };
-                *watched.task.borrow_mut() = Some(task.abort_handle());
+                *watched.task.lock() = Some(task.abort_handle());
                 all.borrow_mut().push(watched);
             }
             Err(error) => {
@@ -139,21 +150,23 @@ pub(crate) async fn serve(
 impl Watched {
     /// Neither sends nor waits for an answer.
     fn is_idle(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.answering.get() == 0
+        self.seen.lock().phase == Phase::Idle
+            && self.answering.load(Ordering::Relaxed) == 0
+            && !self.upgraded.load(Ordering::Relaxed)
     }
 }
 
 fn finished(watched: &Watched) -> bool {
-    watched.task.borrow().as_ref().is_none_or(AbortHandle::is_finished)
+    !watched.open.load(Ordering::Relaxed) && watched.task.lock().as_ref().is_none_or(AbortHandle::is_finished)
 }
 
-fn close_an_idle_one(all: &RefCell<Vec<Rc<Watched>>>) -> bool {
+fn close_an_idle_one(all: &RefCell<Vec<Arc<Watched>>>) -> bool {
     let all = all.borrow();
-    let idle = all.iter().filter(|w| w.is_idle() && !finished(w)).min_by_key(|w| w.since.get());
-    idle.and_then(|w| w.task.borrow().as_ref().map(AbortHandle::abort)).is_some()
+    let idle = all.iter().filter(|w| w.is_idle() && !finished(w)).min_by_key(|w| w.seen.lock().since);
+    idle.and_then(|w| w.task.lock().as_ref().map(AbortHandle::abort)).is_some()
 }
 
-async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
+async fn sweep(all: Rc<RefCell<Vec<Arc<Watched>>>>, limits: ConnectionLimits) {
     let mut every = tokio::time::interval(Duration::from_secs(1).min(limits.head_timeout));
     loop {
         every.tick().await;
@@ -161,15 +174,20 @@ async fn sweep(all: Rc<RefCell<Vec<Rc<Watched>>>>, limits: ConnectionLimits) {
             if finished(w) {
                 return false;
             }
-            let limit = match w.phase.get() {
-                Phase::Idle if w.answering.get() > 0 => return true,
-                Phase::Idle if w.used.get() => limits.idle_timeout,
+            // Who took it over looks after it.
+            if w.upgraded.load(Ordering::Relaxed) {
+                return true;
+            }
+            let seen = *w.seen.lock();
+            let limit = match seen.phase {
+                Phase::Idle if w.answering.load(Ordering::Relaxed) > 0 => return true,
+                Phase::Idle if seen.used => limits.idle_timeout,
                 Phase::Idle | Phase::Head => limits.head_timeout,
-                Phase::Body if w.answered.get() > 0 => limits.idle_timeout,
+                Phase::Body if w.answered.load(Ordering::Relaxed) > 0 => limits.idle_timeout,
                 Phase::Body => limits.body_timeout,
             };
-            if w.since.get().elapsed() > limit {
-                w.task.borrow().as_ref().map(AbortHandle::abort);
+            if seen.since.elapsed() > limit {
+                w.task.lock().as_ref().map(AbortHandle::abort);
                 return false;
             }
             true
@@ -183,7 +201,7 @@ async fn secured(
     peer: IpAddr,
     tls: TlsAcceptor,
     router: Router,
-    watched: Rc<Watched>,
+    watched: Arc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
     place: Option<Place>,
 ) {
@@ -198,26 +216,29 @@ async fn secured(
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     peer: IpAddr,
     router: Router,
-    watched: Rc<Watched>,
+    watched: Arc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
-    _place: Option<Place>,
+    place: Option<Place>,
 ) {
-    let counted = Rc::clone(&watched);
-    let io = TokioIo::new(Scanned { stream, scanner: Scanner::new(), watched });
+    let counted = Arc::clone(&watched);
+    let io = TokioIo::new(Scanned::new(stream, watched, place));
     let router = hyper_util::service::TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         // The API asks for tokens, not for addresses.
         if !request.uri().path().starts_with("/api/") {
             request.extensions_mut().insert(Peer(peer));
         }
-        let (watched, answer) = (Rc::clone(&counted), router.call(request));
+        let (watched, answer) = (Arc::clone(&counted), router.call(request));
         let answering = Answering::new(watched);
         async move {
             let answer = answer.await?;
+            if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                answering.0.upgraded.store(true, Ordering::Relaxed);
+            }
             let answered = Answered::new(answering);
             Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, _answered: answered }))
         }
@@ -227,7 +248,8 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         .max_headers(100)
         .max_buf_size(64 * 1024)
         .half_close(false)
-        .serve_connection(io, service);
+        .serve_connection(io, service)
+        .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         biased;
@@ -243,19 +265,19 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 }
 
 /// Counts an answer from its request to the end of its body, or until its client is gone.
-struct Answering(Rc<Watched>);
+struct Answering(Arc<Watched>);
 
 impl Answering {
-    fn new(watched: Rc<Watched>) -> Self {
-        watched.answering.set(watched.answering.get() + 1);
+    fn new(watched: Arc<Watched>) -> Self {
+        watched.answering.fetch_add(1, Ordering::Relaxed);
         Answering(watched)
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answering.set(self.0.answering.get() - 1);
-        self.0.since.set(Instant::now());
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        self.0.seen.lock().since = Instant::now();
     }
 }
 
@@ -264,15 +286,14 @@ struct Answered(Answering);
 
 impl Answered {
     fn new(answering: Answering) -> Self {
-        answering.0.answered.set(answering.0.answered.get() + 1);
+        answering.0.answered.fetch_add(1, Ordering::Relaxed);
         Answered(answering)
     }
 }
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        let watched = &self.0.0;
-        watched.answered.set(watched.answered.get() - 1);
+        self.0.0.answered.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -312,11 +333,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A stream whose reader is scanned.
+/// A stream whose reader is scanned, for as long as it speaks HTTP.
 struct Scanned<S> {
     stream: S,
     scanner: Scanner,
-    watched: Rc<Watched>,
+    watched: Arc<Watched>,
+    _place: Option<Place>,
+}
+
+impl<S> Scanned<S> {
+    fn new(stream: S, watched: Arc<Watched>, place: Option<Place>) -> Self {
+        watched.open.store(true, Ordering::Relaxed);
+        Scanned { stream, scanner: Scanner::new(), watched, _place: place }
+    }
+}
+
+impl<S> Drop for Scanned<S> {
+    fn drop(&mut self) {
+        self.watched.open.store(false, Ordering::Relaxed);
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Scanned<S> {
@@ -325,13 +360,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Scanned<S> {
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let bytes = &buffer.filled()[before..];
-        if !bytes.is_empty() {
+        if !bytes.is_empty() && !this.watched.upgraded.load(Ordering::Relaxed) {
             this.scanner.scan(bytes).map_err(|refusal| io::Error::new(io::ErrorKind::InvalidData, refusal))?;
             let phase = this.scanner.phase();
-            if phase != this.watched.phase.get() || phase == Phase::Idle || this.watched.answered.get() > 0 {
-                this.watched.phase.set(phase);
-                this.watched.since.set(Instant::now());
-                this.watched.used.set(this.watched.used.get() || phase != Phase::Head);
+            let mut seen = this.watched.seen.lock();
+            let goes_on = this.watched.answered.load(Ordering::Relaxed) > 0;
+            if phase != seen.phase || phase == Phase::Idle || goes_on {
+                *seen = Seen { phase, since: Instant::now(), used: seen.used || phase != Phase::Head };
             }
         }
         Poll::Ready(Ok(()))

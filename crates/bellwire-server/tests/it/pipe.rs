@@ -223,3 +223,124 @@ fn listen_makes_an_endpoint_of_its_own_replays_and_takes_it_away() {
     let (_, endpoints) = server.call("GET", "/app/acme/endpoint", json!(null));
     assert_eq!(endpoints["data"], json!([]), "its endpoint is gone");
 }
+
+/// A channel that is open.
+struct Channel(tungstenite::WebSocket<TcpStream>);
+
+impl Channel {
+    fn open(server: &Program, query: &str) -> Channel {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = tungstenite::http::Request::builder()
+            .uri(format!("ws://x/api/v1{PIPE}/ws?{query}"))
+            .header("host", "x")
+            .header("authorization", format!("Bearer {}", server.token))
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", tungstenite::handshake::client::generate_key())
+            .header("sec-websocket-protocol", "bellwire.pipe.v1")
+            .body(())
+            .unwrap();
+        let (socket, answer) = tungstenite::client(request, stream).unwrap();
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "bellwire.pipe.v1");
+        Channel(socket)
+    }
+
+    fn say(&mut self, frame: Value) {
+        self.0.send(tungstenite::Message::text(frame.to_string())).unwrap();
+    }
+
+    /// The next frame of this kind; no other may come before it.
+    #[track_caller]
+    fn expect(&mut self, kind: &str) -> Value {
+        loop {
+            if let tungstenite::Message::Text(text) = self.0.read().unwrap() {
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(frame["t"], kind, "{frame}");
+                return frame;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_channel_gives_what_there_is_credit_for_and_takes_what_its_reader_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    (0..5).for_each(|n| send(&server, n));
+
+    // A group: each delivery has a receipt, and nothing comes without credit.
+    let mut group = Channel::open(&server, "mode=group");
+    group.say(json!({"t": "nonsense"}));
+    assert_eq!(group.expect("error")["code"], "invalid");
+    group.say(json!({"t": "credit", "n": 2}));
+    let taken: Vec<Value> = (0..2).map(|_| group.expect("event")).collect();
+    assert_eq!(taken.iter().map(|one| one["payload"]["n"].clone()).collect::<Vec<_>>(), [0, 1]);
+    group.say(json!({"t": "ack", "receipts": [taken[0]["receipt"]]}));
+    assert_eq!(group.expect("acked")["data"][0]["status"], 200);
+    let failed =
+        json!({"t": "result", "receipts": [taken[1]["receipt"]], "status": 500, "body": "no", "durationMs": 3});
+    group.say(failed);
+    assert_eq!(group.expect("acked")["data"][0]["status"], 200);
+    group.say(json!({"t": "credit", "n": 1}));
+    assert_eq!(group.expect("event")["payload"]["n"], 2);
+
+    // A durable reader commits its cursor, and another connection goes on from there, live.
+    let mut durable = Channel::open(&server, "mode=durable&consumer=me");
+    durable.say(json!({"t": "credit", "n": 5}));
+    let events: Vec<Value> = (0..5).map(|_| durable.expect("event")).collect();
+    durable.say(json!({"t": "ack", "cursor": events[3]["cursor"]}));
+    assert_eq!(durable.expect("acked")["cursor"], events[3]["cursor"]);
+    drop(durable);
+    let mut durable = Channel::open(&server, "mode=durable&consumer=me");
+    durable.say(json!({"t": "credit", "n": 100}));
+    assert_eq!(durable.expect("event")["payload"]["n"], 4);
+    send(&server, 5);
+    assert_eq!(durable.expect("event")["payload"]["n"], 5);
+    durable.say(json!({"t": "ack", "receipts": []}));
+    assert_eq!(durable.expect("acked")["data"], json!([]));
+
+    // Whoever may not read gets a status, and no channel.
+    let (status, _) = server.call("GET", &format!("{PIPE}/ws"), json!(null));
+    assert_eq!(status, 422);
+    assert!(server.stop().success(), "channels do not hold the end up");
+    durable.expect("reconnect");
+    let sum = ledger(folder.path());
+    assert_eq!((&sum["delivered"], &sum["pending"]), (&json!(4), &json!(2)));
+}
+
+#[test]
+fn a_producer_streams_messages_in_and_each_is_answered_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "POST /api/v1/app/acme/msg/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        server.token
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut answer = || loop {
+        let mut line = String::new();
+        assert!(answers.read_line(&mut line).unwrap() > 0, "the connection stays");
+        if line.starts_with('{') {
+            return serde_json::from_str::<Value>(&line).unwrap();
+        }
+    };
+    // Each is answered while the connection stays open for the next.
+    for n in 0..20 {
+        let line = format!("{{\"eventType\":\"a.b\",\"eventId\":\"e{n}\",\"payload\":{{\"n\":{n}}}}}\n");
+        stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).unwrap();
+        assert!(answer()["id"].as_str().unwrap().starts_with("msg_"));
+    }
+    // The server is killed: what was answered is there.
+    server.kill();
+    let server = start(folder.path());
+    let (_, page) = server.call("GET", &format!("{PIPE}/pull?limit=100"), json!(null));
+    let numbers: Vec<_> = page["data"].as_array().unwrap().iter().map(|one| one["payload"]["n"].clone()).collect();
+    assert_eq!(numbers, (0..20).map(|n| json!(n)).collect::<Vec<_>>());
+}
