@@ -23,7 +23,7 @@ TOGETHER = [
     "address_guard", "poison_payloads", "raw_http", "backup",
 ]
 ALONE = [
-    "kill_under_load", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "hostile_scripts", "thundering_herd",
+    "kill_under_load", "receive_kill", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "hostile_scripts", "thundering_herd",
     "restart_backlog", "retention",
     "recover", "plugins",
 ]

@@ -99,19 +99,26 @@ impl Receiver {
         let hops = hops(&parts);
         let incoming = Incoming { source: &source, application, parts: &parts, ready, own_path, remote, hops, now };
         let mut read = Bytes::new();
-        let responded = match self.take(backend, &incoming, body, &mut read).await {
-            Ok(responded) => responded,
+        let (responded, reason) = match self.take(backend, &incoming, body, &mut read).await {
+            Ok(responded) => (responded, None),
             Err(refusal) => {
-                let (reason, status) = (&refusal.reason, refusal.status.as_u16());
-                tracing::info!(source.id = %source.id, status, reason, remote = ?incoming.remote, "a request was refused");
-                refusal.respond()
+                let reason = refusal.reason.clone();
+                (refusal.respond(), Some(reason))
             }
         };
         backend.count(responded.outcome);
-        if let Some(outcome) = responded.kept
-            && self.limits.may_keep(source.key, now)
-        {
-            backend.keep(incoming.kept(backend, outcome, responded.answer.status(), &read));
+        let status = responded.answer.status();
+        // Nobody fills our log, or our disk, with what we refuse.
+        let noted = responded.kept.is_some() && self.limits.may_keep(source.key, now);
+        if let Some(reason) = reason {
+            let (status, remote) = (status.as_u16(), incoming.remote);
+            match noted {
+                true => tracing::info!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
+                false => tracing::debug!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
+            }
+        }
+        if let Some(outcome) = responded.kept.filter(|_| noted) {
+            backend.keep(incoming.kept(backend, outcome, status, &read));
         }
         responded.answer
     }
