@@ -48,18 +48,18 @@ def python_cases():
     secret = "whsec_test_0123456789abcdef"
     body = json.dumps({"id": f"evt_{uuid.uuid4()}", "type": "invoice.paid", "note": "grüße"})
     header = f"t={now},v1={stripe.WebhookSignature._compute_signature(f'{now}.{body}', secret)}"
-    yield "PyPI stripe", "stripe", secret, {**JSON_TYPE, "stripe-signature": header}, body
+    yield "PyPI stripe", "stripe", secret, {**JSON_TYPE, "stripe-signature": header}, body, None
 
     secret = "8f742231b10e8888abcd99yyyzzz85a5"
     body = urllib.parse.urlencode({"command": "/deploy", "text": "now & then", "team_id": uuid.uuid4().hex})
     signature = slack_sdk.signature.SignatureVerifier(secret).generate_signature(timestamp=str(now), body=body)
     headers = {**FORM_TYPE, "x-slack-signature": signature, "x-slack-request-timestamp": str(now)}
-    yield "PyPI slack_sdk", "slack", secret, headers, body
+    yield "PyPI slack_sdk", "slack", secret, headers, body, None
 
     secret = "0123456789abcdef0123456789abcdef"
     fields = {"CallSid": uuid.uuid4().hex, "From": "+1 415", "Body": "ä=b&c"}
     signature = twilio.request_validator.RequestValidator(secret).compute_signature("https://hooks.example/twilio?x=1", fields)
-    yield "PyPI twilio", "twilio", secret, {**FORM_TYPE, "x-twilio-signature": signature}, urllib.parse.urlencode(fields)
+    yield "PyPI twilio", "twilio", secret, {**FORM_TYPE, "x-twilio-signature": signature}, urllib.parse.urlencode(fields), None
 
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     body = json.dumps({"type": "user.created", "data": {"id": 1}})
@@ -67,23 +67,23 @@ def python_cases():
     moment = standardwebhooks.webhooks.datetime.now(tz=standardwebhooks.webhooks.timezone.utc)
     signature = standardwebhooks.Webhook(secret).sign(message, moment, body)
     headers = {"webhook-id": message, "webhook-timestamp": str(int(moment.timestamp())), "webhook-signature": signature}
-    yield "PyPI standardwebhooks", "standard-webhooks", secret, {**JSON_TYPE, **headers}, body
+    yield "PyPI standardwebhooks", "standard-webhooks", secret, {**JSON_TYPE, **headers}, body, None
 
 
 def javascript_cases():
     for case in json.loads(subprocess.run(sys.argv[1:], check=True, stdout=subprocess.PIPE, timeout=60).stdout):
-        yield case["library"], case["preset"], case["secret"], case["headers"], case["body"]
+        yield case["library"], case["preset"], case["secret"], case["headers"], case["body"], case.get("path")
 
 
 def main():
     application = api("POST", "app", {"name": "vendors", "uid": f"vendors-{uuid.uuid4().hex[:8]}"})["id"]
     faults = 0
-    for library, preset, secret, headers, body in [*python_cases(), *javascript_cases()]:
+    for library, preset, secret, headers, body, own_path in [*python_cases(), *javascript_cases()]:
         source = api("POST", "source", {
             "name": library, "appId": application, "preset": preset, "secrets": [secret],
-            "url": f"https://hooks.example/{preset}?x=1",
+            "url": f"https://hooks.example/{preset}?x=1", **({"path": own_path} if own_path else {}),
         })
-        path = urllib.parse.urlsplit(source["listenerUrl"]).path + "?x=1"
+        path = own_path or urllib.parse.urlsplit(source["listenerUrl"]).path + "?x=1"
         body = body.encode()
         changed = body[:-1] + (b"1" if body.endswith(b"0") else b"0")
         got = {
