@@ -56,6 +56,8 @@ pub enum AcceptError {
 pub struct EndpointAnswer {
     /// Whose.
     pub endpoint: EndpointKey,
+    /// Whether it is meant for whoever waits: a 2xx of an HTTP endpoint, or what a plugin says in so many words.
+    pub responds: bool,
     /// The status.
     pub status: u16,
     /// What a plugin wants in the head of its answer; empty for others.

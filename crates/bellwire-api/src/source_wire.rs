@@ -15,6 +15,8 @@ const PLACES_MAX: usize = 8;
 const PLACE_BYTES_MAX: usize = 256;
 const WINDOW_SECONDS_MAX: u64 = 90 * 24 * 3600;
 const ANSWER_BYTES_MAX: usize = 4_096;
+/// Senders have no more patience.
+const WAIT_MS_MAX: u32 = 30_000;
 /// The first part of paths that are the server's own.
 const RESERVED: [&str; 10] =
     ["api", "in", "metrics", "openapi.json", "console", "portal", "app-portal", "assets", "health", "listen"];
@@ -114,6 +116,11 @@ pub(crate) struct AnswerWire {
     status: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
     body: String,
+    /// For so many milliseconds an endpoint is waited for, whose answer (a plugin's `respond`, or a 2xx) is passed on to the sender;
+    /// `status` and `body` are answered if none comes. Not at all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 30_000))]
+    wait_ms: Option<u32>,
 }
 
 impl Default for AnswerWire {
@@ -124,7 +131,8 @@ impl Default for AnswerWire {
 
 impl AnswerWire {
     pub(crate) fn of(answer: &SourceAnswer) -> Self {
-        AnswerWire { status: answer.status, body: answer.body.clone() }
+        let wait_ms = answer.wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(WAIT_MS_MAX));
+        AnswerWire { status: answer.status, body: answer.body.clone(), wait_ms }
     }
 
     pub(crate) fn check(self, faults: &mut Faults) -> SourceAnswer {
@@ -136,7 +144,11 @@ impl AnswerWire {
         } else if self.status == 204 && !self.body.is_empty() {
             faults.add_at(&["answer", "body"], "an answer with the status 204 has no body");
         }
-        SourceAnswer { status: self.status, body: self.body }
+        if self.wait_ms.is_some_and(|wait| !(1..=WAIT_MS_MAX).contains(&wait)) {
+            faults.add_at(&["answer", "waitMs"], format!("`waitMs` must be between 1 and {WAIT_MS_MAX}"));
+        }
+        let wait = self.wait_ms.map(|wait| Duration::from_millis(u64::from(wait)));
+        SourceAnswer { status: self.status, body: self.body, wait }
     }
 }
 

@@ -233,7 +233,13 @@ async fn answers_before(call: &Call, message: &Message) -> Result<Vec<EndpointAn
     let answered = page.items.into_iter().filter_map(|attempt| {
         let outcome = attempt.outcome?;
         let status = outcome.result.ok()?;
-        Some(EndpointAnswer { endpoint: attempt.delivery.endpoint, status, headers: Vec::new(), body: outcome.body })
+        Some(EndpointAnswer {
+            endpoint: attempt.delivery.endpoint,
+            responds: true,
+            status,
+            headers: Vec::new(),
+            body: outcome.body,
+        })
     });
     Ok(answered.collect())
 }
@@ -252,7 +258,7 @@ mod tests {
 
     fn answer(endpoint: u32, body: &str) -> EndpointAnswer {
         let body = bytes::Bytes::copy_from_slice(body.as_bytes());
-        EndpointAnswer { endpoint: EndpointKey(endpoint), status: 200, headers: Vec::new(), body }
+        EndpointAnswer { endpoint: EndpointKey(endpoint), responds: true, status: 200, headers: Vec::new(), body }
     }
 
     #[test]

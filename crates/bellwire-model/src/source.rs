@@ -193,11 +193,13 @@ pub struct SourceAnswer {
     pub status: u16,
     /// Text.
     pub body: String,
+    /// For so long an endpoint is waited for, whose own answer is passed on instead; not at all if absent.
+    pub wait: Option<Duration>,
 }
 
 impl Default for SourceAnswer {
     fn default() -> Self {
-        SourceAnswer { status: 202, body: String::new() }
+        SourceAnswer { status: 202, body: String::new(), wait: None }
     }
 }
 

@@ -37,6 +37,7 @@ use parking_lot::RwLock;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// A future that a handler can hold across threads.
@@ -49,6 +50,17 @@ pub enum Accepted {
     New(Arc<Message>),
     /// It came before: this is its message, with its payload if that is still kept; or nothing, if the message is gone already.
     Same(Option<Arc<Message>>),
+}
+
+/// What an endpoint answers to whoever sent the message.
+#[derive(Clone, Debug)]
+pub struct EndpointSays {
+    /// The status.
+    pub status: u16,
+    /// Of a plugin.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
 }
 
 /// Why nothing was accepted. Nothing was kept, and the same request may come again.
@@ -140,6 +152,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Accepts a message: looks its keys up, offers it, waits for the commit. Durable when it answers `Ok`.
     fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, Unaccepted>>;
+
+    /// As [`Backend::accept`]; of a new message, what the first of its endpoints answers that means it for whoever waits, within `wait`
+    /// after it is durable.
+    fn accept_and_wait(
+        &self,
+        draft: Draft,
+        wait: Duration,
+    ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>>;
 
     /// An id for a request that is to be kept.
     fn request_id(&self) -> RequestId;

@@ -179,10 +179,15 @@ impl Receiver {
             return handshake::answer(backend, source, reply).await;
         }
         let draft = incoming.draft(backend, &proof, read.clone());
-        match backend.accept(draft).await.map_err(unavailable)? {
+        let (accepted, says) = match source.answer.wait {
+            None => (backend.accept(draft).await.map_err(unavailable)?, None),
+            Some(wait) => backend.accept_and_wait(draft, wait).await.map_err(unavailable)?,
+        };
+        match accepted {
             Accepted::New(message) => {
                 tracing::debug!(source.id = %source.id, message.id = %message.id, "a request became a message");
-                Ok(Responded { answer: respond::accepted(source), outcome: Outcome::Accepted, kept: None })
+                let answer = says.map_or_else(|| respond::accepted(source), respond::passed_on);
+                Ok(Responded { answer, outcome: Outcome::Accepted, kept: None })
             }
             Accepted::Same(message) => again(source, message.as_deref(), read),
         }

@@ -2,7 +2,7 @@
 //!
 //! Who is refused learns the status and nothing else: all that is not proven looks alike. Why, is for the owner of the source.
 
-use crate::Outcome;
+use crate::{EndpointSays, Outcome};
 use axum::body::Body;
 use bellwire_model::{RequestOutcome, Source};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -72,6 +72,27 @@ pub(crate) fn accepted(source: &Source) -> Response<Body> {
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    answer
+}
+
+/// As an endpoint has it. What belongs to the connection is ours.
+pub(crate) fn passed_on(says: EndpointSays) -> Response<Body> {
+    const OURS: [&str; 8] =
+        ["connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+    let looks_like_json = matches!(says.body.trim_ascii_start().first(), Some(b'{' | b'['));
+    let mut answer = Response::new(Body::from(says.body));
+    *answer.status_mut() = StatusCode::from_u16(says.status).unwrap_or(StatusCode::OK);
+    let media = if looks_like_json { "application/json" } else { "text/plain; charset=utf-8" };
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in says.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
+            && !OURS.contains(&name.as_str())
+        {
+            headers.insert(name, value);
+        }
     }
     answer
 }

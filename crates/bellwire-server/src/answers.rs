@@ -77,7 +77,13 @@ mod tests {
         let (one, other) = (Sequence::from_u64(1), Sequence::from_u64(2));
         let mut listening = answers.listen(one).expect("a place");
         assert!(answers.awaits(one) && !answers.awaits(other));
-        let answer = EndpointAnswer { endpoint: EndpointKey(1), status: 200, headers: Vec::new(), body: Bytes::new() };
+        let answer = EndpointAnswer {
+            endpoint: EndpointKey(1),
+            responds: true,
+            status: 200,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        };
         answers.give(other, answer.clone());
         answers.give(one, EndpointAnswer { status: 201, ..answer });
         assert_eq!(listening.next().await.map(|answer| answer.status), Some(201));

@@ -248,7 +248,7 @@ async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome 
             if doors.core.answers.awaits(message) {
                 let Response { status, headers, body } = response.clone();
                 let endpoint = start.endpoint.key;
-                doors.core.answers.give(message, EndpointAnswer { endpoint, status, headers, body });
+                doors.core.answers.give(message, EndpointAnswer { endpoint, responds: true, status, headers, body });
             }
         }
     }
@@ -269,7 +269,10 @@ fn answered(core: &Core, start: &Start, outcome: &Outcome) {
         && core.answers.awaits(message)
     {
         let body = outcome.body.clone();
-        core.answers.give(message, EndpointAnswer { endpoint: start.endpoint.key, status, headers: Vec::new(), body });
+        // What a plugin wrote while it ran is for its owner.
+        let responds = matches!(start.endpoint.kind, Kind::Push) && (200..300).contains(&status);
+        let endpoint = start.endpoint.key;
+        core.answers.give(message, EndpointAnswer { endpoint, responds, status, headers: Vec::new(), body });
     }
 }
 

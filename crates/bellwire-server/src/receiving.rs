@@ -6,11 +6,11 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request};
 use axum::routing::any;
-use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _};
+use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _, EndpointAnswer};
 use bellwire_egress::{Client, Target};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{Endpoint, KeptRequest, RequestId, SecretText, Source, SourceKey, SourceSecret, Timestamp};
-use bellwire_receiver::{Accepted, Answer, Backend, Outcome, Receiver, Unaccepted};
+use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Receiver, Unaccepted};
 use bellwire_store::Change;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
@@ -173,6 +173,36 @@ impl Backend for Receiving {
                 Err(AcceptError::Outlived) => Ok(Accepted::Same(None)),
                 Err(error) => Err(unaccepted(error)),
             }
+        })
+    }
+
+    fn accept_and_wait(
+        &self,
+        draft: Draft,
+        wait: Duration,
+    ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>> {
+        Box::pin(async move {
+            let mut owed = draft.fan_out.clone();
+            let (message, mut listening) = match self.doors.accept_and_listen(draft).await {
+                Ok((FromDoors::New(message), listening)) => (message, listening),
+                Ok((FromDoors::Same(message), _)) => return Ok((Accepted::Same(Some(message)), None)),
+                Err(AcceptError::Outlived) => return Ok((Accepted::Same(None), None)),
+                Err(error) => return Err(unaccepted(error)),
+            };
+            let heard = async {
+                while !owed.is_empty() {
+                    let answer = listening.next().await?;
+                    if answer.responds {
+                        let EndpointAnswer { status, headers, body, .. } = answer;
+                        return Some(EndpointSays { status, headers, body });
+                    }
+                    // One that has answered otherwise may yet be tried again; the sender has no time for that.
+                    owed.retain(|endpoint| *endpoint != answer.endpoint);
+                }
+                None
+            };
+            let says = tokio::time::timeout(wait, heard).await.ok().flatten();
+            Ok((Accepted::New(message), says))
         })
     }
 

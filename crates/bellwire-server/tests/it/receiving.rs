@@ -390,3 +390,26 @@ fn the_command_line_adds_shows_rotates_and_removes() {
     assert!(!good && told.contains("githup"), "{told}");
     assert!(run(&["presets"]).1.contains("stripe"));
 }
+
+#[test]
+fn the_sender_gets_what_a_handler_responds_or_the_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = json!({"status": 200, "body": "later", "waitMs": 5000});
+    let (server, path) = start(folder.path(), json!({"answer": answer}));
+    let code = "const handle = (event, ctx) => { console.log('a secret of ours'); \
+                return event.payload.ask ? ctx.respond({ status: 418, headers: { 'x-own': 'a', 'transfer-encoding': 'b' }, \
+                body: { is: event.payload.ask } }) : ctx.ack() }";
+    let plugin = json!({"uid": "answers", "plugin": {"runs": "javascript", "script": code}});
+    let (status, told) = server.call("POST", "/app/acme/endpoint", plugin);
+    assert_eq!(status, 201, "{told}");
+    let asked = github(&server, &path, SECRET, "d-1", br#"{"ask":"tea"}"#);
+    assert_eq!((asked.status, asked.body.as_str()), (418, r#"{"is":"tea"}"#), "{}", asked.head);
+    assert!(asked.head.contains("x-own: a") && !asked.head.contains("transfer-encoding"), "{}", asked.head);
+    // Nobody runs it again for the sender's repetition.
+    let again = github(&server, &path, SECRET, "d-1", br#"{"ask":"tea"}"#);
+    assert_eq!((again.status, again.body.as_str(), again.head.contains("x-duplicate")), (200, "later", true));
+    // A handler that has nothing to say leaves the source's own answer, at once, and keeps its console to itself.
+    let told = github(&server, &path, SECRET, "d-2", b"{}");
+    assert_eq!((told.status, told.body.as_str()), (200, "later"));
+    assert_eq!(ledger(folder.path())["accepted"], 2);
+}

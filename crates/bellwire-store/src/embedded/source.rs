@@ -53,6 +53,8 @@ struct StoredSettings {
     status: u16,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     body: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    wait_us: Option<u64>,
 }
 
 /// Absent: as the recipe has it.
@@ -129,6 +131,7 @@ impl StoredSettings {
             url: source.url.clone(),
             status: source.answer.status,
             body: source.answer.body.clone(),
+            wait_us: source.answer.wait.map(|wait| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 
@@ -262,7 +265,11 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
             Some(StoredEventType::Place(place)) => EventTypeFrom::Place(place),
         },
         url: settings.url,
-        answer: SourceAnswer { status: settings.status, body: settings.body },
+        answer: SourceAnswer {
+            status: settings.status,
+            body: settings.body,
+            wait: settings.wait_us.map(Duration::from_micros),
+        },
         disabled: row.get(6)?,
         metadata: codec::from_json(WHAT, &row.get::<_, String>(9)?)?,
         created_at: Timestamp::from_micros(row.get(10)?),
