@@ -25,7 +25,7 @@ TOGETHER = [
 ALONE = [
     "kill_under_load", "receive_kill", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "hostile_scripts", "thundering_herd",
     "restart_backlog", "retention",
-    "recover", "plugins",
+    "recover", "plugins", "pipes",
 ]
 
 known = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run")

@@ -111,7 +111,8 @@ impl Reading {
                     continue;
                 }
             };
-            let page = self.page(api, watch.as_deref(), taken).await;
+            // On the heap for as long as it takes: a reader who waits should be small.
+            let page = Box::pin(self.page(api, watch.as_deref(), taken)).await;
             let used = page.as_ref().map_or(0, |page| page.messages.len());
             pipes.rates.put_back(reader, rate, taken - used.min(taken));
             let page = page?;

@@ -203,7 +203,8 @@ impl Streaming {
             Stage::Open => {}
         }
         let deadline = self.ends.min(Instant::now() + BEAT);
-        let part = if self.group { self.leases(deadline).await } else { self.events(deadline).await };
+        // On the heap, and only while it is needed: thousands of readers wait here, and most of them are no group.
+        let part = if self.group { Box::pin(self.leases(deadline)).await } else { self.events(deadline).await };
         match part {
             Ok(Some(part)) => Some(part),
             Ok(None) if self.watch.is_closing() || Instant::now() >= self.ends => {
