@@ -296,6 +296,15 @@ impl Tokens {
         Ok(())
     }
 
+    /// Whether a token is still good that was let through a while ago. Takes nothing from its allowance.
+    ///
+    /// # Errors
+    /// 401 if it has expired, or was taken back since.
+    pub(crate) fn stands(&self, token: &Verified, catalogue: &RwLock<Catalogue>, now: Timestamp) -> Result<(), Error> {
+        token.at(now)?;
+        catalogue.read().tokens().standing(&token.credential, now).map(drop).map_err(taken_back)
+    }
+
     fn take(&self, token: &Verified, now: Timestamp) -> Result<(), Error> {
         let (Some(limit), Some(allowance)) = (&self.rate_limit, &token.allowance) else { return Ok(()) };
         limit.take(allowance, now).map_err(Error::too_many_requests)

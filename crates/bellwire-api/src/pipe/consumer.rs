@@ -141,6 +141,8 @@ pub(super) async fn put(
         let detail = format!("An endpoint has at most {CONSUMERS_MAX} consumers; delete one that is not used.");
         return Err(Error::refused(StatusCode::CONFLICT, "too_many_consumers", detail));
     }
+    // A place ahead of everything would pass over what is accepted later.
+    let cursor = cursor.min(api.backend().sequence());
     let now = api.backend().now();
     let created_at = before.map_or(now, |before| before.created_at);
     let cursor = if read { before.map_or(cursor, |before| before.cursor.max(cursor)) } else { cursor };

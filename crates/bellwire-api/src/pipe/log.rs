@@ -59,7 +59,10 @@ impl From {
             From::Earliest => Sequence::ZERO,
             // After everything that has a place already.
             From::Now => api.backend().sequence(),
-            From::After(time) => Sequence::from_u64(first_after(time.0).as_u64().saturating_sub(1)),
+            // Nobody is ahead of what has a place already.
+            From::After(time) => {
+                Sequence::from_u64(first_after(time.0).as_u64().saturating_sub(1)).min(api.backend().sequence())
+            }
         }
     }
 }
@@ -98,6 +101,9 @@ impl Reading {
         loop {
             if let Some(watch) = &mut watch {
                 watch.seen();
+            }
+            if api.backend().catalogue().read().endpoint(self.endpoint.key).is_none() {
+                return Err(Error::not_found());
             }
             let pipes: &Pipes = api.backend().pipes();
             let (reader, rate) = ((self.endpoint.key, &self.reader), self.endpoint.limits.throttle_rate);

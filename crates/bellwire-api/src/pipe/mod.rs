@@ -18,6 +18,7 @@ mod pull;
 mod lease;
 mod consumer;
 mod poller;
+mod standing;
 mod stream;
 mod socket;
 mod ticket;

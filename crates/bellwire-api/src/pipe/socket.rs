@@ -18,6 +18,7 @@ use super::event::{EventOut, LeaseOut};
 use super::lease::{self, AckIn, AnswerOut, ExtendIn, NackIn};
 use super::log::Reading;
 use super::pull::{FilterQuery, LagOut, PullQuery};
+use super::standing::Standing;
 use super::stream::{AGE_MAX, BEAT, LAG_EVERY, Mode, Opening, PART_MAX, StreamQuery, opening};
 use super::wake::Watch;
 use super::{TAG, consumer, cursor};
@@ -60,9 +61,9 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 async fn connect(mut call: Call) -> Result<Response, Error> {
-    let Opening { reading, mode, watch } = opening(&call).await?;
+    let Opening { reading, mode, watch, standing } = opening(&call).await?;
     let upgrade = call.web_socket().await?;
-    let source = Source { api: call.api.clone(), reading, mode, watch, ends: Instant::now() + AGE_MAX };
+    let source = Source { api: call.api.clone(), reading, mode, watch, standing, ends: Instant::now() + AGE_MAX };
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| Channel::new(socket, source).run()))
 }
@@ -73,6 +74,7 @@ struct Source {
     reading: Reading,
     mode: Mode,
     watch: Watch,
+    standing: Standing,
     ends: Instant,
 }
 
@@ -86,15 +88,29 @@ impl Source {
     /// The next events, at most `limit`; `None` when the channel is to end.
     async fn part(&mut self, limit: usize) -> Result<Option<Part>, Error> {
         self.reading.limit = limit;
-        let part = match self.mode {
-            Mode::Group => self.leases().await?,
-            Mode::Tap | Mode::Durable => self.events().await?,
-        };
-        Ok(Some(part).filter(|part| !part.events.is_empty()))
+        loop {
+            self.standing.check()?;
+            // Not for longer than until it is looked again whether the reader may stay.
+            let deadline = self.ends.min(Instant::now() + BEAT);
+            let part = self.part_until(deadline).await?;
+            if !part.events.is_empty() {
+                return Ok(Some(part));
+            }
+            if self.watch.is_closing() || Instant::now() >= self.ends {
+                return Ok(None);
+            }
+        }
     }
 
-    async fn events(&mut self) -> Result<Part, Error> {
-        let page = self.reading.next(&self.api, Some(&mut self.watch), self.ends).await?;
+    async fn part_until(&mut self, deadline: Instant) -> Result<Part, Error> {
+        match self.mode {
+            Mode::Group => self.leases(deadline).await,
+            Mode::Tap | Mode::Durable => self.events(deadline).await,
+        }
+    }
+
+    async fn events(&mut self, deadline: Instant) -> Result<Part, Error> {
+        let page = self.reading.next(&self.api, Some(&mut self.watch), deadline).await?;
         let (key, now) = (self.reading.endpoint.key, self.api.backend().now());
         let event = |message| {
             let cursor = Some(cursor::write(key, bellwire_model::Message::sequence(message)));
@@ -103,10 +119,10 @@ impl Source {
         Ok(Part { events: page.messages.iter().map(event).collect(), more: page.more })
     }
 
-    async fn leases(&mut self) -> Result<Part, Error> {
+    async fn leases(&mut self, deadline: Instant) -> Result<Part, Error> {
         let Reading { endpoint, reader, limit, .. } = &self.reading;
         let (key, reader, limit) = (endpoint.key, Arc::clone(reader), *limit);
-        let leased = lease::receive(&self.api, key, &reader, limit, None, &mut self.watch, self.ends).await?;
+        let leased = lease::receive(&self.api, key, &reader, limit, None, &mut self.watch, deadline).await?;
         let shown: Vec<LeaseOut<'_>> = lease::shown(endpoint, &leased, self.api.backend().now());
         Ok(Part { events: shown.iter().map(|one| frame("event", one)).collect(), more: false })
     }

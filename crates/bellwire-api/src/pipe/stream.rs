@@ -8,6 +8,7 @@ use super::event::EventOut;
 use super::lease::{self, Leased};
 use super::log::{Reading, in_time};
 use super::pull::{FilterQuery, LagOut, PullQuery, reading};
+use super::standing::Standing;
 use super::wake::Watch;
 use super::{TAG, consumer, cursor};
 use crate::Api;
@@ -88,6 +89,7 @@ struct Streaming {
     reading: Reading,
     group: bool,
     watch: Watch,
+    standing: Standing,
     format: Format,
     ends: Instant,
     told_lag: Instant,
@@ -106,6 +108,7 @@ pub(super) struct Opening {
     pub(super) reading: Reading,
     pub(super) mode: Mode,
     pub(super) watch: Watch,
+    pub(super) standing: Standing,
 }
 
 /// What a request for a stream, or a channel, asks for.
@@ -151,11 +154,11 @@ pub(super) async fn opening(call: &Call) -> Result<Opening, Error> {
         trial.limit = 0;
         trial.next(&call.api, None, in_time(Duration::ZERO)).await?;
     }
-    Ok(Opening { reading, mode, watch })
+    Ok(Opening { reading, mode, watch, standing: Standing::of(call, key) })
 }
 
 async fn stream_call(call: Call) -> Result<Response, Error> {
-    let Opening { reading, mode, watch } = opening(&call).await?;
+    let Opening { reading, mode, watch, standing } = opening(&call).await?;
     let wants_lines = call.header("accept").is_some_and(|accept| accept.contains("ndjson"));
     let format = if wants_lines { Format::Lines } else { Format::Events };
     let now = Instant::now();
@@ -164,6 +167,7 @@ async fn stream_call(call: Call) -> Result<Response, Error> {
         reading,
         group: mode == Mode::Group,
         watch,
+        standing,
         format,
         ends: now + AGE_MAX,
         told_lag: now,
@@ -202,6 +206,9 @@ impl Streaming {
             }
             Stage::Open => {}
         }
+        if let Err(error) = self.standing.check() {
+            return Some(self.last(error));
+        }
         let deadline = self.ends.min(Instant::now() + BEAT);
         // On the heap, and only while it is needed: thousands of readers wait here, and most of them are no group.
         let part = if self.group { Box::pin(self.leases(deadline)).await } else { self.events(deadline).await };
@@ -212,12 +219,15 @@ impl Streaming {
                 Some(self.plain("reconnect", &Reconnect { cursor: self.cursor() }))
             }
             Ok(None) => Some(self.beat()),
-            Err(error) => {
-                self.stage = Stage::Over;
-                let (code, detail) = error.told();
-                Some(self.plain("error", &ErrorOut { code, detail: &detail }))
-            }
+            Err(error) => Some(self.last(error)),
         }
+    }
+
+    /// Says what is wrong, and ends.
+    fn last(&mut self, error: Error) -> Bytes {
+        self.stage = Stage::Over;
+        let (code, detail) = error.told();
+        self.plain("error", &ErrorOut { code, detail: &detail })
     }
 
     async fn events(&mut self, deadline: Instant) -> Result<Option<Bytes>, Error> {

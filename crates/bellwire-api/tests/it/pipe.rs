@@ -513,3 +513,26 @@ async fn messages_come_in_line_by_line_and_each_is_answered() {
     assert_eq!(answer.text.lines().count(), 2);
     assert!(answer.text.contains("payload_too_large"), "{}", answer.text);
 }
+
+#[tokio::test]
+async fn a_stream_ends_when_its_endpoint_does() {
+    let world = world().await;
+    world.send_n(0..1).await;
+    let (_, mut stream) = Stream::open(&world, "", &[]).await;
+    stream.until("a.b", 1).await;
+    world.delete(PIPE).await.expect(204);
+    let told = stream.until("error", 1).await;
+    assert_eq!(told[0].1["code"], "not_found");
+    assert!(stream.body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn no_consumer_is_ahead_of_what_was_accepted() {
+    let world = world().await;
+    let seek = format!("{PIPE}/pull/consumer/me/seek");
+    world.post(&seek, json!({ "from": "2099-01-01T00:00:00Z" })).await.expect(200);
+    world.send_n(0..2).await;
+    assert_eq!(world.statuses().await, [1, 1], "nobody has read them");
+    let page = world.get("/api/v1/app/acme/poller/pipe/consumer/me").await.expect(200);
+    assert_eq!(numbers(page["data"].as_array().expect("a list")), [0, 1]);
+}

@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// The application, by id or uid [default: the only one there is]
     #[arg(long, visible_alias = "app", value_name = "APP")]
     application: Option<String>,
+    /// The application that this source's webhooks belong to: a source by id or uid
+    #[arg(long, value_name = "SOURCE", conflicts_with = "application")]
+    source: Option<String>,
     /// The pipe endpoint, by id or uid
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<String>,
@@ -95,7 +98,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let api = send::api(&config, arguments.url.as_deref(), arguments.token.as_deref(), token::organisation_default())?;
     super::block_on(async {
         let forward = arguments.forward.as_deref().map(|url| Forward::new(url, arguments.timeout)).transpose()?;
-        let application = application(&api, arguments.application.as_deref()).await?;
+        let of_source = match &arguments.source {
+            Some(source) => Some(api.get::<SourceOut>(&format!("/source/{source}")).await?.app_id),
+            None => None,
+        };
+        let application = application(&api, arguments.application.as_deref().or(of_source.as_deref())).await?;
         let pipe = Pipe::open(&api, &application, &arguments).await?;
         let screen = Screen { colour: io::stdout().is_terminal() && !no_color(), json: arguments.json };
         screen.begin(&application, &pipe.name, arguments.forward.as_deref());
@@ -129,6 +136,12 @@ struct Named {
     id: String,
     uid: Option<String>,
     name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceOut {
+    app_id: String,
 }
 
 #[derive(Deserialize)]
