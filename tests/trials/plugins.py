@@ -107,7 +107,7 @@ with Trial("plugins", "plugins of every kind survive kill -9 of their server, an
     seen("PostgreSQL", (id for id, _ in rows), sum(int(runs) for _, runs in rows) - len(rows))
     seen("handler", sink.ids("/fetch"))
     trial.row("pending at the end", ledger["pending"], "0", ledger["pending"] == 0)
-    trial.row("delivered", ledger["delivered"], len(acked) * len(endpoints), ledger["delivered"] == len(acked) * len(endpoints))
+    trial.row("delivered", ledger["delivered"], str(len(acked) * len(endpoints)), ledger["delivered"] == len(acked) * len(endpoints))
     trial.row("ledger balances", ledger["balances"], "True", ledger["balances"])
     server.terminate()
     trial.row("processes after a stop", len(alive(mark)), "0", until(lambda: not alive(mark), 5))

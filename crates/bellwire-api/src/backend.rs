@@ -3,7 +3,7 @@
 
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, EndpointKey, Message, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{Endpoint, EndpointKey, Message, Module, Permissions, Plugin, Runs, Sequence, Source, Timestamp};
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -11,6 +11,7 @@ use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A future that a handler can hold across threads.
@@ -100,6 +101,46 @@ pub struct PluginFault {
     pub text: String,
 }
 
+/// A change of an installed module.
+#[derive(Clone, Debug)]
+pub enum ModuleEdit {
+    /// A next version.
+    Add {
+        /// Its text.
+        code: String,
+    },
+    /// Grants this, or what the newest version wants.
+    Grant(Option<Permissions>),
+    /// Lets this version run, or the one before.
+    RollBack(Option<u32>),
+    /// Removes it.
+    Remove,
+}
+
+/// Why a module was not changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ModuleRefusal {
+    /// There is none of this name: 404.
+    Missing,
+    /// It cannot be done; the text says why: 422.
+    Refused(String),
+    /// It could not be kept: 500; the detail is logged, not shown.
+    Failed(String),
+}
+
+/// What a plugin did with a message that it was tried on.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// `ack`, `respond`, `drop`, `retry`, `fail` or `broken`.
+    pub answer: &'static str,
+    /// What it said and wrote.
+    pub output: Bytes,
+    /// How long it took.
+    pub duration: Duration,
+    /// Event types and payloads that it wants sent.
+    pub emitted: Vec<(String, String)>,
+}
+
 /// What the API needs. All futures end when the outcome is durable or refused, never before.
 pub trait Backend: Send + Sync + 'static {
     /// Engine time.
@@ -185,6 +226,23 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// All that is wrong.
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>>;
+
+    /// The installed modules, by name.
+    fn modules(&self) -> Vec<Arc<Module>> {
+        Vec::new()
+    }
+
+    /// Changes an installed module; kept when it answers. `None`: it is removed.
+    fn edit_module(&self, name: String, edit: ModuleEdit) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
+        let _ = (name, edit);
+        Box::pin(async { Err(ModuleRefusal::Refused("this server keeps no modules".to_owned())) })
+    }
+
+    /// Runs a plugin once on a message. `None` where nothing runs any.
+    fn try_plugin(&self, plugin: Plugin, message: Arc<Message>) -> Answer<'_, Option<Tried>> {
+        let _ = (plugin, message);
+        Box::pin(async { None })
+    }
 
     /// Whether the store can commit; the text says why not. For readiness.
     ///

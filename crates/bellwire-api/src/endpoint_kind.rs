@@ -174,7 +174,7 @@ fn check_address(faults: &mut Faults, api: &Api, kind: &Kind, url: Option<String
     }
 }
 
-fn check_plugin(faults: &mut Faults, api: &Api, given: Option<PluginIn>, before: &Kind) -> Kind {
+pub(crate) fn check_plugin(faults: &mut Faults, api: &Api, given: Option<PluginIn>, before: &Kind) -> Kind {
     let Some(PluginIn { runs, settings }) = faults.required("plugin", given) else { return Kind::Push };
     let names = || Runs::ALL.map(Runs::name).join(", ");
     let Some(runs) = runs else {

@@ -30,6 +30,7 @@ mod application;
 mod endpoint;
 mod endpoint_headers;
 mod endpoint_kind;
+mod plugin;
 mod endpoint_shape;
 mod endpoint_transformation;
 mod endpoint_secret;
@@ -228,6 +229,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(explain::operations());
     all.extend(message_look::operations());
     all.extend(try_out::operations());
+    all.extend(plugin::operations());
     all.extend(attempt::operations());
     all.extend(delivery::operations());
     all.extend(pipe::operations());

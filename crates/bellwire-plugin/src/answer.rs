@@ -31,6 +31,20 @@ pub enum Answer {
     Broken(FailureClass, String),
 }
 
+impl Answer {
+    /// Its name for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Answer::Ack | Answer::Said(_) => "ack",
+            Answer::Drop(_) => "drop",
+            Answer::Retry(..) => "retry",
+            Answer::Fail(_) => "fail",
+            Answer::Respond(_) => "respond",
+            Answer::Broken(..) => "broken",
+        }
+    }
+}
+
 /// An HTTP answer of a plugin's making.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Response {

@@ -20,9 +20,11 @@ pub mod command;
 pub mod javascript;
 pub mod sql;
 pub mod notify;
+mod modules;
 mod plugins;
 
 pub use answer::{Answer, Emitted, Ran, Response};
 pub use event::Event;
+pub use modules::{ModuleError, Modules};
 pub use plugins::{Limits, Plugins, Shared};
 pub use settings::Fault;

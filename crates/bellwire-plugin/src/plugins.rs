@@ -5,11 +5,12 @@ use crate::command::warden::Warden;
 use crate::command::{Allowed, Command};
 use crate::event::Event;
 use crate::javascript::{Handlers, Javascript};
+use crate::modules::Modules;
 use crate::notify::{Bursts, Mail, Notify};
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 use bellwire_egress::Client;
-use bellwire_model::{AttemptNumber, Endpoint, FailureClass, Kind, Message, Plugin, Runs};
+use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, Plugin, Runs};
 use bellwire_shape::ScriptLimits;
 use serde_json::Value;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub struct Shared {
     limits: Limits,
     handlers: Handlers,
     warden: Warden,
+    modules: Modules,
     files: Arc<Files>,
 }
 
@@ -76,8 +78,13 @@ struct Prepared {
 
 impl Shared {
     /// Starts nothing yet.
-    pub fn new(limits: Limits, warden: Warden) -> Arc<Shared> {
-        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden, files: Arc::default() })
+    pub fn new(limits: Limits, warden: Warden, modules: Modules) -> Arc<Shared> {
+        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden, modules, files: Arc::default() })
+    }
+
+    /// The installed modules.
+    pub fn modules(&self) -> &Modules {
+        &self.modules
     }
 
     /// Whether a plugin can be run with these settings, a JSON object. Settings from the operator's own files may say
@@ -95,7 +102,7 @@ impl Shared {
         let mut faults = Vec::new();
         match program {
             Err(fault) => faults.push(fault),
-            Ok(Program::Javascript(script)) => script.check(&self.handlers, &mut faults),
+            Ok(Program::Javascript(script)) => script.check(&self.handlers, &self.modules, &mut faults),
             Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
             Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
             Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
@@ -110,32 +117,26 @@ impl Plugins {
         Plugins { client, pools: Pools::new(shared.limits.tls.clone()), shared, bursts: Bursts::default() }
     }
 
-    /// Gives a message to an endpoint's plugin, for attempt `number`.
-    pub async fn run(&self, endpoint: &Endpoint, message: &Message, number: AttemptNumber) -> Ran {
-        match &endpoint.kind {
-            Kind::Plugin(plugin) => self.run_plugin(endpoint, plugin, &Event::new(message, number)).await,
-            Kind::Push | Kind::Pipe(_) => Ran::broken(FailureClass::Unsendable, "the endpoint is not a plugin"),
-        }
-    }
-
-    async fn run_plugin(&self, endpoint: &Endpoint, plugin: &Plugin, event: &Event<'_>) -> Ran {
+    /// Gives a message to a plugin, for attempt `number` of the endpoint of this key.
+    pub async fn run(&self, key: EndpointKey, plugin: &Plugin, message: &Message, number: AttemptNumber) -> Ran {
+        let event = &Event::new(message, number);
         let prepared = plugin.prepared.get_or_make(|| {
             let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
             Prepared::read(plugin.runs, settings)
         });
-        let Shared { limits, handlers, warden, files } = &*self.shared;
+        let Shared { limits, handlers, warden, modules, files } = &*self.shared;
         match &prepared.program {
             Err(fault) => {
                 let text =
                     format!("the settings of the plugin cannot be used: {}: {}", fault.path.join("."), fault.text);
                 Ran::broken(FailureClass::Unsendable, text)
             }
-            Ok(Program::Javascript(script)) => script.run(event, endpoint.key, handlers, &self.client).await,
+            Ok(Program::Javascript(script)) => {
+                script.run(event, key, handlers, modules, &limits.commands.environment, &self.client).await
+            }
             Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
             Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,
-            Ok(Program::Notify(notify)) => {
-                notify.run(event, endpoint.key, &self.bursts, &limits.mail, &self.client).await
-            }
+            Ok(Program::Notify(notify)) => notify.run(event, key, &self.bursts, &limits.mail, &self.client).await,
         }
     }
 }

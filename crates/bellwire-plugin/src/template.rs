@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn places_are_filled() {
-        let message = received(r#"{"a":"x \"y\" é","n":1.50,"z":null}"#);
+        let message = received(r#"{"a":"x \"y\" é","n":1.50,"z":null,"t":"{{type}}"}"#);
         let event = Event::new(&message, 1);
         let check = |template: &str, expected: &str| {
             let template = Template::parse(template).expect(template);
@@ -180,6 +180,7 @@ mod tests {
         check("{{payload.a | json}}", r#""x \"y\" é""#);
         check("?q={{payload.a|url}}", "?q=x+%22y%22+%C3%A9");
         check("[{{payload.missing}}{{payload.z}}]", "[]");
+        check("{{payload.t}}", "{{type}}");
         check("{{payload.missing | json}}", "null");
         check(r#"{{payload.missing ?? "no | name"}}"#, "no | name");
         check(r#"{{payload.z ?? "none" | json}}"#, "\"none\"");

@@ -8,10 +8,10 @@ use crate::clock::Clock;
 use crate::commit::Bell;
 use crate::observe::Metrics;
 use crate::traces::Tracer;
-use bellwire_api::backend::AcceptError;
+use bellwire_api::backend::{AcceptError, Tried};
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{BatchNumber, Catalogue, CommittedShard, Input, Intake, LaneSnapshot};
-use bellwire_model::{EndpointKey, Timestamp};
+use bellwire_model::{EndpointKey, Message, Plugin, Timestamp};
 use bellwire_store::{Change, Store};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -159,6 +159,8 @@ pub(crate) enum Mail {
     Passed(oneshot::Sender<()>),
     /// See [`bellwire_engine::Engine::throttled_since`].
     Throttled(EndpointKey, oneshot::Sender<Option<Timestamp>>),
+    /// Runs a plugin once, for somebody who tries it out.
+    Try(Box<Plugin>, Arc<Message>, oneshot::Sender<Tried>),
     /// How the lanes stand.
     Lanes(oneshot::Sender<Vec<LaneSnapshot>>),
 }

@@ -1,10 +1,13 @@
 //! The API's [`Backend`] on this program: hands drafts and changes to the intake and waits for the commit.
 
 use crate::core::{Core, Mail};
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, Listening, PluginFault};
+use bellwire_api::backend::{
+    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, PluginFault, Tried,
+};
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{Endpoint, Message, Module, Plugin, Runs, Sequence, Source, Timestamp};
+use bellwire_plugin::ModuleError;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -167,6 +170,34 @@ impl Doors {
     }
 }
 
+/// On a thread that may block.
+fn edit_module(
+    plugins: &bellwire_plugin::Shared,
+    name: &str,
+    edit: ModuleEdit,
+    now: Timestamp,
+) -> Result<Option<Arc<Module>>, ModuleRefusal> {
+    let modules = plugins.modules();
+    let edited = match edit {
+        ModuleEdit::Add { code } => {
+            let settings = serde_json::json!({ "script": code });
+            let loads = plugins.check(Runs::Javascript, &settings, false);
+            loads.map_err(|faults| {
+                ModuleRefusal::Refused(faults.into_iter().map(|fault| fault.text).collect::<Vec<_>>().join("; "))
+            })?;
+            modules.add(name, &code, now).map(Some)
+        }
+        ModuleEdit::Grant(more) => modules.grant(name, more).map(Some),
+        ModuleEdit::RollBack(to) => modules.roll_back(name, to).map(Some),
+        ModuleEdit::Remove => modules.remove(name).map(|()| None),
+    };
+    edited.map_err(|error| match error {
+        ModuleError::Missing => ModuleRefusal::Missing,
+        ModuleError::Refused(why) => ModuleRefusal::Refused(why),
+        ModuleError::Folder(error) => ModuleRefusal::Failed(format!("the modules cannot be kept: {error}")),
+    })
+}
+
 fn refused(error: OfferError) -> AcceptError {
     match error {
         OfferError::KeyReused { .. } => AcceptError::KeyReused,
@@ -257,6 +288,24 @@ impl Backend for Doors {
         options.check(crate::clock::wall().as_seconds()).map_err(|error| error.to_string())
     }
 
+    fn modules(&self) -> Vec<Arc<Module>> {
+        self.plugins.modules().all()
+    }
+
+    fn edit_module(&self, name: String, edit: ModuleEdit) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
+        let (plugins, now) = (Arc::clone(&self.plugins), crate::clock::wall());
+        Box::pin(async move {
+            let edited = tokio::task::spawn_blocking(move || edit_module(&plugins, &name, edit, now)).await;
+            edited.unwrap_or_else(|error| Err(ModuleRefusal::Failed(error.to_string())))
+        })
+    }
+
+    fn try_plugin(&self, plugin: Plugin, message: Arc<Message>) -> Answer<'_, Option<Tried>> {
+        let (answer, receiver) = oneshot::channel();
+        self.core.mailboxes[self.shard].put(Mail::Try(Box::new(plugin), message, answer));
+        Box::pin(async move { receiver.await.ok() })
+    }
+
     fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
         let fault = |fault: bellwire_plugin::Fault| PluginFault { path: fault.path, text: fault.text };
         self.plugins.check(runs, settings, false).map_err(|faults| faults.into_iter().map(fault).collect())
@@ -314,7 +363,7 @@ mod tests {
         );
         Doors {
             core: Arc::new(core),
-            plugins: bellwire_plugin::Shared::new(Default::default(), Default::default()),
+            plugins: bellwire_plugin::Shared::new(Default::default(), Default::default(), Default::default()),
             shard: 0,
             payload_bytes_max: 1 << 20,
         }

@@ -19,6 +19,7 @@ mod hooks;
 mod observe;
 mod command;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ enum Command {
     Sign(command::sign::Arguments),
     Verify(command::verify::Arguments),
     Explain(command::explain::Arguments),
+    Plugin(command::plugin::Arguments),
     Doctor(command::doctor::Arguments),
     Ledger(command::ledger::Arguments),
     Pack(command::pack::Arguments),
@@ -58,6 +60,12 @@ enum Command {
     /// Ends programs of plugins when the server that started them is gone; the server starts it itself
     #[command(hide = true)]
     Warden,
+    /// Becomes a program of a plugin; the server starts it itself
+    #[command(hide = true)]
+    Gate {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<std::ffi::OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -86,6 +94,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sign(arguments) => command::sign::run(arguments),
         Command::Verify(arguments) => command::verify::run(arguments),
         Command::Explain(arguments) => command::explain::run(arguments),
+        Command::Plugin(arguments) => command::plugin::run(arguments),
         Command::Doctor(arguments) => command::doctor::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
         Command::Pack(arguments) => command::pack::run(arguments),
@@ -98,6 +107,11 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(arguments) => command::check::run(arguments),
         Command::Config(arguments) => command::config::run(arguments),
         Command::Healthcheck(arguments) => command::healthcheck::run(arguments),
+        Command::Gate { program } => {
+            let (program, arguments) = program.split_first().context("a gate leads to a program")?;
+            Err(bellwire_plugin::command::warden::pass(program.as_ref(), arguments))
+                .with_context(|| format!("{} cannot be run", program.display()))
+        }
         Command::Warden => {
             bellwire_plugin::command::warden::watch(std::io::stdin().lock());
             Ok(ExitCode::SUCCESS)

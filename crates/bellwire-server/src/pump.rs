@@ -5,10 +5,10 @@ use crate::core::{Core, Mail};
 use crate::doors::Doors;
 use crate::emit;
 use crate::traces::AttemptTrace;
-use bellwire_api::backend::EndpointAnswer;
+use bellwire_api::backend::{EndpointAnswer, Tried};
 use bellwire_delivery::Push;
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
-use bellwire_model::{EndpointKey, FailureClass, Kind, Outcome, Sequence, Timestamp};
+use bellwire_model::{EndpointKey, FailureClass, Kind, Message, Outcome, Sequence, Timestamp};
 use bellwire_plugin::{Plugins, Response};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -103,6 +103,10 @@ impl Pump {
                 Mail::Passed(answer) => drop(answer.send(())),
                 Mail::Throttled(endpoint, answer) => {
                     let _ = answer.send(self.engine.throttled_since(endpoint, self.core.clock.engine()));
+                }
+                Mail::Try(plugin, message, answer) => {
+                    let plugins = Rc::clone(&self.plugins);
+                    spawn_local(async move { drop(answer.send(try_plugin(&plugins, &plugin, &message).await)) });
                 }
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
             }
@@ -234,7 +238,8 @@ impl Pump {
 /// An attempt of the kind that is made here.
 async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome {
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
-    let mut ran = plugins.run(&start.endpoint, &start.message, start.number).await;
+    let Kind::Plugin(plugin) = &start.endpoint.kind else { unreachable!("only plugins are run") };
+    let mut ran = plugins.run(start.endpoint.key, plugin, &start.message, start.number).await;
     let emitted = std::mem::take(&mut ran.emitted);
     if let Err(why) = emit::accept(doors, start, emitted).await {
         ran = ran.failing(why);
@@ -259,6 +264,21 @@ async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome 
 fn traced(core: &Core, trace: Option<AttemptTrace>, start: &Start, outcome: &Outcome) {
     if let (Some(tracer), Some(trace)) = (&core.tracer, trace) {
         tracer.ended(trace, start, outcome);
+    }
+}
+
+/// A run that leaves nothing behind but what the plugin itself does.
+async fn try_plugin(plugins: &Plugins, plugin: &bellwire_model::Plugin, message: &Message) -> Tried {
+    /// The lane of those who try something out.
+    const TRYING: EndpointKey = EndpointKey(u32::MAX);
+    let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
+    let ran = plugins.run(TRYING, plugin, message, 1).await;
+    let duration = begun.elapsed();
+    Tried {
+        answer: ran.answer.name(),
+        output: ran.outcome(wall, duration).body,
+        duration,
+        emitted: ran.emitted.into_iter().map(|emitted| (emitted.event_type, emitted.payload)).collect(),
     }
 }
 

@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Where in the data folder installed modules are kept.
+pub(crate) const MODULES: &str = "plugins";
+
 /// Outgoing requests; `own` is where we listen ourselves.
 pub(crate) fn egress(config: &Config, own: SocketAddr) -> bellwire_egress::Settings {
     let mut settings = config.egress_settings();
@@ -78,7 +81,9 @@ pub(crate) fn plugins(config: &Config) -> anyhow::Result<Arc<bellwire_plugin::Sh
     // This very program, also if its file has been replaced meanwhile.
     let own = PathBuf::from("/proc/self/exe");
     let own = if own.exists() { Some(own) } else { std::env::current_exe().ok() };
-    Ok(bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default()))
+    let modules = bellwire_plugin::Modules::open(config.server.data.join(MODULES))
+        .context("the installed modules cannot be read")?;
+    Ok(bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default(), modules))
 }
 
 /// The API.

@@ -206,7 +206,7 @@ impl Command {
         };
         let beside = Beside { file: file.as_ref().and_then(|file| file.path().to_str()), ..Beside::default() };
         // `program`, not what it leads to: many programs look at the name that they are called by.
-        let mut command = std::process::Command::new(&self.program);
+        let (mut command, opens) = warden.gate(&self.program);
         for (place, argument) in self.args.iter().enumerate() {
             command.arg(sendable(argument.render(event, beside), || format!("argument {place}"))?);
         }
@@ -230,11 +230,12 @@ impl Command {
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let group = Group::of(&child, warden);
-        let input = match &self.stdin {
-            Stdin::Nothing => Vec::new(),
-            Stdin::Payload => event.payload().to_vec(),
-            Stdin::Text(template) => template.render(event, beside).into_bytes(),
-        };
+        let mut input = opens.to_vec();
+        match &self.stdin {
+            Stdin::Nothing => {}
+            Stdin::Payload => input.extend_from_slice(event.payload()),
+            Stdin::Text(template) => input.extend_from_slice(template.render(event, beside).as_bytes()),
+        }
         let missing = || io::Error::other("a pipe is missing");
         let stdin = OwnedFd::from(child.stdin.take().ok_or_else(missing)?);
         let stdout = OwnedFd::from(child.stdout.take().ok_or_else(missing)?);

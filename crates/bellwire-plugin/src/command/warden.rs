@@ -1,6 +1,9 @@
 //! A small process beside the server that outlives it for a moment: it knows the groups of all running programs, and ends them
 //! when the server is gone, however it went.
 //!
+//! A program is not started before its group is known: what is started is a *gate*, again this program, which becomes the other
+//! when it is told on its standard input that it may, and ends if the server is gone before.
+//!
 //! It is this program itself, started with the argument [`ARGUMENT`], with a pipe as its standard input: `+123` a group begins,
 //! `-123` it has ended. The pipe ends when the server does, and then whatever has not ended gets SIGTERM, and SIGKILL
 //! a moment later.
@@ -8,15 +11,21 @@
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write};
+use std::ffi::OsString;
+use std::io::{BufRead, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What makes this program a warden.
 pub const ARGUMENT: &str = "warden";
+/// What makes this program a gate; the other program and its arguments follow.
+pub const GATE: &str = "gate";
+/// What opens a gate.
+const OPEN: &[u8] = b"!";
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -35,6 +44,18 @@ impl Warden {
     /// `program` is started with [`ARGUMENT`] and must then call [`watch`].
     pub fn new(program: PathBuf) -> Warden {
         Warden(Some(Arc::new(Mutex::new(Started { program, pipe: None, running: BTreeSet::new() }))))
+    }
+
+    /// What starts `program`, and what it is told before its own input.
+    pub(super) fn gate(&self, program: &Path) -> (Command, &'static [u8]) {
+        match &self.0 {
+            None => (Command::new(program), b""),
+            Some(started) => {
+                let mut command = Command::new(&started.lock().program);
+                command.arg(GATE).arg(program);
+                (command, OPEN)
+            }
+        }
     }
 
     pub(super) fn begin(&self, group: u32) {
@@ -81,6 +102,19 @@ impl Started {
             writeln!(pipe, "+{group}")?;
         }
         Ok(pipe)
+    }
+}
+
+/// A gate's life: becomes the program once it may. Answers only why it did not.
+pub fn pass(program: &Path, arguments: &[OsString]) -> std::io::Error {
+    // Not by way of a buffer: what follows is the program's.
+    let opened = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from).and_then(|mut input| {
+        let mut told = [0; OPEN.len()];
+        input.read_exact(&mut told)
+    });
+    match opened {
+        Ok(()) => Command::new(program).args(arguments).exec(),
+        Err(error) => error,
     }
 }
 

@@ -4,7 +4,7 @@ use super::engine::Call;
 use bellwire_egress::{Client, Request, Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -18,7 +18,10 @@ const HEADERS_MAX: usize = 64;
 /// The fetches of one run.
 pub(super) struct Fetches<'a> {
     client: &'a Client,
+    /// Those that the endpoint names.
     hosts: Option<&'a [String]>,
+    /// Those that its module was granted.
+    granted: Option<BTreeSet<String>>,
     deadline: Instant,
     made: usize,
 }
@@ -42,8 +45,13 @@ struct Fetched {
 }
 
 impl<'a> Fetches<'a> {
-    pub(super) fn new(client: &'a Client, hosts: Option<&'a [String]>, deadline: Instant) -> Self {
-        Fetches { client, hosts, deadline, made: 0 }
+    pub(super) fn new(
+        client: &'a Client,
+        hosts: Option<&'a [String]>,
+        granted: Option<BTreeSet<String>>,
+        deadline: Instant,
+    ) -> Self {
+        Fetches { client, hosts, granted, deadline, made: 0 }
     }
 
     /// Makes one; the answer is JSON for the prelude, whatever becomes of it.
@@ -73,6 +81,9 @@ impl<'a> Fetches<'a> {
         let host = target.origin().host.to_string();
         if self.hosts.is_some_and(|hosts| !hosts.iter().any(|allowed| covers(allowed, &host))) {
             return Err(format!("{host} is not among the endpoint's fetch_hosts"));
+        }
+        if self.granted.as_ref().is_some_and(|granted| !granted.iter().any(|allowed| covers(allowed, &host))) {
+            return Err(format!("{host} is not among what the module wants and was granted"));
         }
         if call.body.len() > BODY_BYTES_MAX {
             return Err(format!("the body has {} bytes, at most {BODY_BYTES_MAX}", call.body.len()));

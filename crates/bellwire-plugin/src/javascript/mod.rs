@@ -13,9 +13,10 @@ mod fetch;
 
 use crate::answer::{Answer, Console, Emitted, Ran, Response};
 use crate::event::Event;
+use crate::modules::Modules;
 use crate::settings::{Fault, Millis};
 use bellwire_egress::Client;
-use bellwire_model::{EndpointKey, FailureClass};
+use bellwire_model::{EndpointKey, FailureClass, Permissions};
 use bellwire_shape::{Pool, ScriptError, ScriptLimits};
 use engine::{Done, End, Said, Suspended, Turn, What};
 use fetch::Fetches;
@@ -37,7 +38,9 @@ const EMITTED_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Javascript {
     /// Defines `handle`.
-    script: Arc<str>,
+    script: Option<Arc<str>>,
+    /// Instead: an installed module that does.
+    module: Option<String>,
     /// From beginning to end, waiting included.
     #[serde(default = "timeout_default")]
     timeout_ms: Millis<1, 60_000>,
@@ -65,6 +68,7 @@ struct Input<'a, E> {
 
 #[derive(Serialize)]
 struct Given<'a> {
+    environment: BTreeMap<&'a str, &'a str>,
     variables: &'a BTreeMap<String, String>,
     secrets: &'a BTreeMap<String, String>,
 }
@@ -104,9 +108,19 @@ fn discard(pool: &Pool<Turn>, lane: u64, code: Arc<str>, suspended: Suspended) {
 
 impl Javascript {
     /// What is wrong beyond the shape of the settings.
-    pub(crate) fn check(&self, handlers: &Handlers, faults: &mut Vec<Fault>) {
-        if let Err(error) = handlers.check(&self.script) {
-            faults.push(Fault::new(&["script"], error.0));
+    pub(crate) fn check(&self, handlers: &Handlers, modules: &Modules, faults: &mut Vec<Fault>) {
+        match (&self.script, &self.module) {
+            (Some(script), None) => {
+                if let Err(error) = handlers.check(script) {
+                    faults.push(Fault::new(&["script"], error.0));
+                }
+            }
+            (None, Some(name)) if modules.get(name).is_none() => {
+                let text = format!("no module {name:?} is installed; `bellwire plugin add` installs one");
+                faults.push(Fault::new(&["module"], text));
+            }
+            (None, Some(_)) => {}
+            _ => faults.push(Fault::new(&["script"], "either `script` or `module` says what is run")),
         }
         for (place, host) in self.fetch_hosts.iter().flatten().enumerate() {
             let name = host.strip_prefix("*.").unwrap_or(host);
@@ -117,16 +131,43 @@ impl Javascript {
         }
     }
 
+    /// What is run, and what it may reach if it is a module.
+    fn code(&self, modules: &Modules) -> Result<(Arc<str>, Option<Permissions>), String> {
+        let Some(name) = &self.module else { return Ok((self.script.clone().unwrap_or_default(), None)) };
+        let module = modules.get(name).ok_or_else(|| format!("the module {name} is not installed any more"))?;
+        // One that runs wants no more than was granted.
+        let running = module.running().ok_or_else(|| {
+            format!("no version of the module {name} may run; `bellwire plugin grant {name}` grants what it wants")
+        })?;
+        Ok((Arc::clone(&running.code), Some(running.wants.clone())))
+    }
+
     /// Runs it for one event, on behalf of the endpoint of this key.
-    pub(crate) async fn run(&self, event: &Event<'_>, lane: EndpointKey, handlers: &Handlers, client: &Client) -> Ran {
-        let given = Given { variables: &self.variables, secrets: &self.secrets };
+    pub(crate) async fn run(
+        &self,
+        event: &Event<'_>,
+        lane: EndpointKey,
+        handlers: &Handlers,
+        modules: &Modules,
+        environment: &BTreeMap<String, String>,
+        client: &Client,
+    ) -> Ran {
+        let (code, permissions) = match self.code(modules) {
+            Ok(found) => found,
+            Err(text) => return Ran::broken(FailureClass::Plugin, text),
+        };
+        let granted = |name: &str| permissions.as_ref().is_some_and(|wants| wants.environment.contains(name));
+        let environment = environment.iter().filter(|(name, _)| granted(name)).map(|(n, v)| (n.as_str(), v.as_str()));
+        let given = Given { environment: environment.collect(), variables: &self.variables, secrets: &self.secrets };
         let input = match serde_json::to_string(&Input { event, given }) {
             Ok(input) => input,
             Err(error) => return Ran::broken(FailureClass::Plugin, format!("the event cannot be written: {error}")),
         };
         let mut console = Console::new(CONSOLE_MAX);
         let deadline = Instant::now() + self.timeout_ms.0;
-        let running = self.drive(input, u64::from(lane.0), handlers, client, &mut console, deadline);
+        let mut fetches =
+            Fetches::new(client, self.fetch_hosts.as_deref(), permissions.map(|wants| wants.fetch), deadline);
+        let running = drive(&code, input, u64::from(lane.0), handlers, &mut console, &mut fetches);
         let (answer, emitted) = match timeout_at(deadline, running).await {
             Ok(Ok(end)) => said(end, handlers.0.limits().output_bytes_max),
             Ok(Err(error)) => (Answer::Broken(FailureClass::Plugin, error.0), Vec::new()),
@@ -137,42 +178,41 @@ impl Javascript {
         };
         Ran { answer, emitted, output: console.into_bytes() }
     }
+}
 
-    async fn drive(
-        &self,
-        input: String,
-        lane: u64,
-        handlers: &Handlers,
-        client: &Client,
-        console: &mut Console,
-        deadline: Instant,
-    ) -> Result<End, ScriptError> {
-        let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), deadline);
-        let mut under_way = FuturesUnordered::new();
-        let mut what = What::Begin(input);
-        loop {
-            let turn = Turn { lane, code: Arc::clone(&self.script), what };
-            let (suspended, calls) = match handlers.turn(turn).await? {
-                Done::Waits { suspended, console: written, calls } => {
-                    console.write(written.as_bytes());
-                    (suspended, calls)
-                }
-                Done::Ended { console: written, end } => {
-                    console.write(written.as_bytes());
-                    return end;
-                }
-                Done::Loaded => return Err(ScriptError("the handler was not run".to_owned())),
-            };
-            let waiting = Waiting { handlers, lane, code: &self.script, suspended: Some(suspended) };
-            for call in calls {
-                under_way.push(fetches.make(call));
+/// A run from turn to turn, with what it fetches in between.
+async fn drive(
+    code: &Arc<str>,
+    input: String,
+    lane: u64,
+    handlers: &Handlers,
+    console: &mut Console,
+    fetches: &mut Fetches<'_>,
+) -> Result<End, ScriptError> {
+    let mut under_way = FuturesUnordered::new();
+    let mut what = What::Begin(input);
+    loop {
+        let turn = Turn { lane, code: Arc::clone(code), what };
+        let (suspended, calls) = match handlers.turn(turn).await? {
+            Done::Waits { suspended, console: written, calls } => {
+                console.write(written.as_bytes());
+                (suspended, calls)
             }
-            let Some(answer) = under_way.next().await else {
-                return Err(ScriptError("handle waits for something that never comes".to_owned()));
-            };
-            let Some(suspended) = waiting.go_on() else { return Err(ScriptError("the handler was lost".to_owned())) };
-            what = What::Settle(suspended, answer);
+            Done::Ended { console: written, end } => {
+                console.write(written.as_bytes());
+                return end;
+            }
+            Done::Loaded => return Err(ScriptError("the handler was not run".to_owned())),
+        };
+        let waiting = Waiting { handlers, lane, code, suspended: Some(suspended) };
+        for call in calls {
+            under_way.push(fetches.make(call));
         }
+        let Some(answer) = under_way.next().await else {
+            return Err(ScriptError("handle waits for something that never comes".to_owned()));
+        };
+        let Some(suspended) = waiting.go_on() else { return Err(ScriptError("the handler was lost".to_owned())) };
+        what = What::Settle(suspended, answer);
     }
 }
 

@@ -23,9 +23,14 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn run_on(handlers: &Handlers, client: &Client, key: u32, settings: Value) -> Ran {
+    run_with(&Modules::default(), handlers, client, key, settings).await
+}
+
+async fn run_with(modules: &Modules, handlers: &Handlers, client: &Client, key: u32, settings: Value) -> Ran {
     let script: Javascript = crate::settings::read(&settings).expect("settings");
     let message = received(r#"{"id":7,"name":"Ada"}"#);
-    script.run(&Event::new(&message, 2), EndpointKey(key), handlers, client).await
+    let environment = [("REGION".to_owned(), "north".to_owned()), ("HIDDEN".to_owned(), "x".to_owned())].into();
+    script.run(&Event::new(&message, 2), EndpointKey(key), handlers, modules, &environment, client).await
 }
 
 fn run(script: &str) -> Ran {
@@ -220,4 +225,30 @@ fn nothing_of_one_endpoint_is_seen_by_another() {
         let look = "const handle = () => [typeof kept, {}.stolen === undefined]";
         assert_eq!(on(key, look), Answer::Said(r#"["undefined",true]"#.into()));
     }
+}
+
+#[test]
+fn a_module_reaches_what_it_was_granted_and_is_swapped_while_running() {
+    block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (handlers, client, url) = (handlers(), client(), echo().await);
+        let modules = Modules::open(folder.path().to_owned()).expect("opens");
+        let add = |code: &str| modules.add("deploy", code, bellwire_model::Timestamp::EPOCH).expect("added");
+        let run = async || run_with(&modules, &handlers, &client, 1, json!({ "module": "deploy" })).await.answer;
+        assert!(matches!(run().await, Answer::Broken(_, why) if why.contains("not installed")));
+        let fetching = format!(
+            "// @permission fetch 127.0.0.1\n// @permission environment REGION\n\
+             export async function handle(e, ctx) {{ return [(await fetch('{url}/x')).status, ctx.environment] }}"
+        );
+        add(&fetching);
+        assert!(matches!(run().await, Answer::Broken(_, why) if why.contains("plugin grant deploy")));
+        modules.grant("deploy", None).expect("granted");
+        assert_eq!(run().await, Answer::Said(r#"[201,{"REGION":"north"}]"#.into()));
+        add(&format!(
+            "export const handle = async () => {{ try {{ await fetch('{url}') }} catch (e) {{ return e.message }} }}"
+        ));
+        assert!(matches!(run().await, Answer::Said(why) if why.contains("granted")));
+        modules.roll_back("deploy", None).expect("goes back");
+        assert!(matches!(run().await, Answer::Said(said) if said.starts_with("[201")));
+    });
 }

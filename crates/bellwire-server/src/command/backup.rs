@@ -2,6 +2,7 @@
 
 use super::{Hint, check};
 use crate::config::{Config, Place, copy_secret};
+use crate::wiring::MODULES;
 use anyhow::{Context as _, ensure};
 use bellwire_store::embedded::{BackupError, Progress, backup};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -118,5 +119,34 @@ fn copy(from: &Path, to: &Path, verb: &'static str) -> anyhow::Result<bool> {
         let what = format!("cannot copy {} to {}", from.display(), to.display());
         anyhow::Error::from(error).context(Hint::new(what, hint))
     })?;
+    copy_modules(&from.join(MODULES), &to.join(MODULES))
+        .with_context(|| format!("cannot copy the installed modules to {}", to.display()))?;
     copy_secret(from, to).with_context(|| format!("cannot copy the secret to {}", to.display()))
+}
+
+/// Copies the folder of the modules, if there is one. A server may change it meanwhile; then the copy does not fit together and is
+/// made again.
+fn copy_modules(from: &Path, to: &Path) -> anyhow::Result<()> {
+    const TRIES: usize = 10;
+    for _ in 1..TRIES {
+        if !from.try_exists()? || try_copy_modules(from, to).is_ok() {
+            return Ok(());
+        }
+    }
+    try_copy_modules(from, to)
+}
+
+fn try_copy_modules(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    // The index first: what it names is there by then, and stays unless it is changed.
+    let mut files = std::fs::read_dir(from)?.collect::<Result<Vec<_>, _>>()?;
+    files.sort_by_key(|file| !file.file_name().as_encoded_bytes().ends_with(b".json"));
+    for name in files.iter().map(std::fs::DirEntry::file_name).filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+    {
+        std::fs::copy(from.join(&name), to.join(&name))?;
+        std::fs::File::open(to.join(&name))?.sync_all()?;
+    }
+    std::fs::File::open(to)?.sync_all()?;
+    bellwire_plugin::Modules::open(to.to_owned())?;
+    Ok(())
 }

@@ -11,6 +11,7 @@ pub(crate) mod listen;
 pub(crate) mod sign;
 pub(crate) mod verify;
 pub(crate) mod explain;
+pub(crate) mod plugin;
 pub(crate) mod doctor;
 pub(crate) mod ledger;
 pub(crate) mod pack;

@@ -1,6 +1,6 @@
 //! Plugins of every kind, from the message to the attempt in the log.
 
-use crate::program::{Program, eventually, ledger};
+use crate::program::{Program, eventually, ledger, run};
 use crate::receiver::Receiver;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -246,4 +246,57 @@ fn a_row_is_written_once_and_a_note_arrives() {
     send(&server, "told", json!({"who": "Ada"}));
     assert_eq!(chat.next().body, br#"{"text":"Ada joined"}"#);
     eventually("all is recorded", || (ledger(folder.path())["pending"] == 0).then_some(()));
+}
+
+#[test]
+fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let server = start(data);
+    event_types(&server, &["deploy"]);
+    let url = format!("http://{}", server.address);
+    let plugin = |url: &str, arguments: &[&str]| {
+        let output = run(data, &[&["plugin", "--url", url], arguments].concat());
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    let file = data.join("deploy.js");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, "// @permission fetch api.example.com\nexport const handle = () => 'one'").unwrap();
+    let (added, text) = plugin(&url, &["add", file]);
+    assert!(added && text.contains("fetch api.example.com") && text.contains("none runs"), "{text}");
+    install(&server, "deploy", json!({"runs": "javascript", "module": "deploy"}));
+    let said = |server: &Program, count| {
+        attempts(server, &send(server, "deploy", json!({})), count)[0]["response"].as_str().unwrap().to_owned()
+    };
+    assert!(said(&server, 4).contains("bellwire plugin grant deploy"));
+    assert!(plugin(&url, &["grant", "deploy"]).0);
+    assert_eq!(said(&server, 1), "one");
+    std::fs::write(file, "function handle(").unwrap();
+    let (added, text) = plugin(&url, &["add", file]);
+    assert!(!added && text.contains("SyntaxError"), "{text}");
+    std::fs::write(file, "export const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }").unwrap();
+    assert!(plugin(&url, &["add", file]).0);
+    assert_eq!(said(&server, 1), "two");
+    assert!(plugin(&url, &["rollback", "deploy"]).0);
+    assert_eq!(said(&server, 1), "one");
+    let message = send(&server, "deploy", json!({}));
+    let (worked, text) = plugin(&url, &["test", file, "--message", &message, "--application", "acme"]);
+    assert!(worked && text.starts_with("ack after") && text.contains("two\nemitted x: 1"), "{text}");
+    let (removed, text) = plugin(&url, &["remove", "deploy"]);
+    assert!(!removed && text.contains("runs it"), "{text}");
+    // What was rolled back stays so, here and in a copy.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = run(data, &["backup", copy.path().join("copy").to_str().unwrap()]);
+    assert!(copied.status.success(), "{copied:?}");
+    assert!(server.stop().success());
+    for place in [data, &copy.path().join("copy")] {
+        let server = serve(place);
+        let url = format!("http://{}", server.address);
+        let listed = run(place, &["plugin", "--url", &url, "list"]);
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("  runs  fetch api.example.com"), "{listed:?}");
+        assert_eq!(said(&server, 1), "one");
+        assert_eq!(server.call("DELETE", "/app/acme/endpoint/deploy", json!(null)).0, 204);
+        assert!(run(place, &["plugin", "--url", &url, "remove", "deploy"]).status.success());
+    }
 }

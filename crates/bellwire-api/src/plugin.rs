@@ -1,0 +1,255 @@
+//! Modules of code that endpoints of the kind `plugin` run by name, and trying a plugin out on a message that is kept.
+//!
+//! Modules are the whole server's: whoever has an organisation's token can change them.
+
+use crate::backend::{ModuleEdit, ModuleRefusal, Tried};
+use crate::call::Call;
+use crate::endpoint_kind::PluginIn;
+use crate::error::{self, Error};
+use crate::field::Faults;
+use crate::operation::{Access, Operation};
+use crate::wire::Time;
+use axum::response::Response;
+use bellwire_model::{Kind, Module, ModuleVersion, Permissions, Plugin};
+use http::{Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const TAG: &str = "Plugin";
+
+pub(crate) fn operations() -> Vec<Operation> {
+    let all = "/api/v1/plugin";
+    let one = "/api/v1/plugin/{plugin_name}";
+    vec![
+        Operation::new(Method::GET, all, Access::Organisation, list)
+            .described("v1.plugin.list", TAG, "List the installed modules with their versions.")
+            .answers::<ModulesOut>(200),
+        Operation::editing(Method::POST, all, Access::Organisation, add)
+            .described(
+                "v1.plugin.add",
+                TAG,
+                "Install a module, or its next version. It runs at once if it wants no more than its module was granted.",
+            )
+            .body::<ModuleIn>()
+            .answers::<ModuleOut>(200),
+        Operation::editing(Method::POST, "/api/v1/plugin/{plugin_name}/grant", Access::Organisation, grant)
+            .described("v1.plugin.grant", TAG, "Grant a module what its newest version wants, or what the body says.")
+            .body_or_nothing::<GrantIn>()
+            .answers::<ModuleOut>(200),
+        Operation::editing(Method::POST, "/api/v1/plugin/{plugin_name}/rollback", Access::Organisation, roll_back)
+            .described("v1.plugin.rollback", TAG, "Let the version before run, or the one that the body says.")
+            .body_or_nothing::<RollBackIn>()
+            .answers::<ModuleOut>(200),
+        Operation::editing(Method::DELETE, one, Access::Organisation, remove)
+            .described("v1.plugin.remove", TAG, "Remove a module that no endpoint runs.")
+            .answers_nothing(204),
+        Operation::new(Method::POST, "/api/v1/app/{app_id}/msg/{msg_id}/plugin-test", Access::Organisation, test)
+            .described(
+                "v1.plugin.test",
+                TAG,
+                "Run a plugin once on a message that is kept. It really runs; what it emits is shown and not sent, and no attempt is recorded.",
+            )
+            .body::<TestIn>()
+            .answers::<TriedOut>(200),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct ModuleIn {
+    /// What endpoints know it by.
+    #[schemars(required, length(min = 1, max = 64), regex(pattern = "^[a-z0-9_-]+$"))]
+    name: Option<String>,
+    /// JavaScript that defines `handle`; lines such as `// @permission fetch api.example.com` say what it wants.
+    #[schemars(required, length(max = 1_048_576))]
+    code: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema, Default)]
+#[serde(default)]
+struct GrantIn {
+    /// Hosts to fetch from.
+    fetch: BTreeSet<String>,
+    /// Variables of the server's environment, among `plugins.command_environment`.
+    environment: BTreeSet<String>,
+}
+
+#[derive(Deserialize, JsonSchema, Default)]
+#[serde(default)]
+struct RollBackIn {
+    /// Which version; the one before the one that runs if absent.
+    version: Option<u32>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct TestIn {
+    /// As an endpoint has it.
+    #[schemars(required)]
+    plugin: Option<PluginIn>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ModulesOut {
+    data: Vec<ModuleOut>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PluginModuleOut")]
+struct ModuleOut {
+    name: String,
+    /// The version that runs; absent while none may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active: Option<u32>,
+    granted: PermissionsOut,
+    /// Oldest first.
+    versions: Vec<VersionOut>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PluginVersionOut")]
+struct VersionOut {
+    version: u32,
+    /// SHA-256 of the text, in hex.
+    digest: String,
+    /// How long the text is.
+    bytes: usize,
+    wants: PermissionsOut,
+    added_at: Time,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PluginPermissions")]
+struct PermissionsOut {
+    fetch: BTreeSet<String>,
+    environment: BTreeSet<String>,
+}
+
+/// What a plugin did with a message.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PluginTriedOut")]
+struct TriedOut {
+    /// `ack`, `respond`, `drop`, `retry`, `fail` or `broken`.
+    answer: &'static str,
+    /// What it said and wrote, as an attempt would keep it.
+    output: String,
+    duration_ms: u64,
+    /// What it wants sent.
+    emitted: Vec<EmittedOut>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PluginEmittedOut")]
+struct EmittedOut {
+    event_type: String,
+    /// The text of a JSON value.
+    payload: String,
+}
+
+impl From<&Permissions> for PermissionsOut {
+    fn from(permissions: &Permissions) -> Self {
+        let Permissions { fetch, environment } = permissions.clone();
+        PermissionsOut { fetch, environment }
+    }
+}
+
+impl ModuleOut {
+    fn of(module: &Module) -> Self {
+        let version = |version: &ModuleVersion| VersionOut {
+            version: version.number,
+            digest: version.digest.clone(),
+            bytes: version.code.len(),
+            wants: (&version.wants).into(),
+            added_at: Time(version.added_at),
+        };
+        ModuleOut {
+            name: module.name.clone(),
+            active: module.active,
+            granted: (&module.granted).into(),
+            versions: module.versions.iter().map(version).collect(),
+        }
+    }
+}
+
+async fn list(call: Call) -> Result<Response, Error> {
+    let data = call.api.backend().modules().iter().map(|module| ModuleOut::of(module)).collect();
+    Ok(error::json(StatusCode::OK, &ModulesOut { data }))
+}
+
+async fn edit(call: &Call, name: String, edit: ModuleEdit, place: &str) -> Result<Response, Error> {
+    match call.api.backend().edit_module(name, edit).await {
+        Ok(Some(module)) => Ok(error::json(StatusCode::OK, &ModuleOut::of(&module))),
+        Ok(None) => Ok(error::bytes(StatusCode::NO_CONTENT, "")),
+        Err(ModuleRefusal::Missing) => Err(Error::not_found()),
+        Err(ModuleRefusal::Refused(why)) => Err(Error::invalid(&["body", place], why)),
+        Err(ModuleRefusal::Failed(why)) => Err(Error::Internal(why)),
+    }
+}
+
+async fn add(mut call: Call) -> Result<Response, Error> {
+    let input: ModuleIn = call.json().await?.parse()?;
+    let mut faults = Faults::new();
+    let (name, code) = (faults.required("name", input.name), faults.required("code", input.code));
+    if let Some(Err(why)) = name.as_deref().map(Module::check_name) {
+        faults.add("name", why);
+    }
+    faults.end()?;
+    edit(&call, name.unwrap_or_default(), ModuleEdit::Add { code: code.unwrap_or_default() }, "code").await
+}
+
+async fn grant(mut call: Call) -> Result<Response, Error> {
+    let GrantIn { fetch, environment } = call.json_or_nothing().await?.parse()?;
+    let more = Some(Permissions { fetch, environment }).filter(|more| *more != Permissions::default());
+    let name = call.param("plugin_name").to_owned();
+    edit(&call, name, ModuleEdit::Grant(more), "fetch").await
+}
+
+async fn roll_back(mut call: Call) -> Result<Response, Error> {
+    let RollBackIn { version } = call.json_or_nothing().await?.parse()?;
+    let name = call.param("plugin_name").to_owned();
+    edit(&call, name, ModuleEdit::RollBack(version), "version").await
+}
+
+async fn remove(call: Call) -> Result<Response, Error> {
+    let name = call.param("plugin_name").to_owned();
+    let user = {
+        let catalogue = call.api.backend().catalogue().read();
+        catalogue.endpoints().find(|endpoint| runs_module(&endpoint.kind, &name)).map(Arc::clone)
+    };
+    if let Some(user) = user {
+        return Err(Error::invalid(&["path", "plugin_name"], format!("the endpoint {} runs it", user.id)));
+    }
+    edit(&call, name, ModuleEdit::Remove, "name").await
+}
+
+fn runs_module(kind: &Kind, name: &str) -> bool {
+    let Kind::Plugin(plugin) = kind else { return false };
+    let settings: serde_json::Value = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
+    settings["module"] == name
+}
+
+async fn test(mut call: Call) -> Result<Response, Error> {
+    let application = call.application()?;
+    let input: TestIn = call.json().await?.parse()?;
+    let mut faults = Faults::new();
+    let kind = crate::endpoint_kind::check_plugin(&mut faults, &call.api, input.plugin, &Kind::Push);
+    faults.end()?;
+    let message = call.message(&application, true).await?;
+    if message.payload.is_none() {
+        return Err(Error::invalid(&["path", "msg_id"], "the message's payload has expired"));
+    }
+    let Kind::Plugin(plugin) = kind else { return Err(Error::not_found()) };
+    let tried = call.api.backend().try_plugin(Plugin::clone(&plugin), Arc::new(message)).await;
+    let Tried { answer, output, duration, emitted } = tried.ok_or_else(|| Error::Internal("no plugins here".into()))?;
+    let emitted = emitted.into_iter().map(|(event_type, payload)| EmittedOut { event_type, payload });
+    let out = TriedOut {
+        answer,
+        output: String::from_utf8_lossy(&output).into_owned(),
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        emitted: emitted.collect(),
+    };
+    Ok(error::json(StatusCode::OK, &out))
+}
