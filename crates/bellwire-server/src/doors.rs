@@ -119,6 +119,7 @@ impl Doors {
         {
             return Ok(if before == digest { Known::Message(message) } else { Known::Refused(AcceptError::KeyReused) });
         }
+        let find = |key| self.core.store.find_event(key).map_err(|e| AcceptError::Failed(e.to_string()));
         if let Some(key) = draft.event
             && let Some(DedupeEntry { message, .. }) = find(key)?
         {

@@ -125,6 +125,12 @@ pub trait Store: Send + Sync {
     /// The message that was made under `key`, and the digest of the request that made it.
     fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError>;
 
+    /// As [`Store::find_key`], for a key that is of no idempotency key, but of an event id or a received request: it need not be
+    /// looked for among those.
+    fn find_event(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
+        self.find_key(key)
+    }
+
     /// The answer that was kept for a request other than a message's under an idempotency key, if it has not expired at `now`.
     fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError>;
 

@@ -64,6 +64,12 @@ pub(super) fn find(connection: &Connection, key: DedupeKey) -> Result<Option<Ded
         let digest = RequestDigest(array(row, 0)?);
         return Ok(Some(DedupeEntry { key, digest, message: codec::sequence(row.get(1)?) }));
     }
+    drop(rows);
+    find_event(connection, key)
+}
+
+/// The same, of event ids and received requests alone.
+pub(super) fn find_event(connection: &Connection, key: DedupeKey) -> Result<Option<DedupeEntry>, Fault> {
     let mut events = connection.prepare_cached("SELECT message FROM event_key WHERE key = ?1")?;
     let mut rows = events.query([key.0.as_slice()])?;
     let Some(row) = rows.next()? else { return Ok(None) };

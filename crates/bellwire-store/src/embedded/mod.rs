@@ -398,6 +398,17 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn find_event(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
+        if self.writer.is_none() {
+            return self.find_key(key);
+        }
+        // The tail first, as for every key.
+        match self.tail.read().find_key(key) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.read(|reader| keys::find_event(reader, key)),
+        }
+    }
+
     fn find_answer(&self, key: DedupeKey, now: Timestamp) -> Result<Option<KeptAnswer>, ReadError> {
         self.read(|reader| keys::find_answer(reader, key, now))
     }

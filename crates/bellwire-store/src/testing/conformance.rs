@@ -453,6 +453,7 @@ fn a_key_leads_to_its_message_at_once_and_for_ever(world: &mut World) {
             assert_eq!(entry.map(|entry| (entry.message, entry.digest)), expected, "key {n}");
             let event = world.store().find_key(key(100 + n)).expect("read");
             assert_eq!(event.map(|entry| entry.message), (n % 3 == 0).then_some(*message), "event {n}");
+            assert_eq!(world.store().find_event(key(100 + n)).expect("read"), event, "event {n}");
         }
         world.reopen();
     }

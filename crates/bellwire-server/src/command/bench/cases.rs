@@ -1,7 +1,7 @@
 //! The cases: what is set up, how it is loaded, what is read, and what has to be reached.
 
 use super::ledger::{Group, Ledger};
-use super::load::{Load, LoadPlan, Pace};
+use super::load::{Load, LoadPlan, Pace, Received};
 use super::measure::{Reading, now_ns};
 use super::server::{Server, Subject};
 use super::sink::{Behaviour, Sink, SinkEndpoint};
@@ -49,8 +49,11 @@ enum Feature {
     Filter,
     /// Makes something of each message, without changing what the bench looks for.
     Transformation,
+    /// Messages come in at sources instead.
+    Received,
 }
 
+const SOURCE_SECRET: &str = "a secret between the bench and its sources";
 const FILTER: &str = "has(payload.bench) && payload.text != 'nothing'";
 const TRANSFORMATION: &str =
     "function handler(webhook) { webhook.headers = { 'x-kind': webhook.eventType }; return webhook }";
@@ -91,6 +94,7 @@ impl Bench {
                 Case::Hanging => self.hanging()?,
                 Case::Backlog => self.backlog()?,
                 Case::Features => self.features()?,
+                Case::Receive => self.receive()?,
             }
         }
         self.progress.finish_and_clear();
@@ -207,6 +211,35 @@ impl Bench {
             let run = self.measure(&subject, &scenario)?;
             self.report.runs.push(run);
         }
+        Ok(())
+    }
+
+    /// Webhooks in: verified, told from repeats, durable, answered. The ceiling takes the same over HTTP and keeps nothing. Nobody gets
+    /// them: what is asked is the way in.
+    fn receive(&mut self) -> anyhow::Result<()> {
+        let case = "receive";
+        let subject = self.settings.subject.clone();
+        if matches!(subject, Subject::Remote { .. }) {
+            return Ok(());
+        }
+        let scenario = |feature| Scenario {
+            case: case.into(),
+            applications: vec![Vec::new(); self.settings.applications],
+            pace: Pace::Closed { outstanding_max: i64::MAX, messages_max: u64::MAX },
+            duration: self.settings.duration,
+            retry_schedule: RETRY_SCHEDULE.into(),
+            feature,
+        };
+        let (bare, received) = (scenario(None), scenario(Some(Feature::Received)));
+        let ceiling = match self.settings.ceiling {
+            true => Some(self.measure(&Subject::Ceiling, &bare)?),
+            false => None,
+        };
+        let run = self.measure(&subject, &received)?;
+        let ratio = ceiling.as_ref().map(|ceiling| run.accepted_per_second / ceiling.accepted_per_second);
+        self.check(case, "webhooks/s", Some(run.accepted_per_second), "", Bound::AtLeast(15_000.0));
+        self.check(case, "webhooks/s, of the ceiling's", ratio, "×", Bound::AtLeast(0.6));
+        self.report.runs.extend(ceiling.into_iter().chain([run]));
         Ok(())
     }
 
@@ -377,7 +410,11 @@ impl Bench {
         // CPU and bytes are set against all that they were spent on, what was delivered after the load included.
         let last_counts = ledger.counts();
         let messages = last_counts.accepted - begin_counts.accepted;
-        let deliveries = last_counts.delivered - begin_counts.delivered;
+        // Where nobody is to get anything, what counts is what came in.
+        let deliveries = match last_counts.delivered - begin_counts.delivered {
+            0 => messages,
+            deliveries => deliveries,
+        };
         let cpu_ms = |after: &Reading, before: &Reading| Some(after.cpu_since(before)?.as_secs_f64() * 1e3);
         let written_bytes = after.written_since(&before);
         Ok(RunReport {
@@ -430,6 +467,7 @@ impl Bench {
 
         let mut client = server.client();
         let mut applications = Vec::new();
+        let mut paths = Vec::new();
         let mut number = 0;
         for (index, endpoints) in scenario.applications.iter().enumerate() {
             let name = format!("bench-{run:08x}-{index}");
@@ -450,8 +488,16 @@ impl Bench {
                 }
                 number += 1;
             }
+            if scenario.feature == Some(Feature::Received) {
+                let source = json!({ "name": name, "appId": id, "preset": "github", "secrets": [SOURCE_SECRET] });
+                let made = client.post("/api/v1/source", &source)?;
+                let url = made["listenerUrl"].as_str().context("the source that was created has no URL")?;
+                let path = url.find("/in/").map(|at| url[at..].to_owned());
+                paths.push(path.context("the source's URL is not one of a source")?);
+            }
             applications.push(id);
         }
+        let received = (!paths.is_empty()).then(|| Received { paths, secret: SOURCE_SECRET.to_owned() });
         let load = LoadPlan {
             address: server.address,
             host: server.host.clone(),
@@ -462,6 +508,7 @@ impl Bench {
             threads: settings.threads,
             payload_bytes: settings.payload_bytes,
             idempotency_keys: settings.idempotency_keys,
+            received,
         };
         Ok(Stage { server, sink, ledger, load })
     }

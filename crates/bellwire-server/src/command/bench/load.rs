@@ -10,6 +10,8 @@ use super::measure::now_ns;
 use super::payload::{self, Mark};
 use super::threads::Threads;
 use anyhow::Context as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -47,6 +49,16 @@ pub(crate) struct LoadPlan {
     pub(crate) threads: usize,
     pub(crate) payload_bytes: usize,
     pub(crate) idempotency_keys: bool,
+    /// Instead of the API, sources take them.
+    pub(crate) received: Option<Received>,
+}
+
+/// Webhooks as GitHub signs them.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// The listener's path of each application's source.
+    pub(crate) paths: Vec<String>,
+    pub(crate) secret: String,
 }
 
 pub(crate) struct Load {
@@ -118,7 +130,10 @@ fn pace(per_second: f64, stop: &AtomicBool, turns: &mpsc::UnboundedSender<u64>) 
 
 /// Makes one message after the other over one connection.
 async fn connection(shared: Arc<Shared>) {
-    let mut requests: Vec<_> = shared.plan.applications.iter().map(|id| Prepared::new(&shared.plan, id)).collect();
+    let mut requests: Vec<_> = match &shared.plan.received {
+        None => shared.plan.applications.iter().map(|id| Prepared::new(&shared.plan, id)).collect(),
+        Some(received) => received.paths.iter().map(|path| Prepared::received(&shared.plan, received, path)).collect(),
+    };
     let mut wire = Wire { address: shared.plan.address, stream: None, received: Vec::with_capacity(RECEIVE_BYTES) };
     while let Some(mark) = next_turn(&shared).await {
         let request = requests[shared.ledger.application_of(mark.sequence)].marked(mark);
@@ -175,6 +190,14 @@ struct Prepared {
     bytes: Vec<u8>,
     mark_at: usize,
     idempotency_key_at: Option<usize>,
+    signed: Option<Signed>,
+}
+
+/// How a webhook is signed anew for its mark.
+struct Signed {
+    key: Hmac<Sha256>,
+    body_at: usize,
+    signature_at: usize,
 }
 
 impl Prepared {
@@ -190,6 +213,29 @@ impl Prepared {
             mark_at: head.len() + BEFORE.len() + mark_at,
             idempotency_key_at: plan.idempotency_keys.then(|| head.len() - "\r\n\r\n".len() - 24),
             bytes: [head.as_bytes(), &body].concat(),
+            signed: None,
+        }
+    }
+
+    fn received(plan: &LoadPlan, received: &Received, path: &str) -> Prepared {
+        const SIGNATURE: &str = "x-hub-signature-256: sha256=";
+        let (body, mark_at) = payload::build(plan.payload_bytes);
+        // The signature stands last, the delivery's number before it.
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             x-github-event: push\r\nx-github-delivery: {:024}\r\n{SIGNATURE}{:064}\r\n\r\n",
+            plan.host,
+            body.len(),
+            0,
+            0
+        );
+        let signature_at = head.len() - "\r\n\r\n".len() - 64;
+        let key = Hmac::new_from_slice(received.secret.as_bytes()).expect("a key of any length is a key");
+        Prepared {
+            mark_at: head.len() + mark_at,
+            idempotency_key_at: Some(signature_at - SIGNATURE.len() - "\r\n".len() - 24),
+            signed: Some(Signed { key, body_at: head.len(), signature_at }),
+            bytes: [head.as_bytes(), &body].concat(),
         }
     }
 
@@ -198,6 +244,12 @@ impl Prepared {
         if let Some(at) = self.idempotency_key_at {
             payload::write_hex(&mut self.bytes[at..at + 8], u64::from(mark.run));
             payload::write_hex(&mut self.bytes[at + 8..at + 24], mark.sequence);
+        }
+        if let Some(Signed { key, body_at, signature_at }) = &self.signed {
+            let signature = key.clone().chain_update(&self.bytes[*body_at..]).finalize().into_bytes();
+            for (place, byte) in self.bytes[*signature_at..*signature_at + 64].chunks_exact_mut(2).zip(signature) {
+                payload::write_hex(place, u64::from(byte));
+            }
         }
         &self.bytes
     }
@@ -260,7 +312,39 @@ mod tests {
             threads: 1,
             payload_bytes: 256,
             idempotency_keys,
+            received: None,
         }
+    }
+
+    #[test]
+    fn a_webhook_is_signed_for_its_mark_and_has_a_number_of_its_own() {
+        let received = Received { paths: vec!["/in/t".into()], secret: "It's a Secret to Everybody".into() };
+        let mut prepared = Prepared::received(&plan(false), &received, "/in/t");
+        let text =
+            String::from_utf8(prepared.marked(Mark { run: 1, sequence: 2, intended_ns: 3 }).to_vec()).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("POST /in/t HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\nx-github-delivery: 000000010000000000000002\r\n"), "{head}");
+        let supplied = bellwire_signature::source::Supplied {
+            secrets: vec![received.secret.clone().into()],
+            ..Default::default()
+        };
+        let github = bellwire_signature::source::preset("github").expect("a preset");
+        let verifier = bellwire_signature::source::Verifier::new(&github.recipe, &supplied).expect("a verifier");
+        let headers: Vec<(&str, &[u8])> = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name, value.as_bytes()))
+            .collect();
+        let request = bellwire_signature::source::ReceivedRequest {
+            method: "POST",
+            url: "http://bench/in/t",
+            path_and_query: "/in/t",
+            headers: &headers,
+            body: body.as_bytes(),
+        };
+        let proof = verifier.verify(&request, 0, &bellwire_signature::source::NoKeys).expect("it is signed");
+        assert_eq!(proof.dedupe_key.map(|key| key.text().to_owned()).as_deref(), Some("000000010000000000000002"));
     }
 
     #[test]

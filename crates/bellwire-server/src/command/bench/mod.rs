@@ -153,6 +153,8 @@ pub(crate) enum Case {
     Backlog,
     /// Throughput with filters and with transformations
     Features,
+    /// Others' webhooks, verified and told from repeats, as fast as they are taken, beside the ceiling
+    Receive,
 }
 
 /// How endpoints are down.
