@@ -86,6 +86,12 @@ impl Leases {
         self.held.values().filter_map(|held| held.key).collect()
     }
 
+    /// The receipt of who has a message now.
+    pub fn receipt(&self, message: Sequence) -> Option<Receipt> {
+        let held = self.held.get(&message)?;
+        Some(Receipt { message, lease: held.lease })
+    }
+
     /// How many deliveries are out.
     pub fn len(&self) -> usize {
         self.held.len()

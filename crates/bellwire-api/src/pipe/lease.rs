@@ -113,7 +113,7 @@ pub(super) struct ResultIn {
     duration_ms: Option<u64>,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[schemars(rename = "PipeAckIn")]
 pub(super) struct AckIn {
     #[schemars(required, length(min = 1, max = 1000))]
@@ -121,20 +121,20 @@ pub(super) struct AckIn {
     pub(super) result: Option<ResultIn>,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[schemars(rename = "PipeNackIn")]
 pub(super) struct NackIn {
     #[schemars(required, length(min = 1, max = 1000))]
-    receipts: Option<Vec<String>>,
+    pub(super) receipts: Option<Vec<String>>,
     /// Come again after so many seconds, 604800 at most. If absent: after 1, 2, 4, … seconds, at most 60.
-    delay: Option<u64>,
+    pub(super) delay: Option<u64>,
     /// Do not come again: the delivery ends as exhausted.
     #[serde(default)]
-    dead: bool,
+    pub(super) dead: bool,
     /// For the attempt log
     #[schemars(length(max = 1000))]
-    reason: Option<String>,
-    result: Option<ResultIn>,
+    pub(super) reason: Option<String>,
+    pub(super) result: Option<ResultIn>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -185,6 +185,13 @@ pub(super) fn shown<'a>(endpoint: &Endpoint, leased: &'a [Leased], now: Timestam
         body_base64: event::base64_of(&leased.message),
     };
     leased.iter().map(one).collect()
+}
+
+/// The receipt of whoever has a message now.
+pub(super) fn receipt_of(api: &Api, endpoint: EndpointKey, message: Sequence) -> Option<String> {
+    let desk = api.backend().pipes().desk(endpoint);
+    let receipt = desk.leases.lock().receipt(message)?;
+    Some(write_receipt(endpoint, receipt))
 }
 
 fn write_receipt(endpoint: EndpointKey, receipt: Receipt) -> String {

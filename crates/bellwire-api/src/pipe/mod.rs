@@ -23,6 +23,7 @@ mod stream;
 mod socket;
 mod ticket;
 mod produce;
+mod secevent;
 
 pub use wake::Wakes;
 
@@ -44,6 +45,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     all.extend(socket::operations());
     all.extend(ticket::operations());
     all.extend(produce::operations());
+    all.extend(secevent::operations());
     all.extend(poller::operations());
     all
 }

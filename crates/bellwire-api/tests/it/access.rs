@@ -201,6 +201,7 @@ pub(crate) fn sample(id: &str) -> Value {
         "v1.event-type.update" => json!({ "description": "" }),
         "v1.message.create" | "v1.message.stream" => json!({ "eventType": "a.b", "payload": {} }),
         "v1.pipe.ack" | "v1.pipe.nack" | "v1.pipe.extend" => json!({ "receipts": ["x"] }),
+        "v1.pipe.secevent-poll" => json!({ "returnImmediately": true }),
         "v1.pipe.consumer.seek" => json!({ "from": "now" }),
         "v1.message.poller.consumer-seek" => json!({ "after": "2025-12-31T00:00:00Z" }),
         "v1.endpoint.bulk-create" => json!({ "endpoints": [{ "url": "https://example.com" }] }),

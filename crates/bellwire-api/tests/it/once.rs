@@ -123,7 +123,7 @@ const ONLY_LOOK: [&str; 4] =
     ["v1.message.precheck", "v1.message.search", "v1.environment.export", "v1.endpoint.transformation.simulate"];
 /// The first ends its own token; the second waits for an engine, and has a test of its own. What readers of pipes say is about a
 /// receipt or a place, which is its own key: said twice, it is the same. Lines of a stream have event ids.
-const APART: [&str; 11] = [
+const APART: [&str; 12] = [
     "v1.authentication.logout",
     "v1.message.test-attempt",
     "v1.message.stream",
@@ -135,6 +135,7 @@ const APART: [&str; 11] = [
     "v1.pipe.consumer.commit",
     "v1.pipe.consumer.seek",
     "v1.pipe.ticket",
+    "v1.pipe.secevent-poll",
 ];
 
 #[tokio::test]
