@@ -91,7 +91,6 @@ impl Listening {
     }
 }
 
-/// What is wrong with a plugin's settings.
 /// What is wrong with the settings of a plugin or a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PluginFault {

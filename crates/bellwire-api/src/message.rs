@@ -364,8 +364,8 @@ impl Unaddressed {
     pub(crate) fn addressed(self, entry: &ApplicationEntry, backend: &dyn Backend) -> Draft {
         let Unaddressed { mut draft, .. } = self;
         draft.application = entry.application.key;
-        let Draft { event_type, event_id, channels, tags, payload, .. } = &draft;
-        let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload);
+        let Draft { event_type, event_id, channels, tags, payload, content_type, .. } = &draft;
+        let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload).typed(content_type);
         draft.fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
             Verdict::Match => true,
             Verdict::EventType | Verdict::Channels | Verdict::Filter => false,

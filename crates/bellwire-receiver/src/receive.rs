@@ -273,7 +273,8 @@ impl Incoming<'_> {
         };
         // A slice would hold on to the connection's whole read buffer for as long as the message waits.
         let payload = Bytes::copy_from_slice(&body);
-        let candidate = Candidate::new(&event_type, None, &[], &[], &payload);
+        let content_type = content_type(self.parts);
+        let candidate = Candidate::new(&event_type, None, &[], &[], &payload).typed(&content_type);
         let fan_out = fan_out(&self.application, |endpoint| match judge(endpoint, &candidate) {
             Verdict::Match => true,
             Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
@@ -291,7 +292,7 @@ impl Incoming<'_> {
             channels: Vec::new(),
             tags: Vec::new(),
             payload,
-            content_type: content_type(self.parts),
+            content_type,
             transformations_params: None,
             trace: None,
             received: Some(Arc::new(received)),

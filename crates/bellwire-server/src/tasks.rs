@@ -98,9 +98,10 @@ impl Matching for Present<'_> {
 
     fn matches(&self, endpoint: EndpointKey, message: &Message) -> bool {
         let Some(endpoint) = self.endpoint(endpoint) else { return false };
-        let Message { event_type, event_id, channels, tags, payload, .. } = message;
+        let Message { event_type, event_id, channels, tags, payload, content_type, .. } = message;
         let payload = payload.as_deref().unwrap_or_default();
-        match judge(&endpoint, &Candidate::new(event_type, event_id.as_deref(), channels, tags, payload)) {
+        let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload).typed(content_type);
+        match judge(&endpoint, &candidate) {
             Verdict::Match => true,
             Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
             Verdict::Fault(_) => {
