@@ -3,7 +3,9 @@
 
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, EndpointKey, Message, Module, Permissions, Plugin, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{
+    Endpoint, EndpointKey, Message, Module, Permissions, Plugin, Runs, Sequence, Source, SourceKey, Timestamp,
+};
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -140,10 +142,36 @@ pub struct Tried {
     pub emitted: Vec<(String, String)>,
 }
 
+/// How a source is doing that fetches its messages itself.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SourceState {
+    /// The name of its way.
+    pub way: &'static str,
+    /// When it last looked and everything was as it should be.
+    pub last_run: Option<Timestamp>,
+    /// When a message of it last became durable.
+    pub last_message: Option<Timestamp>,
+    /// How many have since it was started.
+    pub messages: u64,
+    /// When it last failed, and why. Holds no secret.
+    pub last_error: Option<(Timestamp, String)>,
+    /// How often it has failed in a row, up to now.
+    pub failures: u32,
+    /// When the next message is due, if that is known.
+    pub next: Option<Timestamp>,
+    /// For how long the oldest has waited that is not a message yet, if that is known.
+    pub lag: Option<Duration>,
+}
+
 /// What the API needs. All futures end when the outcome is durable or refused, never before.
 pub trait Backend: Send + Sync + 'static {
     /// Engine time.
     fn now(&self) -> Timestamp;
+
+    /// The wall clock, for what is due by it.
+    fn wall(&self) -> Timestamp {
+        self.now()
+    }
 
     /// Who exists, as the newest commit left it.
     fn catalogue(&self) -> &RwLock<Catalogue>;
@@ -219,8 +247,8 @@ pub trait Backend: Send + Sync + 'static {
         Err(vec![PluginFault { path: vec!["runs".to_owned()], text }])
     }
 
-    /// Whether a source's requests can be verified as it says: its recipe, settings and secrets. The first part of a fault's path is
-    /// `preset`, `recipe`, `settings`, `secrets`, `dedupe` or `eventTypeFrom`.
+    /// Whether a source's requests can be verified as it says: its recipe, settings and secrets; or its messages be fetched in its way. The
+    /// first part of a fault's path is the field: `preset`, `recipe`, `settings`, `secrets`, `dedupe`, `eventTypeFrom`, `cron`, …
     ///
     /// # Errors
     /// All that is wrong.
@@ -241,6 +269,12 @@ pub trait Backend: Send + Sync + 'static {
     fn try_plugin(&self, plugin: Plugin, message: Arc<Message>) -> Answer<'_, Option<Tried>> {
         let _ = (plugin, message);
         Box::pin(async { None })
+    }
+
+    /// How a source is doing that fetches its messages itself; `None` if it does not run, because it is disabled, or starts just now.
+    fn source_state(&self, source: SourceKey) -> Option<SourceState> {
+        let _ = source;
+        None
     }
 
     /// Whether the store can commit; the text says why not. For readiness.

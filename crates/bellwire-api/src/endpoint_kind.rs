@@ -239,7 +239,7 @@ fn is_secret(name: &str) -> bool {
         .any(|secret| name == *secret || name.ends_with(&format!("_{secret}")))
 }
 
-fn conceal(settings: &mut Value) {
+pub(crate) fn conceal(settings: &mut Value) {
     match settings {
         Value::Object(members) => {
             for (name, value) in members {
@@ -258,7 +258,7 @@ fn conceal(settings: &mut Value) {
 }
 
 /// Puts back what was concealed when `settings` were shown.
-fn reveal(settings: &mut Value, old: &Value) {
+pub(crate) fn reveal(settings: &mut Value, old: &Value) {
     match (settings, old) {
         (Value::String(text), Value::String(old)) if text == CONCEALED => text.clone_from(old),
         (Value::Object(members), Value::Object(old)) => {

@@ -65,6 +65,7 @@ mod api_token;
 mod source;
 mod source_wire;
 mod source_secret;
+mod source_way;
 mod source_request;
 mod portal;
 mod health;
@@ -243,6 +244,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(api_token::operations());
     all.extend(source::operations());
     all.extend(source_secret::operations());
+    all.extend(source_way::operations());
     all.extend(source_request::operations());
     all.extend(health::operations());
     all

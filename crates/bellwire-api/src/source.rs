@@ -8,21 +8,23 @@ use crate::call::Call;
 use crate::edit::{Begun, Edit};
 use crate::error::{self, Error};
 use crate::field::{Faults, event_type_name};
+use crate::json::Json;
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Ordered, Ordering, Paging};
+use crate::source_way::{CronWire, OutboxWire, WayIn, WayName, WayShown};
 use crate::source_wire::{AnswerWire, DedupeWire, conceal, networks, own_path, reveal};
 use crate::wire::{Keep, Patch, Text, Time};
 use axum::response::Response;
 use bellwire_model::{
     ApplicationId, ApplicationKey, EventTypeFrom, Metadata, Networks, Recipe, SECRETS_MAX, SecretText, Source,
-    SourceId, SourceKey, SourceSecret,
+    SourceId, SourceKey, SourceSecret, Timestamp,
 };
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -95,7 +97,15 @@ struct SourceIn {
     /// The application that its messages belong to, by its id or uid.
     #[schemars(required)]
     app_id: Option<String>,
-    /// The name of a preset, such as `github` or `stripe`. Either this or `recipe` is required.
+    /// How its messages come in: `http` if absent and none of the following three objects is there.
+    way: Option<WayName>,
+    /// A message at every instant of a schedule.
+    cron: Option<CronWire>,
+    /// The rows of a table of your database, each a message.
+    outbox: Option<OutboxWire>,
+    /// A queue to be read.
+    queue: Option<Map<String, Value>>,
+    /// The name of a preset, such as `github` or `stripe`. Either this or `recipe` is required, if others post to it.
     preset: Option<String>,
     /// How requests are verified, in your own words; see the guide on receiving.
     recipe: Option<Value>,
@@ -144,6 +154,10 @@ struct SourceIn {
 #[derive(Deserialize, Default, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct SourcePatch {
+    way: Keep<WayName>,
+    cron: Keep<CronWire>,
+    outbox: Keep<OutboxWire>,
+    queue: Keep<Map<String, Value>>,
     name: Keep<String>,
     uid: Patch<String>,
     preset: Keep<String>,
@@ -174,6 +188,13 @@ pub(crate) struct SourceOut<'a> {
     uid: Option<&'a str>,
     name: &'a str,
     app_id: Text<ApplicationId>,
+    way: WayName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cron: Option<CronWire>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outbox: Option<OutboxWire>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     preset: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,23 +202,30 @@ pub(crate) struct SourceOut<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     settings: BTreeMap<&'a str, &'a str>,
     /// How many secrets verify.
-    secret_count: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_count: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
-    methods: &'a [String],
-    body_bytes_max: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    methods: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_bytes_max: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<NonZeroU32>,
-    allowed_networks: Vec<String>,
-    trusted_proxies: Vec<String>,
-    dedupe: DedupeWire,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_networks: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_proxies: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedupe: Option<DedupeWire>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_type_from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<&'a str>,
-    answer: AnswerWire,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<AnswerWire>,
     disabled: bool,
     metadata: &'a Metadata,
     created_at: Time,
@@ -211,8 +239,9 @@ pub(crate) struct SourceOut<'a> {
 struct SourceWithUrlOut<'a> {
     #[serde(flatten)]
     source: SourceOut<'a>,
-    /// Where the sender is to post to. Keep it as you would a password.
-    listener_url: String,
+    /// Where the sender is to post to, if others post to it. Keep it as you would a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener_url: Option<String>,
 }
 
 impl<'a> SourceOut<'a> {
@@ -220,6 +249,7 @@ impl<'a> SourceOut<'a> {
     fn of(call: &Call, source: &'a Source) -> Option<Self> {
         let application = call.api.backend().catalogue().read().application(source.application)?.application.id;
         let (preset, recipe) = match &source.recipe {
+            _ if !source.way.is_http() => (None, None),
             Recipe::Preset(name) => (Some(name.as_str()), None),
             Recipe::Own(text) => (None, serde_json::from_str(text).ok()),
         };
@@ -229,26 +259,34 @@ impl<'a> SourceOut<'a> {
             EventTypeFrom::Place(place) => (None, Some(place.as_str())),
         };
         let now = call.api.backend().now();
+        // What concerns requests only sources have that take them.
+        let http = source.way.is_http();
+        let texts = |networks: &[ipnet::IpNet]| networks.iter().map(ToString::to_string).collect();
+        let WayShown { cron, outbox, queue } = WayShown::of(&source.way);
         Some(SourceOut {
             id: Text(source.id),
             uid: source.uid.as_deref(),
             name: &source.name,
             app_id: Text(application),
+            way: WayName::of(&source.way),
+            cron,
+            outbox,
+            queue,
             preset,
             recipe,
             settings: conceal(&source.settings),
-            secret_count: source.secrets_at(now).count(),
+            secret_count: http.then(|| source.secrets_at(now).count()),
             path: source.path.as_deref(),
-            methods: &source.methods,
-            body_bytes_max: source.body_bytes_max,
+            methods: http.then_some(source.methods.as_slice()),
+            body_bytes_max: http.then_some(source.body_bytes_max),
             rate: source.rate,
-            allowed_networks: source.networks.allowed.iter().map(ToString::to_string).collect(),
-            trusted_proxies: source.networks.proxies.iter().map(ToString::to_string).collect(),
-            dedupe: DedupeWire::of(&source.dedupe),
+            allowed_networks: http.then(|| texts(&source.networks.allowed)),
+            trusted_proxies: http.then(|| texts(&source.networks.proxies)),
+            dedupe: http.then(|| DedupeWire::of(&source.dedupe)),
             event_type,
             event_type_from,
             url: source.url.as_deref(),
-            answer: AnswerWire::of(&source.answer),
+            answer: http.then(|| AnswerWire::of(&source.answer)),
             disabled: source.disabled,
             metadata: &source.metadata,
             created_at: Time(source.created_at),
@@ -257,7 +295,8 @@ impl<'a> SourceOut<'a> {
     }
 
     fn with_url(self, call: &Call, source: &Source) -> SourceWithUrlOut<'a> {
-        SourceWithUrlOut { source: self, listener_url: listener_url(call, source) }
+        let listener_url = source.way.is_http().then(|| listener_url(call, source));
+        SourceWithUrlOut { source: self, listener_url }
     }
 }
 
@@ -282,14 +321,16 @@ pub(crate) fn new_token(api: &Api) -> SecretText {
 
 impl SourceIn {
     /// Over `old`, or new.
-    fn check(self, call: &Call, old: Option<&Source>) -> Result<Source, Error> {
+    fn check(self, call: &Call, given: Vec<String>, old: Option<&Source>) -> Result<Source, Error> {
         let mut faults = Faults::new();
         self.unknown.keys().for_each(|name| faults.add(name, format!("`{name}` is no setting of a source")));
+        let way = WayIn { way: self.way, cron: self.cron, outbox: self.outbox, queue: self.queue, given };
+        let way = way.check(&mut faults, call.api.backend().wall(), old, true);
         let application = faults.required("appId", self.app_id).and_then(|id| find_application(call, &mut faults, &id));
         check_name(&mut faults, &self.name);
         faults.uid("uid", self.uid.as_deref(), SourceId::PREFIX);
         let recipe = check_recipe(&mut faults, self.preset, self.recipe);
-        if recipe.is_none() {
+        if recipe.is_none() && way.is_http() {
             faults.add("preset", "one of `preset` and `recipe` is required");
         }
         let mut settings = self.settings.unwrap_or_default();
@@ -332,6 +373,7 @@ impl SourceIn {
             application: application.unwrap_or(ApplicationKey(0)),
             uid: self.uid,
             name: self.name,
+            way,
             token,
             path,
             methods,
@@ -354,7 +396,9 @@ impl SourceIn {
 }
 
 impl SourcePatch {
-    fn apply(self, source: &mut Source, faults: &mut Faults) {
+    fn apply(self, source: &mut Source, faults: &mut Faults, given: Vec<String>, wall: Timestamp) {
+        let way = WayIn { way: self.way.0, cron: self.cron.0, outbox: self.outbox.0, queue: self.queue.0, given };
+        source.way = way.check(faults, wall, Some(source), false);
         if let Keep(Some(name)) = self.name {
             check_name(faults, &name);
             source.name = name;
@@ -411,6 +455,12 @@ impl SourcePatch {
             source.metadata = metadata;
         }
     }
+}
+
+/// The names of what a request has.
+fn given(body: &Json) -> Result<Vec<String>, Error> {
+    let members: BTreeMap<String, Option<IgnoredAny>> = body.parse()?;
+    Ok(members.into_iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name).collect())
 }
 
 fn find_application(call: &Call, faults: &mut Faults, id: &str) -> Option<ApplicationKey> {
@@ -557,6 +607,11 @@ pub(crate) fn find(call: &Call) -> Result<Arc<Source>, Error> {
     find_by(call, call.param("source_id")).ok_or_else(Error::not_found)
 }
 
+/// The source of the path, if others post to it.
+pub(crate) fn find_of_requests(call: &Call) -> Result<Arc<Source>, Error> {
+    Some(find(call)?).filter(|source| source.way.is_http()).ok_or_else(Error::not_found)
+}
+
 fn find_by(call: &Call, id_or_uid: &str) -> Option<Arc<Source>> {
     call.api.backend().catalogue().read().sources().find(call.principal.organisation(), id_or_uid).cloned()
 }
@@ -583,7 +638,7 @@ pub(crate) struct KeptAnswerOf {
 
 async fn create(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
-    let input: SourceIn = body.parse()?;
+    let (input, given): (SourceIn, _) = (body.parse()?, given(&body)?);
     let edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
         Begun::Kept(answer) => {
@@ -600,7 +655,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
             format!("An organization can have at most {SOURCES_MAX} sources."),
         ));
     }
-    let source = input.check(&call, None)?;
+    let source = input.check(&call, given, None)?;
     created(&call, edit, source).await
 }
 
@@ -618,7 +673,7 @@ async fn get(call: Call) -> Result<Response, Error> {
 
 async fn put(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
-    let mut input: SourceIn = body.parse()?;
+    let (mut input, given): (SourceIn, _) = (body.parse()?, given(&body)?);
     let mut edit = call.api.edit().await;
     let path = call.param("source_id").to_owned();
     let old = find_by(&call, &path);
@@ -628,7 +683,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     } else if old.is_none() {
         return Err(Error::not_found());
     }
-    let source = input.check(&call, old.as_deref())?;
+    let source = input.check(&call, given, old.as_deref())?;
     if old.is_none() {
         return created(&call, edit, source).await;
     }
@@ -641,11 +696,11 @@ async fn put(mut call: Call) -> Result<Response, Error> {
 async fn patch(mut call: Call) -> Result<Response, Error> {
     find(&call)?;
     let body = call.json().await?;
-    let patch: SourcePatch = body.parse()?;
+    let (patch, given): (SourcePatch, _) = (body.parse()?, given(&body)?);
     let mut edit = call.api.edit().await;
     let mut source = Source::clone(&*find(&call)?);
     let mut faults = Faults::new();
-    patch.apply(&mut source, &mut faults);
+    patch.apply(&mut source, &mut faults, given, call.api.backend().wall());
     faults.end()?;
     source.updated_at = call.api.backend().now();
     check_whole(&call, &source)?;

@@ -5,7 +5,7 @@ use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
-use crate::source::{KeptAnswerOf, TAG, find, listener_url, new_token, secret_fault};
+use crate::source::{KeptAnswerOf, TAG, find_of_requests, listener_url, new_token, secret_fault};
 use crate::wire::Time;
 use axum::response::Response;
 use bellwire_model::{SECRETS_MAX, SecretText, Source, SourceSecret, Timestamp};
@@ -97,7 +97,7 @@ fn living(secret: &SourceSecret, now: Timestamp) -> bool {
 }
 
 async fn get(call: Call) -> Result<Response, Error> {
-    let source = find(&call)?;
+    let source = find_of_requests(&call)?;
     let now = call.api.backend().now();
     let secrets = source.secrets.iter().filter(|secret| living(secret, now)).map(|secret| SecretOut {
         secret: secret.text.reveal(),
@@ -109,7 +109,7 @@ async fn get(call: Call) -> Result<Response, Error> {
 }
 
 async fn add(mut call: Call) -> Result<Response, Error> {
-    find(&call)?;
+    find_of_requests(&call)?;
     let body = call.json().await?;
     let input: SourceSecretIn = body.parse()?;
     let mut faults = Faults::new();
@@ -126,7 +126,7 @@ async fn add(mut call: Call) -> Result<Response, Error> {
         Begun::New(edit) => edit,
         Begun::Kept(answer) => return Ok(answer),
     };
-    let mut source = Source::clone(&*find(&call)?);
+    let mut source = Source::clone(&*find_of_requests(&call)?);
     let now = call.api.backend().now();
     let end = now.plus(Duration::from_secs(u64::from(grace)));
     source.secrets.retain(|secret| living(secret, now) && secret.text.reveal() != text);
@@ -150,7 +150,7 @@ async fn add(mut call: Call) -> Result<Response, Error> {
 
 async fn remove(call: Call) -> Result<Response, Error> {
     let mut edit = call.api.edit().await;
-    let mut source = Source::clone(&*find(&call)?);
+    let mut source = Source::clone(&*find_of_requests(&call)?);
     let named = call.param("fingerprint").to_ascii_lowercase();
     let before = source.secrets.len();
     source.secrets.retain(|secret| fingerprint(secret.text.reveal()) != named);
@@ -163,18 +163,18 @@ async fn remove(call: Call) -> Result<Response, Error> {
 }
 
 async fn rotate(mut call: Call) -> Result<Response, Error> {
-    find(&call)?;
+    find_of_requests(&call)?;
     let body = call.json_or_nothing().await?;
     let mut edit = match call.edit_once(&body).await? {
         Begun::New(edit) => edit,
         Begun::Kept(answer) => {
             let kept: KeptAnswerOf = crate::portal::kept(answer).await?;
-            let source = find(&call).ok().filter(|source| source.id.to_string() == kept.source);
+            let source = find_of_requests(&call).ok().filter(|source| source.id.to_string() == kept.source);
             let source = source.ok_or_else(Error::not_found)?;
             return Ok(error::json(StatusCode::OK, &SourceUrlOut { listener_url: listener_url(&call, &source) }));
         }
     };
-    let mut source = Source::clone(&*find(&call)?);
+    let mut source = Source::clone(&*find_of_requests(&call)?);
     source.token = new_token(&call.api);
     source.updated_at = call.api.backend().now();
     let out = SourceUrlOut { listener_url: listener_url(&call, &source) };

@@ -32,7 +32,7 @@ use bellwire_store::{Accepted, Batch, Change, DedupeEntry, Fence};
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// So many records of engines go into one batch at most; also the block of sequences that is left free for them.
@@ -351,9 +351,7 @@ impl Intake {
         if let Some(same) = self.check_keys(&draft, looked)? {
             return Ok(same);
         }
-        let received = draft.received.as_ref().map_or(0, |received| received.content_bytes());
-        let bytes =
-            draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len()) + received;
+        let bytes = bytes_of(&draft);
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
         if self.held || self.queued >= self.settings.queue_messages_max || crowded {
             if let Some(key) =
@@ -366,6 +364,60 @@ impl Intake {
         }
         self.now = self.now.max(now);
         self.make_room(bytes);
+        let (message, batch) = self.take(now, draft, bytes);
+        Ok(Offer::Queued { message, batch })
+    }
+
+    /// Takes the drafts of a source that fetches its messages itself, and with them the change that says how far it has got: all of
+    /// it into one batch, so that it is durable together or not at all. Drafts whose keys are known already make no second message.
+    /// Answers how many are new, and the batch. `looked` as for [`Intake::offer`].
+    ///
+    /// # Errors
+    /// See [`OfferError`]; nothing was taken. `Busy` also if the message of a known key is not durable yet.
+    pub fn offer_page(
+        &mut self,
+        now: Timestamp,
+        drafts: Vec<Draft>,
+        changes: Vec<Change>,
+        looked: BatchNumber,
+    ) -> Result<(usize, BatchNumber), OfferError> {
+        if self.closed {
+            return Err(OfferError::Closed);
+        }
+        let mut new = Vec::with_capacity(drafts.len());
+        let (mut bytes, mut keys) = (0, HashSet::new());
+        for draft in drafts {
+            match self.check_keys(&draft, looked)? {
+                Some(Offer::Same { batch, .. }) if batch > self.durable => return Err(OfferError::Busy),
+                Some(_) => continue,
+                None if draft.event.is_some_and(|key| !keys.insert(key)) => continue,
+                None => {
+                    let own = bytes_of(&draft);
+                    bytes += own;
+                    new.push((draft, own));
+                }
+            }
+        }
+        let count = new.len() + changes.len();
+        let crowded = self.queued > 0
+            && (self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max
+                || self.queued.saturating_add(count) > self.settings.queue_messages_max);
+        if self.held || crowded {
+            return Err(OfferError::Busy);
+        }
+        self.now = self.now.max(now);
+        self.make_room(bytes);
+        let taken = new.len();
+        for (draft, own) in new {
+            self.take(now, draft, own);
+        }
+        self.queued += changes.len();
+        self.back().changes.extend(changes);
+        Ok((taken, self.last_number()))
+    }
+
+    /// Puts a draft into the newest batch.
+    fn take(&mut self, now: Timestamp, draft: Draft, bytes: usize) -> (Arc<Message>, BatchNumber) {
         let batch = self.last_number();
         let sequence = self.source.next(now);
         let mut payload = draft.payload;
@@ -403,7 +455,7 @@ impl Intake {
         let accepted =
             Accepted { message: Arc::clone(&message), fan_out: draft.fan_out, idempotency, event: draft.event };
         open.accepted.push(accepted);
-        Ok(Offer::Queued { message, batch })
+        (message, batch)
     }
 
     /// Takes changes of configuration, all into the same batch, and answers its number.
@@ -780,6 +832,12 @@ impl Intake {
             self.spare = batch;
         }
     }
+}
+
+/// What a draft holds in memory.
+fn bytes_of(draft: &Draft) -> usize {
+    let received = draft.received.as_ref().map_or(0, |received| received.content_bytes());
+    draft.payload.len() + draft.transformations_params.as_ref().map_or(0, |params| params.len()) + received
 }
 
 fn hand_over(accepted: &Accepted, shard: &mut CommittedShard) {

@@ -212,6 +212,7 @@ impl Catalogue {
                 None
             }
             Change::KeepRequest(_)
+            | Change::PutSourceCursor(_)
             | Change::KeepAnswer(_)
             | Change::Wait { .. }
             | Change::PutConsumer { .. }

@@ -528,3 +528,55 @@ fn who_is_told_of_what() {
     check(&elsewhere, put(&new), &[]);
     assert!(Operational::of_occasion(&elsewhere, &exhausted(A)).is_none());
 }
+
+#[test]
+fn a_page_of_a_source_is_durable_with_its_place_or_not_at_all() {
+    let mut intake = intake();
+    let from_source = |key: u8| Draft {
+        received: Some(Arc::new(Received {
+            source: SourceId::from_parts(Sequence::ZERO, [1; 12]),
+            method: "OUTBOX".into(),
+            path: "outbox".into(),
+            query: None,
+            headers: Vec::new(),
+            remote: None,
+            hops: 0,
+            dedupe: None,
+        })),
+        ..with_event(key)
+    };
+    let place = || {
+        let source = bellwire_model::SourceKey(9);
+        vec![Change::PutSourceCursor(bellwire_model::SourceCursor { source, position: "4".into(), moved_at: now() })]
+    };
+    // Two others wait in the first batch, which has room for three: the page is not torn.
+    queued(intake.offer(now(), draft(), 0));
+    queued(intake.offer(now(), draft(), 0));
+    let page = || (1..=3).chain([2]).map(from_source).collect::<Vec<_>>();
+    assert_eq!(intake.offer_page(now(), page(), place(), 0), Ok((3, 1)), "the same key twice is one message");
+    assert_eq!(intake.offer_page(now(), page(), place(), 0), Err(OfferError::Busy), "it is on its way");
+    let sealed = intake.seal().expect("sealed");
+    assert_eq!((sealed.batch.accepted.len(), sealed.batch.changes.len(), sealed.awaited), (5, 1, 6));
+    intake.failed();
+    // The keys are free again, and so is the room.
+    assert_eq!(intake.offer_page(now(), page(), place(), 0), Ok((3, 2)));
+    let sealed = intake.seal().expect("sealed");
+    assert_eq!((sealed.batch.accepted.len(), sealed.batch.changes.len()), (3, 1));
+    intake.committed();
+    let more = [from_source(3), from_source(4)].to_vec();
+    assert_eq!(
+        intake.offer_page(now(), more, place(), intake.looked()),
+        Ok((1, 3)),
+        "what is known makes no second one"
+    );
+    intake.seal();
+    intake.committed();
+    // More than the queue holds waits, and nothing of it is taken; on an empty queue it goes alone.
+    queued(intake.offer(now(), draft(), 0));
+    let many: Vec<_> = (10..20).map(from_source).collect();
+    assert_eq!(intake.offer_page(now(), many.clone(), place(), intake.looked()), Err(OfferError::Busy));
+    assert_eq!(intake.queued().0, 1);
+    intake.seal();
+    intake.committed();
+    assert_eq!(intake.offer_page(now(), many, place(), intake.looked()), Ok((10, 5)));
+}

@@ -25,6 +25,7 @@ mod operational;
 mod ledger;
 mod token;
 mod source;
+mod way;
 
 pub use access::{Access, ClientAuthentication, Credentials, Oauth, SecretText, TlsAccess};
 pub use application::{
@@ -57,3 +58,4 @@ pub use source::{
 };
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};
 pub use trace::TraceParent;
+pub use way::{Cron, Database, Missed, Outbox, OutboxColumns, SourceCursor, Then, Way};

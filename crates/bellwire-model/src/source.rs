@@ -8,6 +8,7 @@ use crate::access::SecretText;
 use crate::application::{ApplicationKey, Metadata, OrganisationId};
 use crate::clock::Timestamp;
 use crate::id::{MessageId, RequestId, SourceId};
+use crate::way::Way;
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub struct Source {
     pub uid: Option<String>,
     /// For people.
     pub name: String,
+    /// How its messages come in. What follows here about requests means nothing to a source that is not [`Way::Http`].
+    pub way: Way,
     /// The unguessable part of its listener URL, `/in/{token}`.
     pub token: SecretText,
     /// A path of its own beside that, unique within the server; begins with `/`.

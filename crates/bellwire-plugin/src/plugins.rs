@@ -87,6 +87,16 @@ impl Shared {
         &self.modules
     }
 
+    /// Databases that the operator has named.
+    pub fn databases(&self) -> &Named {
+        &self.limits.databases
+    }
+
+    /// TLS to databases.
+    pub fn tls(&self) -> Option<Tls> {
+        self.limits.tls.clone()
+    }
+
     /// Whether a plugin can be run with these settings, a JSON object. Settings from the operator's own files may say
     /// `"trusted": true`, and then run any program; `operator` says that these are such.
     ///

@@ -71,6 +71,7 @@ mod tests {
 
     fn source(id: u8, key: DedupeFrom) -> Source {
         Source {
+            way: bellwire_model::Way::Http,
             key: SourceKey(1),
             id: SourceId(Ksuid::from_bytes([id; 20])),
             organisation: OrganisationId::parse("org_x").expect("an organisation"),

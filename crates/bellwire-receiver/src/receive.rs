@@ -81,7 +81,7 @@ impl Receiver {
             self.forget(backend);
         }
         // One that is disabled is not to be told from one that never was.
-        let Some(source) = source.filter(|source| !source.disabled) else { return not_found() };
+        let Some(source) = source.filter(|source| !source.disabled && source.way.is_http()) else { return not_found() };
         let application = backend.catalogue().read().application(source.application).cloned();
         let Some(application) = application else { return not_found() };
         let now = backend.now();

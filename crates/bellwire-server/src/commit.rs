@@ -187,7 +187,14 @@ fn run(core: &Core) {
 /// What of a batch concerns the catalogue.
 fn configuration(changes: &[Change]) -> Vec<Change> {
     let elsewhere = |change: &Change| {
-        matches!(change, Change::Wait { .. } | Change::KeepAnswer(_) | Change::PutConsumer { .. } | Change::Settle(_))
+        matches!(
+            change,
+            Change::Wait { .. }
+                | Change::KeepAnswer(_)
+                | Change::PutSourceCursor(_)
+                | Change::PutConsumer { .. }
+                | Change::Settle(_)
+        )
     };
     changes.iter().filter(|change| !elsewhere(change)).cloned().collect()
 }

@@ -7,6 +7,7 @@ use crate::answers::Answers;
 use crate::clock::Clock;
 use crate::commit::Bell;
 use crate::observe::Metrics;
+use crate::sources::States;
 use crate::traces::Tracer;
 use bellwire_api::backend::{AcceptError, Tried};
 use bellwire_api::pipe::Pipes;
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) tracer: Option<Tracer>,
     /// What readers of pipes share.
     pub(crate) pipes: Pipes,
+    /// How the sources are doing that fetch their messages themselves.
+    pub(crate) sources: Arc<States>,
     failing: Mutex<Option<String>>,
     stopping: AtomicBool,
     deadline_passed: AtomicBool,
@@ -63,6 +66,7 @@ impl Core {
         tracer: Option<Tracer>,
         pipes: Pipes,
     ) -> Self {
+        let sources = Arc::new(States::new(metrics.sources()));
         Core {
             clock,
             store,
@@ -79,6 +83,7 @@ impl Core {
             guard,
             tracer,
             pipes,
+            sources,
             failing: Mutex::new(None),
             stopping: AtomicBool::new(false),
             deadline_passed: AtomicBool::new(false),
@@ -106,6 +111,8 @@ impl Core {
                 self.mailboxes[application.partition().shard(self.mailboxes.len())].put(Mail::Tell(input));
             }
         }
+        drop(catalogue);
+        self.sources.applied(changes);
     }
 
     /// Why the store cannot commit, if it cannot.

@@ -2,11 +2,11 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{
-    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, PluginFault, Tried,
+    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, PluginFault, SourceState, Tried,
 };
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Message, Module, Plugin, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{Endpoint, Message, Module, Plugin, Runs, Sequence, Source, SourceKey, Timestamp};
 use bellwire_plugin::ModuleError;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -111,6 +111,34 @@ impl Doors {
         (offer, listening)
     }
 
+    /// Accepts a page of a source that fetches its messages itself, with what says how far it has got: one commit has all of it. Answers
+    /// how many messages are new.
+    pub(crate) async fn accept_page(&self, drafts: Vec<Draft>, changes: Vec<Change>) -> Result<usize, AcceptError> {
+        let drafts = Arc::new(drafts);
+        let (taken, batch) = loop {
+            let looked = self.core.intake.lock().looked();
+            let (store, asked) = (Arc::clone(&self.core.store), Arc::clone(&drafts));
+            let look = move || {
+                asked
+                    .iter()
+                    .map(|draft| Ok(draft.event.map(|key| store.find_key(key)).transpose()?.flatten().is_some()))
+                    .collect()
+            };
+            let known: Result<Vec<bool>, bellwire_store::ReadError> =
+                tokio::task::spawn_blocking(look).await.map_err(|error| AcceptError::Failed(error.to_string()))?;
+            let known = known.map_err(|error| AcceptError::Failed(error.to_string()))?;
+            let new = drafts.iter().zip(known).filter(|(_, known)| !known).map(|(draft, _)| draft.clone()).collect();
+            match self.core.intake.lock().offer_page(self.core.clock.engine(), new, changes.clone(), looked) {
+                Err(OfferError::LookAgain) => {}
+                offer => break offer.map_err(refused)?,
+            }
+        };
+        if taken > 0 || !changes.is_empty() {
+            self.durable(batch).await?;
+        }
+        Ok(taken)
+    }
+
     /// Looks the draft's keys up among what is durable.
     fn known(&self, draft: &Draft) -> Result<Known, AcceptError> {
         let find = |key| self.core.store.find_key(key).map_err(|e| AcceptError::Failed(e.to_string()));
@@ -213,6 +241,10 @@ impl Backend for Doors {
         self.core.clock.engine()
     }
 
+    fn wall(&self) -> Timestamp {
+        crate::clock::wall()
+    }
+
     fn catalogue(&self) -> &RwLock<Catalogue> {
         &self.core.catalogue
     }
@@ -313,10 +345,17 @@ impl Backend for Doors {
     }
 
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
+        if !source.way.is_http() {
+            return crate::sources::check(&source.way, self.plugins.databases(), crate::clock::wall());
+        }
         let faults = crate::receiving::check(source, self.core.clock.engine(), self.payload_bytes_max);
         faults.map_err(|faults| {
             faults.into_iter().map(|fault| PluginFault { path: fault.path, text: fault.text }).collect()
         })
+    }
+
+    fn source_state(&self, source: SourceKey) -> Option<SourceState> {
+        self.core.sources.get(source)
     }
 
     fn ready(&self) -> Result<(), String> {

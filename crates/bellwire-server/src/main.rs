@@ -16,6 +16,7 @@ mod pump;
 mod shard;
 mod serve;
 mod hooks;
+mod sources;
 mod observe;
 mod command;
 

@@ -26,12 +26,57 @@ struct StageLabel {
     stage: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WayLabel {
+    way: &'static str,
+}
+
+/// What is counted of sources that fetch their messages themselves.
+#[derive(Clone)]
+pub(crate) struct SourceMetrics {
+    messages: Family<WayLabel, Counter>,
+    failures: Family<WayLabel, Counter>,
+    failing: Gauge,
+}
+
+impl SourceMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let (messages, failures, failing) = (Family::default(), Family::default(), Gauge::default());
+        let text = "Messages that sources have fetched themselves, by their way: cron, outbox, queue";
+        registry.register("source_messages", text, Family::clone(&messages));
+        let text = "Times that such a source failed and is tried again, by its way";
+        registry.register("source_failures", text, Family::clone(&failures));
+        registry.register(
+            "sources_failing",
+            "Such sources that failed the last time they tried",
+            Gauge::clone(&failing),
+        );
+        SourceMetrics { messages, failures, failing }
+    }
+
+    /// So many messages of such a source are durable.
+    pub(crate) fn brought(&self, way: &'static str, count: usize) {
+        self.messages.get_or_create(&WayLabel { way }).inc_by(count as u64);
+    }
+
+    /// Such a source failed.
+    pub(crate) fn failed(&self, way: &'static str) {
+        self.failures.get_or_create(&WayLabel { way }).inc();
+    }
+
+    /// So many fail at present.
+    pub(crate) fn failing(&self, count: usize) {
+        self.failing.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
 /// Everything that is counted.
 pub(crate) struct Metrics {
     registry: Registry,
     messages_accepted: Counter,
     filters_failed: Counter,
     source_requests: [Counter; Received::ALL.len()],
+    sources: SourceMetrics,
     attempts: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
     commit_rows: Histogram,
@@ -75,6 +120,7 @@ impl Metrics {
         );
         let source_requests = Received::ALL
             .map(|outcome| source_requests.get_or_create(&OutcomeLabel { outcome: outcome.name() }).clone());
+        let sources = SourceMetrics::register(&mut registry);
         let attempts = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "attempts_ended",
@@ -136,6 +182,7 @@ impl Metrics {
             messages_accepted,
             filters_failed,
             source_requests,
+            sources,
             attempts,
             commit_seconds,
             commit_rows,
@@ -164,6 +211,11 @@ impl Metrics {
     /// A request at a source has come to its end.
     pub(crate) fn received(&self, outcome: Received) {
         self.source_requests[outcome as usize].inc();
+    }
+
+    /// Those of sources that fetch their messages themselves.
+    pub(crate) fn sources(&self) -> SourceMetrics {
+        self.sources.clone()
     }
 
     /// A filter could not say.

@@ -98,6 +98,8 @@ impl Shard {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
         let _ = shared.set(client.clone());
+        let fetching =
+            tokio::task::spawn_local(crate::sources::supervise(Arc::clone(&doors), client.clone(), stop.clone()));
         let plugins = Plugins::new(client.clone(), plugins);
         let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
@@ -114,6 +116,8 @@ impl Shard {
             ended = &mut pump => return ended.context("the engine's task failed"),
         }
         keeping.abort();
+        // It ends by itself, and with it whatever it runs.
+        let _ = fetching.await;
         if let Some(declaring) = declaring {
             declaring.abort();
         }

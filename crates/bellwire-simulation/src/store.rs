@@ -4,7 +4,7 @@
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
     EndReason, Endpoint, EndpointId, EndpointKey, EventType, FanOut, KeptRequest, Ledger, Message, OrganisationId,
-    Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp, Trigger, Waiting,
+    Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{
     Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, Consumer, DedupeEntry,
@@ -85,6 +85,7 @@ pub(crate) struct State {
     pub(crate) sources: BTreeMap<SourceKey, Arc<Source>>,
     /// The newest of each source, oldest first.
     pub(crate) requests: BTreeMap<SourceKey, VecDeque<KeptRequest>>,
+    pub(crate) cursors: BTreeMap<SourceKey, SourceCursor>,
     pub(crate) applications: BTreeMap<ApplicationKey, Arc<Application>>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
     pub(crate) event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
@@ -307,6 +308,11 @@ impl State {
             }
             Change::DeleteSource(key) => self.delete_source(*key),
             Change::KeepRequest(request) => self.keep_request(request),
+            Change::PutSourceCursor(cursor) => {
+                if self.sources.contains_key(&cursor.source) {
+                    self.cursors.insert(cursor.source, cursor.clone());
+                }
+            }
             Change::Token(change) => self.tokens.apply(change),
             Change::KeepAnswer(answer) => {
                 self.answers.insert(answer.key, answer.clone());
@@ -348,6 +354,7 @@ impl State {
     fn delete_source(&mut self, key: SourceKey) {
         self.sources.remove(&key);
         self.requests.remove(&key);
+        self.cursors.remove(&key);
     }
 
     fn keep_request(&mut self, request: &KeptRequest) {
@@ -747,6 +754,10 @@ impl Store for SimStore {
         let done = items.len() <= limit;
         items.truncate(limit);
         Ok(Page { items, done })
+    }
+
+    fn source_cursor(&self, source: SourceKey) -> Result<Option<SourceCursor>, ReadError> {
+        Ok(self.state().cursors.get(&source).cloned())
     }
 
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {

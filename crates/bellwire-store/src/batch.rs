@@ -3,8 +3,8 @@
 use crate::{Consumer, Settled, Task};
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
-    KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceKey, TaskId, Timestamp,
-    TokenChange, Waiting,
+    KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId,
+    Timestamp, TokenChange, Waiting,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -102,6 +102,8 @@ pub enum Change {
     DeleteSource(SourceKey),
     /// Keeps a request of a source that made no message, within [`KeptRequest::COUNT_MAX`] and [`KeptRequest::BYTES_MAX`]: the oldest go.
     KeepRequest(Arc<KeptRequest>),
+    /// Sets how far a source has got, in the commit of the messages that it stands for. Nothing, if there is no such source.
+    PutSourceCursor(SourceCursor),
     /// Changes what is kept about tokens.
     Token(TokenChange),
     /// Keeps an answer under its idempotency key.

@@ -39,7 +39,7 @@ pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};
 
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
-    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
+    Partition, Sequence, SourceCursor, SourceKey, TaskId, Timestamp, Waiting,
 };
 use std::collections::HashSet;
 use std::time::Duration;
@@ -141,6 +141,9 @@ pub trait Store: Send + Sync {
         before: Option<Sequence>,
         limit: usize,
     ) -> Result<Page<KeptRequest>, ReadError>;
+
+    /// How far `source` has got.
+    fn source_cursor(&self, source: SourceKey) -> Result<Option<SourceCursor>, ReadError>;
 
     /// Messages of an application, newest first (or oldest first, by the query).
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError>;

@@ -13,6 +13,7 @@ mod export;
 mod rules;
 mod shape;
 mod source;
+mod source_way;
 mod kind;
 mod pipe;
 mod change;

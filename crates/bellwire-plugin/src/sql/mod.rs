@@ -236,7 +236,10 @@ fn said(changed: &[u64]) -> String {
 }
 
 /// An address of the host that the guard allows, whatever the port: those of databases and mail are not for HTTP and denied there.
-pub(crate) async fn guarded(client: &Client, host: &str, deadline: Duration) -> Result<std::net::IpAddr, String> {
+///
+/// # Errors
+/// Why there is none, for whoever named the host.
+pub async fn guarded(client: &Client, host: &str, deadline: Duration) -> Result<std::net::IpAddr, String> {
     let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
     let target = Target::parse(&format!("http://{host}/")).map_err(|_| "it is no host".to_owned())?;
     let addresses = client.addresses(&target, deadline).await.map_err(|error| error.customer_text().into_owned())?;

@@ -31,7 +31,7 @@ const ENDPOINT: [&str; 15] = [
 ];
 const ENDPOINT_SHAPE: [&str; 2] = ["format", "content_type"];
 /// Members of a source whose own members are the API's, too.
-const NESTED: [&str; 2] = ["dedupe", "answer"];
+const NESTED: [&str; 4] = ["dedupe", "answer", "cron", "outbox"];
 const NAME_MAX: usize = 200;
 
 /// One thing that is declared.
@@ -154,7 +154,11 @@ impl Reader<'_> {
         let mut body = camel(body);
         for nested in NESTED {
             if let Some(Value::Object(inner)) = body.remove(nested) {
-                body.insert(nested.to_owned(), Value::Object(camel(inner)));
+                let mut inner = camel(inner);
+                if let Some(Value::Object(columns)) = inner.remove("columns") {
+                    inner.insert("columns".to_owned(), Value::Object(camel(columns)));
+                }
+                body.insert(nested.to_owned(), Value::Object(inner));
             }
         }
         body.entry("name").or_insert_with(|| name.into());

@@ -5,6 +5,7 @@ mod program;
 mod receiver;
 mod walkthrough;
 mod receiving;
+mod sources;
 mod shaping;
 mod plugins;
 mod answers;

@@ -24,6 +24,7 @@ mod backup;
 mod recovery;
 mod tokens;
 mod source;
+mod way;
 mod received;
 mod consumer;
 mod retention;
@@ -44,7 +45,7 @@ use crate::{
 };
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
-    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
+    Partition, Sequence, SourceCursor, SourceKey, TaskId, Timestamp, Waiting,
 };
 use checkpoint::{Checkpointer, Failure};
 use fault::Fault;
@@ -78,6 +79,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V10__sources", include_str!("schema/V10__sources.sql")),
     ("V11__pipes", include_str!("schema/V11__pipes.sql")),
     ("V13__traces", include_str!("schema/V13__traces.sql")),
+    ("V15__source_cursors", include_str!("schema/V15__source_cursors.sql")),
 ];
 
 /// What the operator can choose.
@@ -420,6 +422,10 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Page<KeptRequest>, ReadError> {
         self.read(|reader| source::kept(reader, source, before, limit))
+    }
+
+    fn source_cursor(&self, source: SourceKey) -> Result<Option<SourceCursor>, ReadError> {
+        self.read(|reader| source::cursor(reader, source))
     }
 
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {

@@ -7,11 +7,12 @@ use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use super::message_log::{BlobRef, array};
 use super::received;
+use super::way::{self, StoredWay};
 use crate::Page;
 use bellwire_model::{
     ApplicationKey, Conflict, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Ksuid, MessageId, Networks,
-    OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceId, SourceKey,
-    SourceSecret, Timestamp,
+    OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceCursor,
+    SourceId, SourceKey, SourceSecret, Timestamp,
 };
 use bellwire_signature::sealed;
 use bytes::Bytes;
@@ -27,6 +28,8 @@ const WHAT: &str = "a source";
 /// The column `settings`.
 #[derive(Serialize, Deserialize)]
 struct StoredSettings {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    way: Option<StoredWay>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     path: Option<String>,
     methods: Vec<String>,
@@ -82,6 +85,9 @@ struct StoredSecrets {
     /// Some of them are secrets, too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     settings: BTreeMap<String, String>,
+    /// What is secret about its way.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    way: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,6 +113,7 @@ impl StoredSettings {
             Recipe::Own(text) => (None, Some(text.clone())),
         };
         StoredSettings {
+            way: StoredWay::of(&source.way),
             path: source.path.clone(),
             methods: source.methods.clone(),
             preset,
@@ -164,6 +171,7 @@ pub(super) fn put(connection: &Connection, sealer: Option<&dyn Sealer>, source: 
                 expires_at: secret.expires_at.map(Timestamp::as_micros),
             })
             .collect(),
+        way: way::secret(&source.way).map(str::to_owned),
     };
     let secrets = zeroize::Zeroizing::new(codec::json(&secrets));
     connection
@@ -191,6 +199,7 @@ pub(super) fn put(connection: &Connection, sealer: Option<&dyn Sealer>, source: 
 /// Removes it with what was kept of its requests.
 pub(super) fn delete(connection: &Connection, key: SourceKey) -> Result<(), Fault> {
     connection.prepare_cached("DELETE FROM kept_request WHERE source = ?1")?.execute([key.0])?;
+    connection.prepare_cached("DELETE FROM source_cursor WHERE source = ?1")?.execute([key.0])?;
     connection.prepare_cached("DELETE FROM source WHERE key = ?1")?.execute([key.0])?;
     Ok(())
 }
@@ -233,6 +242,7 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
         application,
         uid: row.get(4)?,
         name: row.get(5)?,
+        way: way::read(settings.way.take(), secrets.way)?,
         token: SecretText::new(secrets.token),
         recipe: settings.recipe()?,
         networks: settings.networks()?,
@@ -280,6 +290,24 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
 /// Where the sealed column of a source stands.
 fn place(application: ApplicationKey, id: SourceId) -> Vec<u8> {
     sealed::aad(&application.0.to_string(), &id.to_string(), "secrets")
+}
+
+pub(super) fn put_cursor(connection: &Connection, cursor: &SourceCursor) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO source_cursor SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM source WHERE key = ?1)",
+        )?
+        .execute(params![cursor.source.0, &*cursor.position, cursor.moved_at.as_micros()])?;
+    Ok(())
+}
+
+/// See [`crate::Store::source_cursor`].
+pub(super) fn cursor(connection: &Connection, source: SourceKey) -> Result<Option<SourceCursor>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT position, moved_at FROM source_cursor WHERE source = ?1")?;
+    let mut rows = statement.query([source.0])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let position: String = row.get(0)?;
+    Ok(Some(SourceCursor { source, position: position.into(), moved_at: Timestamp::from_micros(row.get(1)?) }))
 }
 
 /// Keeps a request and lets the oldest go that are too many.

@@ -581,6 +581,7 @@ impl Step<'_> {
             }
             Change::DeleteSource(key) => source::delete(connection, *key),
             Change::KeepRequest(request) => source::keep(connection, request),
+            Change::PutSourceCursor(cursor) => source::put_cursor(connection, cursor),
             Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),

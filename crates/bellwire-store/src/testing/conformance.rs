@@ -68,6 +68,7 @@ checks![
     what_was_received_stays_with_its_message_and_goes_with_the_payload,
     a_message_keeps_its_sender_s_place_in_a_trace,
     the_newest_requests_of_a_source_are_kept,
+    a_source_goes_on_where_its_cursor_stands,
     a_lease_excludes_others_until_it_ends,
     a_late_writer_is_told_and_nothing_is_kept,
     a_fence_rises_over_a_restart,
@@ -635,6 +636,34 @@ fn the_newest_requests_of_a_source_are_kept(world: &mut World) {
     assert_eq!(read(world, one, None, 500).items.len(), KeptRequest::COUNT_MAX, "each source has its own room");
     world.change(Change::DeleteSource(one));
     assert!(read(world, one, None, 7).items.is_empty());
+}
+
+fn a_source_goes_on_where_its_cursor_stands(world: &mut World) {
+    use bellwire_model::SourceCursor;
+    let sources = super::source::every_source();
+    world.change(Change::PutApplication(Arc::new(application(1))));
+    world.changes(sources[..2].iter().cloned().map(Arc::new).map(Change::PutSource).collect());
+    let [one, other] = [sources[0].key, sources[1].key];
+    let cursor = |source, position: &str, second| SourceCursor {
+        source,
+        position: position.into(),
+        moved_at: Timestamp::from_seconds(second),
+    };
+    let read = |world: &World, source| world.store().source_cursor(source).expect("read");
+    assert_eq!(read(world, one), None);
+    for n in [1, 2] {
+        let moved = cursor(one, &format!("{{\"n\":{n}}}"), n);
+        world.change(Change::PutSourceCursor(moved.clone()));
+        assert_eq!(read(world, one), Some(moved.clone()));
+        world.reopen();
+        assert_eq!((read(world, one), read(world, other)), (Some(moved), None));
+    }
+    // An edit of the source leaves it where it is; its deletion takes it along, and it does not come back late.
+    world.change(Change::PutSource(Arc::new(bellwire_model::Source { name: "other".into(), ..sources[0].clone() })));
+    assert!(read(world, one).is_some());
+    world.change(Change::DeleteSource(one));
+    world.change(Change::PutSourceCursor(cursor(one, "late", 3)));
+    assert_eq!(read(world, one), None);
 }
 
 fn a_lease_excludes_others_until_it_ends(world: &mut World) {

@@ -7,7 +7,7 @@ use crate::{
 };
 use bellwire_model::{
     ApplicationKey, Attempt, AttemptId, DedupeKey, Delivery, EndpointId, EndpointKey, KeptRequest, Ledger, Message,
-    Partition, Sequence, SourceKey, TaskId, Timestamp, Waiting,
+    Partition, Sequence, SourceCursor, SourceKey, TaskId, Timestamp, Waiting,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
@@ -135,6 +135,10 @@ impl Store for FaultyStore {
         limit: usize,
     ) -> Result<Page<KeptRequest>, ReadError> {
         self.inner.kept_requests(source, before, limit)
+    }
+
+    fn source_cursor(&self, source: SourceKey) -> Result<Option<SourceCursor>, ReadError> {
+        self.inner.source_cursor(source)
     }
 
     fn messages(&self, application: ApplicationKey, query: &MessageQuery) -> Result<Page<Message>, ReadError> {

@@ -1,9 +1,9 @@
 //! Sources and requests for the checks: every setting at least once.
 
 use bellwire_model::{
-    ApplicationKey, Conflict, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Ksuid, MessageId, Networks,
-    OrganisationId, Received, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceId,
-    SourceKey, SourceSecret, Timestamp,
+    ApplicationKey, Conflict, Cron, Database, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Ksuid, MessageId, Missed,
+    Networks, OrganisationId, Outbox, OutboxColumns, Received, Recipe, RequestId, RequestOutcome, SecretText, Sequence,
+    Source, SourceAnswer, SourceId, SourceKey, SourceSecret, Then, Timestamp, Way,
 };
 use bytes::Bytes;
 use std::num::NonZeroU32;
@@ -18,6 +18,7 @@ fn source(n: u32, application: u32) -> Source {
         application: ApplicationKey(application),
         uid: None,
         name: format!("source {n}"),
+        way: Way::Http,
         token: SecretText::new(format!("token-{n}")),
         path: None,
         methods: vec!["POST".into()],
@@ -72,7 +73,50 @@ pub(super) fn every_source() -> Vec<Source> {
         ..source(4, 1)
     };
     let off = Source { dedupe: dedupe(DedupeFrom::Off), ..source(5, 1) };
-    vec![source(1, 1), source(2, 1), full, body, off]
+    let mut all = vec![source(1, 1), source(2, 1), full, body, off];
+    all.extend((6..).zip(every_way()).map(|(n, way)| Source { way, ..source(n, 1) }));
+    all
+}
+
+fn every_way() -> Vec<Way> {
+    let cron = |missed, payload: Option<&str>| {
+        Way::Cron(Cron {
+            schedule: "0 18 L * *".into(),
+            zone: "Europe/Berlin".into(),
+            payload: payload.map(str::to_owned),
+            missed,
+            since: Timestamp::from_micros(1_800_000_000_000_001),
+        })
+    };
+    let columns = |optional: bool| OutboxColumns {
+        id: "nr".into(),
+        event_type: "kind".into(),
+        payload: "body".into(),
+        channels: optional.then(|| "to".to_owned()),
+        created_at: optional.then(|| "at".to_owned()),
+        processed_at: "done".into(),
+    };
+    let outbox = |database, then, optional: bool| {
+        Way::Outbox(Outbox {
+            database,
+            table: "app.outbox".into(),
+            columns: columns(optional),
+            then,
+            poll: Duration::from_micros(1_000_001),
+            settle: Duration::from_secs(7),
+            notify: optional.then(|| "wake".to_owned()),
+        })
+    };
+    let dsn = || Database::Dsn(SecretText::new("postgres://u:geheim@db/app"));
+    vec![
+        cron(Missed::Skip, None),
+        cron(Missed::One, Some("{\"at\":\"{{time}}\"}")),
+        cron(Missed::All(9), None),
+        outbox(Database::Named("app".into()), Then::Remember, false),
+        outbox(dsn(), Then::Mark, true),
+        outbox(dsn(), Then::Delete, false),
+        Way::Queue(SecretText::new("{\"nats\":\"nats://u:geheim@q\"}")),
+    ]
 }
 
 pub(super) fn received(n: u8) -> Received {

@@ -1,0 +1,205 @@
+//! What carries a source's messages in: the same intake as for everybody, a page at a time, with the source's own place in the commit.
+
+use super::state::States;
+use crate::clock::wall;
+use crate::doors::Doors;
+use anyhow::Context;
+use bellwire_api::backend::{AcceptError, Backend};
+use bellwire_egress::Client;
+use bellwire_engine::{Draft, fan_out};
+use bellwire_model::{ContentType, DedupeKey, EventTypeFrom, Received, Source, SourceCursor, SourceId, Timestamp};
+use bellwire_plugin::sql::{Named, tls::Tls};
+use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_store::Change;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// As for any message without a time of its own.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long to wait when too much waits for a commit.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+const EVENT_TYPE_MAX: usize = 256;
+/// One page has no more messages.
+pub(super) const PAGE_MAX: usize = 500;
+
+/// A message that a source has fetched.
+#[derive(Clone, Debug)]
+pub(crate) struct Brought {
+    /// Tells it from the source's others: what has the key of an earlier one makes no second message, as long as that one is kept.
+    pub(crate) key: String,
+    /// The event type, as far as it is told. What cannot stand in one becomes `_`.
+    pub(crate) event_type: Option<String>,
+    pub(crate) channels: Vec<String>,
+    pub(crate) payload: Bytes,
+    pub(crate) content_type: ContentType,
+    /// In the place of a request's path: where it was found.
+    pub(crate) place: String,
+    /// In the place of a request's headers, names in small letters.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// A source's hand in the program.
+pub(crate) struct Hand {
+    doors: Arc<Doors>,
+    /// The shard's own.
+    client: Client,
+    source: Arc<Source>,
+}
+
+impl Hand {
+    pub(super) fn new(doors: Arc<Doors>, client: Client, source: Arc<Source>) -> Self {
+        Hand { doors, client, source }
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn states(&self) -> &States {
+        &self.doors.core.sources
+    }
+
+    /// Engine time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.doors.core.clock.engine()
+    }
+
+    /// The wall clock.
+    pub(super) fn wall(&self) -> Timestamp {
+        wall()
+    }
+
+    /// What reaches out, by way of the address guard.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Databases that the operator has named.
+    pub(super) fn named(&self) -> &Named {
+        self.doors.plugins.databases()
+    }
+
+    /// TLS to databases.
+    pub(super) fn tls(&self) -> Option<Tls> {
+        self.doors.plugins.tls()
+    }
+
+    /// The largest payload that is taken.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.doors.payload_bytes_max
+    }
+
+    /// It has looked, and everything was as it should be. See [`bellwire_api::backend::SourceState`].
+    pub(super) fn ran(&self, next: Option<Timestamp>, lag: Option<Duration>) {
+        self.states().ran(self.source.key, self.now(), next, lag);
+    }
+
+    /// How far it has got, in its own words.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) async fn position(&self) -> anyhow::Result<Option<Arc<str>>> {
+        let (store, key) = (Arc::clone(&self.doors.core.store), self.source.key);
+        let read = tokio::task::spawn_blocking(move || store.source_cursor(key)).await?;
+        Ok(read.context("the store cannot be read")?.map(|cursor| cursor.position))
+    }
+
+    /// Makes messages of a page, in this order, and with `position` moves there in the very commit of the messages. When it answers, all
+    /// of that is durable; how many of them are new. If too much waits it waits, too. At most [`PAGE_MAX`].
+    ///
+    /// # Errors
+    /// The store failed, or the server stops. Nothing was kept, or all of it: the same page may be brought again.
+    pub(super) async fn bring(&self, page: Vec<Brought>, position: Option<String>) -> anyhow::Result<usize> {
+        let drafts = page.into_iter().map(|brought| self.draft(brought)).collect::<anyhow::Result<Vec<_>>>()?;
+        let change = position.map(|position| {
+            let moved_at = self.now();
+            Change::PutSourceCursor(SourceCursor { source: self.source.key, position: position.into(), moved_at })
+        });
+        let changes: Vec<_> = change.into_iter().collect();
+        let taken = loop {
+            match self.doors.accept_page(drafts.clone(), changes.clone()).await {
+                Ok(taken) => break taken,
+                Err(AcceptError::Busy | AcceptError::Full) => tokio::time::sleep(BUSY_WAIT).await,
+                Err(error) => return Err(error).context("its messages could not be stored"),
+            }
+        };
+        if taken > 0 {
+            self.states().brought(self.source.key, self.source.way.name(), self.now(), taken);
+        }
+        Ok(taken)
+    }
+
+    fn draft(&self, brought: Brought) -> anyhow::Result<Draft> {
+        let source = &*self.source;
+        let Brought { key, event_type, channels, payload, content_type, place, headers } = brought;
+        let event_type = match &source.event_type {
+            EventTypeFrom::Fixed(name) => name.clone(),
+            EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
+                lettered(event_type.as_deref().unwrap_or_default(), source.way.name())
+            }
+        };
+        let candidate = Candidate::new(&event_type, None, &channels, &[], &payload);
+        let fan_out = {
+            let catalogue = self.doors.core.catalogue.read();
+            let application = catalogue.application(source.application).context("its application is gone")?;
+            fan_out(application, |endpoint| match judge(endpoint, &candidate) {
+                Verdict::Match => true,
+                Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+                Verdict::Fault(why) => {
+                    self.doors.filter_failed(endpoint, &why);
+                    false
+                }
+            })
+        };
+        drop(candidate);
+        let received = Received {
+            source: source.id,
+            method: source.way.name().to_ascii_uppercase(),
+            path: place,
+            query: None,
+            headers,
+            remote: None,
+            hops: 0,
+            dedupe: Some(key.clone()),
+        };
+        Ok(Draft {
+            application: source.application,
+            fan_out,
+            event_type,
+            event_id: None,
+            channels,
+            tags: Vec::new(),
+            payload,
+            content_type,
+            transformations_params: None,
+            received: Some(Arc::new(received)),
+            earlier: None,
+            trace: None,
+            expires_at: self.now().plus(KEPT_FOR),
+            deliver_at: None,
+            idempotency: None,
+            event: Some(dedupe_key(source.id, &key)),
+        })
+    }
+}
+
+/// The source's id is of fixed length, so none of the two can run into the other.
+fn dedupe_key(source: SourceId, key: &str) -> DedupeKey {
+    let mut hash = Sha256::new();
+    hash.update(b"bellwire brought");
+    hash.update(source.0.as_bytes());
+    hash.update(key.as_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest[..16]);
+    DedupeKey(short)
+}
+
+/// In the letters that event types have: what is none of them becomes `_`.
+fn lettered(given: &str, default: &str) -> String {
+    let usual = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let name: String = given.chars().take(EVENT_TYPE_MAX).map(usual).collect();
+    if name.is_empty() { default.to_owned() } else { name }
+}
