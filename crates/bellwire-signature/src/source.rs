@@ -76,8 +76,8 @@ pub use handshake::{ECHO_BYTES_MAX, Handshake, Reply, Then};
 pub use identity::DedupeKey;
 pub use presets::{Preset, preset, presets};
 pub use recipe::{
-    Algorithm, CertificatePlace, Encoding, KeyFormat, KeySetPlace, Place, Recipe, Setting, TimeUnit, TimestampPlace,
-    Way, When,
+    Algorithm, CertificatePlace, Encoding, KeyFormat, KeySetPlace, Place, Recipe, SampleText, Setting, TimeUnit,
+    TimestampPlace, Way, When,
 };
 pub use refusal::{Fault, Refusal};
 pub use request::ReceivedRequest;

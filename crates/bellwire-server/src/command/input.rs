@@ -45,6 +45,12 @@ pub(crate) fn chance() -> anyhow::Result<ChaCha20Rng> {
     Ok(ChaCha20Rng::from_seed(seed))
 }
 
+/// For clap: `name=value`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// For clap.
 pub(crate) fn secret(text: &str) -> Result<Secret, bellwire_signature::SecretError> {
     Secret::parse(text)

@@ -10,6 +10,7 @@ pub(crate) mod send;
 pub(crate) mod listen;
 pub(crate) mod sign;
 pub(crate) mod verify;
+pub(crate) mod imitate;
 pub(crate) mod explain;
 pub(crate) mod plugin;
 pub(crate) mod doctor;

@@ -14,6 +14,7 @@ mod operational;
 mod traces;
 mod starting;
 mod commands;
+mod imitate;
 mod packs;
 mod hooks;
 mod doctor;

@@ -46,6 +46,27 @@ pub struct Recipe {
     pub event_type: Vec<String>,
     /// Which questions of the sender are answered by themselves.
     pub handshake: Option<Handshake>,
+    /// A webhook such as the sender's, for trying the source out.
+    pub sample: SampleText,
+}
+
+/// A webhook before it is signed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleText {
+    /// What it is.
+    pub content_type: String,
+    /// Headers that are not part of the proof.
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Default for SampleText {
+    fn default() -> SampleText {
+        let body = r#"{"id":"sample_1","type":"sample"}"#.to_owned();
+        SampleText { content_type: "application/json".to_owned(), headers: BTreeMap::new(), body }
+    }
 }
 
 /// Something that the operator supplies besides secrets.
