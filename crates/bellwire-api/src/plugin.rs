@@ -39,8 +39,8 @@ pub(crate) fn operations() -> Vec<Operation> {
             .body_or_nothing::<GrantIn>()
             .answers::<ModuleOut>(200),
         Operation::editing(Method::POST, "/api/v1/plugin/{plugin_name}/rollback", Access::Organisation, roll_back)
-            .described("v1.plugin.rollback", TAG, "Let the version before run, or the one that the body says.")
-            .body_or_nothing::<RollBackIn>()
+            .described("v1.plugin.rollback", TAG, "Let another version run.")
+            .body::<RollBackIn>()
             .answers::<ModuleOut>(200),
         Operation::editing(Method::DELETE, one, Access::Organisation, remove)
             .described("v1.plugin.remove", TAG, "Remove a module that no endpoint runs.")
@@ -75,10 +75,10 @@ struct GrantIn {
     environment: BTreeSet<String>,
 }
 
-#[derive(Deserialize, JsonSchema, Default)]
-#[serde(default)]
+#[derive(Deserialize, JsonSchema)]
 struct RollBackIn {
-    /// Which version; the one before the one that runs if absent.
+    /// Which version.
+    #[schemars(required)]
     version: Option<u32>,
 }
 
@@ -208,7 +208,11 @@ async fn grant(mut call: Call) -> Result<Response, Error> {
 }
 
 async fn roll_back(mut call: Call) -> Result<Response, Error> {
-    let RollBackIn { version } = call.json_or_nothing().await?.parse()?;
+    let input: RollBackIn = call.json().await?.parse()?;
+    let mut faults = Faults::new();
+    // Named, so that asking twice is asking once.
+    let version = faults.required("version", input.version);
+    faults.end()?;
     let name = call.param("plugin_name").to_owned();
     edit(&call, name, ModuleEdit::RollBack(version), "version").await
 }
@@ -243,7 +247,8 @@ async fn test(mut call: Call) -> Result<Response, Error> {
     }
     let Kind::Plugin(plugin) = kind else { return Err(Error::not_found()) };
     let tried = call.api.backend().try_plugin(Plugin::clone(&plugin), Arc::new(message)).await;
-    let Tried { answer, output, duration, emitted } = tried.ok_or_else(|| Error::Internal("no plugins here".into()))?;
+    let Tried { answer, output, duration, emitted } =
+        tried.ok_or_else(|| Error::invalid(&["body", "plugin"], "this server runs no plugins"))?;
     let emitted = emitted.into_iter().map(|(event_type, payload)| EmittedOut { event_type, payload });
     let out = TriedOut {
         answer,

@@ -73,6 +73,7 @@ impl Furnished {
             ("{env_id}", ORGANISATION.to_owned()),
             ("{key_id}", registered["id"].as_str().unwrap().to_owned()),
             ("{event_type_name}", "a.b".to_owned()),
+            ("{plugin_name}", "deploy".to_owned()),
         ];
         let cursor = pulled["cursor"].as_str().unwrap().to_owned();
         Furnished { world, own, other, cursor, ids }
@@ -176,12 +177,23 @@ async fn every_operation_refuses_whom_it_must() {
     }
 }
 
-/// Operations that need something in their query, or an engine.
-const WANTS_MORE: [&str; 3] = ["v1.application.stats.attempts", "v1.message.test-attempt", "v1.pipe.socket"];
+/// Operations that need something in their query, an engine, or a server that runs plugins.
+const WANTS_MORE: [&str; 8] = [
+    "v1.application.stats.attempts",
+    "v1.message.test-attempt",
+    "v1.pipe.socket",
+    "v1.plugin.add",
+    "v1.plugin.grant",
+    "v1.plugin.rollback",
+    "v1.plugin.remove",
+    "v1.plugin.test",
+];
 
 /// A body that each operation accepts.
 pub(crate) fn sample(id: &str) -> Value {
     match id {
+        "v1.plugin.add" => json!({ "name": "deploy", "code": "export function handle() {}" }),
+        "v1.plugin.test" => json!({ "plugin": { "runs": "javascript", "script": "export function handle() {}" } }),
         "v1.application.create" | "v1.application.update" => json!({ "name": "A" }),
         "v1.endpoint.set-authentication" => json!({ "type": "bearer", "token": "t" }),
         "v1.endpoint.set-oauth-config" => json!({

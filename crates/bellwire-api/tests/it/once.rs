@@ -122,8 +122,9 @@ async fn an_answer_of_200_is_kept_as_200() {
 const ONLY_LOOK: [&str; 4] =
     ["v1.message.precheck", "v1.message.search", "v1.environment.export", "v1.endpoint.transformation.simulate"];
 /// The first ends its own token; the second waits for an engine, and has a test of its own. What readers of pipes say is about a
-/// receipt or a place, which is its own key: said twice, it is the same. Lines of a stream have event ids.
-const APART: [&str; 12] = [
+/// receipt or a place, which is its own key: said twice, it is the same. Lines of a stream have event ids. A module's text, grant or
+/// version, given twice, is what it was.
+const APART: [&str; 16] = [
     "v1.authentication.logout",
     "v1.message.test-attempt",
     "v1.message.stream",
@@ -136,6 +137,10 @@ const APART: [&str; 12] = [
     "v1.pipe.consumer.seek",
     "v1.pipe.ticket",
     "v1.pipe.secevent-poll",
+    "v1.plugin.add",
+    "v1.plugin.grant",
+    "v1.plugin.rollback",
+    "v1.plugin.test",
 ];
 
 #[tokio::test]

@@ -63,7 +63,7 @@ enum Verb {
         name: String,
         /// This version instead
         #[arg(long)]
-        version: Option<u32>,
+        version: Option<u64>,
     },
     /// Remove a module that no endpoint runs
     Remove {
@@ -114,6 +114,10 @@ async fn ask(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> 
             post(&api, &path, &json!({ "fetch": fetch, "environment": environment })).await?
         }
         Verb::Rollback { name, version } => {
+            let version = match version {
+                Some(version) => *version,
+                None => before(&api.get("/plugin").await?, name)?,
+            };
             post(&api, &format!("/plugin/{}/rollback", named(name)?), &json!({ "version": version })).await?
         }
         Verb::Remove { name } => {
@@ -137,6 +141,16 @@ async fn ask(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> 
 
 async fn post(api: &Api, path: &str, body: &Value) -> anyhow::Result<Value> {
     api.post(path, body.to_string()).await
+}
+
+/// The version before the one that runs.
+fn before(modules: &Value, name: &str) -> anyhow::Result<u64> {
+    let mut all = modules["data"].as_array().into_iter().flatten();
+    let module = all.find(|module| module["name"] == name).with_context(|| format!("there is no module {name}"))?;
+    let active = module["active"].as_u64().context("no version of it runs")?;
+    let versions =
+        module["versions"].as_array().into_iter().flatten().filter_map(|version| version["version"].as_u64());
+    versions.filter(|version| *version < active).max().context("there is no version before the one that runs")
 }
 
 /// What can stand in a path.
