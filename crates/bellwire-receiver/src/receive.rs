@@ -201,7 +201,8 @@ impl Receiver {
     ) -> Result<Proof, Refusal> {
         let verifier = &incoming.ready.verifier;
         let wall = backend.wall().as_seconds();
-        match verifier.verify(request, wall, &self.keys.at(incoming.now)) {
+        match verifier.verify_from(request, incoming.remote, wall, &self.keys.at(incoming.now)) {
+            Err(Unproven::Unsatisfied) => Err(Refusal::unsatisfied(verifier.unsatisfied_status())),
             Err(Unproven::NeedsKey(key)) => {
                 let url = key.url.clone();
                 let fetched = self.keys.fetch(backend, incoming.source.key, key).await;

@@ -18,6 +18,9 @@ pub(crate) struct Responded {
     pub(crate) kept: Option<RequestOutcome>,
 }
 
+/// As adnanh's `webhook` says it.
+const UNSATISFIED: &str = "Hook rules were not satisfied.";
+
 /// Why a request is not taken.
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -26,18 +29,27 @@ pub(crate) struct Refusal {
     pub(crate) reason: String,
     /// For `retry-after`.
     pub(crate) after_seconds: Option<u16>,
+    /// What is said beside the status; nothing to whoever is not proven.
+    pub(crate) text: &'static str,
     /// Methods, for a 405.
     pub(crate) allow: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, outcome: Outcome, reason: impl Into<String>) -> Self {
-        Refusal { status, outcome, reason: reason.into(), after_seconds: None, allow: None }
+        Refusal { status, outcome, reason: reason.into(), after_seconds: None, text: "", allow: None }
     }
 
     /// Not proven.
     pub(crate) fn unverified(reason: impl Into<String>) -> Self {
         Refusal::new(StatusCode::UNAUTHORIZED, Outcome::Unverified, reason)
+    }
+
+    /// Rules do not let it in, though no signature is wrong.
+    pub(crate) fn unsatisfied(status: u16) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+        let refusal = Refusal::new(status, Outcome::Forbidden, "the rules of the source are not satisfied");
+        Refusal { text: UNSATISFIED, ..refusal }
     }
 
     /// We cannot take it at the moment.
@@ -52,8 +64,12 @@ impl Refusal {
     }
 
     pub(crate) fn respond(self) -> Responded {
-        let mut answer = Response::new(Body::empty());
+        let mut answer = Response::new(Body::from(self.text));
         *answer.status_mut() = self.status;
+        if !self.text.is_empty() {
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            answer.headers_mut().insert(header::CONTENT_TYPE, plain);
+        }
         if let Some(seconds) = self.after_seconds {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

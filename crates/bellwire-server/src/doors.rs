@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// The doors of one shard: the same for all, but for where their waiters stand.
+#[derive(Clone)]
 pub(crate) struct Doors {
     pub(crate) core: Arc<Core>,
     pub(crate) plugins: Arc<bellwire_plugin::Shared>,
@@ -22,6 +23,8 @@ pub(crate) struct Doors {
     pub(crate) shard: usize,
     /// The largest payload that is taken.
     pub(crate) payload_bytes_max: usize,
+    /// What comes by them stands in the operator's own files.
+    pub(crate) operator: bool,
 }
 
 /// What the keys of a draft lead to.
@@ -341,7 +344,7 @@ impl Backend for Doors {
 
     fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
         let fault = |fault: bellwire_plugin::Fault| PluginFault { path: fault.path, text: fault.text };
-        self.plugins.check(runs, settings, false).map_err(|faults| faults.into_iter().map(fault).collect())
+        self.plugins.check(runs, settings, self.operator).map_err(|faults| faults.into_iter().map(fault).collect())
     }
 
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
@@ -406,6 +409,7 @@ mod tests {
             plugins: bellwire_plugin::Shared::new(Default::default(), Default::default(), Default::default()),
             shard: 0,
             payload_bytes_max: 1 << 20,
+            operator: false,
         }
     }
 

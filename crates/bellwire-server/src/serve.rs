@@ -119,10 +119,12 @@ impl Server {
                 plugins: Arc::clone(&plugins),
                 shard: index,
                 payload_bytes_max: config.server.payload_bytes_max,
+                operator: false,
             });
             let backend: Arc<dyn Backend> = Arc::clone(&doors) as Arc<dyn Backend>;
             let keeper = config.server.hooks.clone().filter(|_| index == 0).map(|path| {
-                let (keeper, handle) = Keeper::new(path, Arc::clone(&backend), api.clone());
+                let operators: Arc<dyn Backend> = Arc::new(Doors { operator: true, ..Doors::clone(&doors) });
+                let (keeper, handle) = Keeper::new(path, operators, api.clone());
                 hooks = Some(handle);
                 keeper
             });

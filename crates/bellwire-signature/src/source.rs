@@ -70,6 +70,7 @@ mod jwt;
 mod http_signature;
 mod structured;
 mod identity;
+mod rules;
 
 pub use fetched::{KEY_BYTES_MAX, KeyRequest, Keys, NoKeys};
 pub use handshake::{ECHO_BYTES_MAX, Handshake, Reply, Then};
@@ -81,5 +82,6 @@ pub use recipe::{
 };
 pub use refusal::{Fault, Refusal};
 pub use request::ReceivedRequest;
+pub use rules::{Condition, Parameter, Rule, RuleFault, RuleRequest, Rules, Verdict};
 pub use sign::{Sample, SampleError, Signs};
 pub use verifier::{Proof, Supplied, Verifier};

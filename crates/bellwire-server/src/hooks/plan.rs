@@ -7,6 +7,7 @@ use super::file::{Document, Fault, Faults};
 use crate::config::did_you_mean;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// What uids begin with that are ours to remove.
 pub(crate) const PREFIX: &str = "hooks.";
@@ -209,6 +210,7 @@ impl Reader<'_> {
         {
             self.plan.event_types.entry(event_type.to_owned()).or_insert_with(|| way.map(str::to_owned));
         }
+        self.trust(&mut body);
         let body = camel(body);
         for application in applications {
             self.plan.applications.entry(application.clone()).or_default();
@@ -220,6 +222,24 @@ impl Reader<'_> {
             };
             self.plan.endpoints.push(declared);
         }
+    }
+
+    /// The file is the operator's: the programs in it may run without being allowed elsewhere, and `./` is its folder.
+    fn trust(&self, body: &mut Map<String, Value>) {
+        let Some(Value::Object(plugin)) = body.get_mut("plugin") else { return };
+        if plugin.get("runs").and_then(Value::as_str) != Some("command") {
+            return;
+        }
+        let folder = self.document.path.parent().unwrap_or(Path::new(""));
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        for name in ["program", "working_directory"] {
+            if let Some(Value::String(path)) = plugin.get_mut(name)
+                && (path.starts_with("./") || path.starts_with("../") || path == ".")
+            {
+                *path = folder.join(path.trim_start_matches("./")).to_string_lossy().into_owned();
+            }
+        }
+        plugin.insert("trusted".to_owned(), true.into());
     }
 
     /// The applications of the sources that are named.
@@ -314,7 +334,6 @@ pub(crate) fn to_snake(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn document(text: &str) -> Document {
         Document::parse(Path::new("hooks.toml"), text.to_owned(), &|_| None).unwrap_or_else(|faults| panic!("{faults}"))

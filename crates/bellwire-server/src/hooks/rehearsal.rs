@@ -90,6 +90,7 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
         plugins: wiring::plugins(config)?,
         shard: 0,
         payload_bytes_max: config.server.payload_bytes_max,
+        operator: true,
     });
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
     let settings = wiring::api_for_nobody(config, &wiring::scripts(config));

@@ -79,3 +79,113 @@ fn a_file_that_is_wrong_stops_the_start_and_is_told_by_check_with_file_line_and_
     assert!(output.status.success(), "{output:?}");
     assert!(!folder.path().join("bellwire-data").exists(), "a check leaves nothing behind");
 }
+
+/// A program that writes its arguments and one variable to a file beside it.
+fn script(folder: &Path, name: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(name);
+    std::fs::write(&path, "#!/bin/sh\necho \"$@ $HOOK_a\" >> \"$(dirname \"$0\")/ran\"\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn ran(folder: &Path, lines: usize) -> String {
+    eventually("the program ran", || {
+        std::fs::read_to_string(folder.join("ran")).ok().filter(|text| text.lines().count() >= lines)
+    })
+}
+
+fn post(program: &Program, path: &str, headers: &str, body: &str) -> (u16, String) {
+    program.raw(&format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+#[test]
+fn a_verified_github_webhook_runs_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    script(folder.path(), "build");
+    write(
+        folder.path(),
+        r#"
+[sources.github]
+preset = "github"
+secret = { env = "GITHUB_WEBHOOK_SECRET" }
+path = "/hooks/github"
+
+[endpoints.build]
+from = "github"
+event_types = ["push"]
+plugin = { runs = "command", program = "./build", args = ["{{type}}", "{{payload}}"] }
+"#,
+    );
+    // The example of GitHub's documentation.
+    let secret = "It's a Secret to Everybody";
+    let signature = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let environment = [("BELLWIRE_SERVER_HOOKS", "hooks.toml"), ("GITHUB_WEBHOOK_SECRET", secret)];
+    let program = Program::start(folder.path(), &environment);
+    let headers = |event: &str, id: &str| {
+        format!("x-github-event: {event}\r\nx-github-delivery: {id}\r\nx-hub-signature-256: sha256={signature}\r\n")
+    };
+    assert_eq!(post(&program, "/hooks/github", &headers("push", "1"), "Hello, World?").0, 401);
+    for (event, id) in [("issues", "2"), ("push", "3"), ("push", "3")] {
+        let (status, text) = post(&program, "/hooks/github", &headers(event, id), "Hello, World!");
+        assert!((200..300).contains(&status), "{status} {text}");
+    }
+    assert_eq!(ran(folder.path(), 1), "push Hello, World! \n");
+
+    // Renamed in the file, it is another source; its path moves with it.
+    let text = std::fs::read_to_string(folder.path().join("hooks.toml")).unwrap();
+    write(folder.path(), &text.replace("github]", "forge]").replace("from = \"github\"", "from = \"forge\""));
+    program.signal("HUP");
+    eventually("the change is in force", || {
+        let (_, answer) = program.call("GET", "/source", Value::Null);
+        (answer["data"].as_array()?.iter().map(|source| source["uid"].as_str()).collect::<Vec<_>>()
+            == [Some("hooks.forge")])
+        .then_some(())
+    });
+    assert!(post(&program, "/hooks/github", &headers("push", "4"), "Hello, World!").0 < 300);
+    assert_eq!(ran(folder.path(), 2).lines().count(), 2);
+}
+
+#[test]
+fn hooks_of_adnanh_s_run_at_their_old_path_and_answer_as_they_did() {
+    let folder = tempfile::tempdir().unwrap();
+    script(folder.path(), "redeploy.sh");
+    let hooks = json!([{
+        "id": "redeploy",
+        "execute-command": "./redeploy.sh",
+        "response-message": "Redeploying",
+        "http-methods": ["post"],
+        "pass-arguments-to-command": [{ "source": "payload", "name": "a" }, { "source": "string", "name": "-v" }],
+        "pass-environment-to-command": [{ "source": "payload", "name": "a" }],
+        "trigger-rule": { "and": [
+            { "match": { "type": "payload-hmac-sha256", "secret": "{{ getenv \"HOOK_SECRET\" | js }}", "parameter": { "source": "header", "name": "X-Signature" } } },
+            { "match": { "type": "value", "value": "z", "parameter": { "source": "payload", "name": "a" } } },
+        ] },
+    }]);
+    // As a template: quotes within quotes are what Go makes of it.
+    let text = hooks.to_string().replace("\\\"", "`");
+    std::fs::write(folder.path().join("hooks.json"), text).unwrap();
+    let output = run(folder.path(), &["import", "adnanh", "hooks.json", "--template", "-o", "hooks.toml"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("1 of 1 hooks taken over, 0 things to look at"), "{told}");
+    assert!(told.contains("otherwise: all hooks: a wrong or missing signature is answered with 401"), "{told}");
+
+    let environment = [("BELLWIRE_SERVER_HOOKS", "hooks.toml"), ("HOOK_SECRET", "secret")];
+    let program = Program::start(folder.path(), &environment);
+    // From the tests of adnanh/webhook.
+    let signed = "content-type: application/json\r\nx-signature: f417af3a21bd70379b5796d5f013915e7029f62c580fb0f500f59a35a6f04c89\r\n";
+    let body = r#"{"a": "z"}"#;
+    assert_eq!(post(&program, "/hooks/redeploy", signed, body), (200, "Redeploying".to_owned()));
+    assert_eq!(ran(folder.path(), 1), "z -v z\n");
+    assert_eq!(post(&program, "/hooks/redeploy", signed, r#"{"a": "y"}"#), (401, String::new()));
+    assert_eq!(post(&program, "/hooks/redeploy", "content-type: application/json\r\n", body), (401, String::new()));
+    let plain = signed.replace("application/json", "text/plain");
+    assert_eq!(post(&program, "/hooks/redeploy", &plain, body), (200, "Hook rules were not satisfied.".to_owned()));
+    assert_eq!(program.raw("GET /hooks/redeploy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").0, 405);
+    assert_eq!(program.raw("GET /hooks/other HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").0, 404);
+    // It runs every time: it has no duplicates.
+    assert_eq!(post(&program, "/hooks/redeploy", signed, body).0, 200);
+    assert_eq!(ran(folder.path(), 2).lines().count(), 2);
+}

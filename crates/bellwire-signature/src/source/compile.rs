@@ -10,6 +10,7 @@ use super::{
     mac::{Hash, MacKey},
     recipe::{KeyFormat, Recipe},
     refusal::Fault,
+    rules::Rules,
     verifier::{Supplied, Verifier},
 };
 
@@ -20,13 +21,17 @@ const SECRETS_MAX: usize = 16;
 const WAYS_MAX: usize = 16;
 const SETTING_BYTES_MAX: usize = 2048;
 
+/// Who asks and is not let in by the rules is forbidden to.
+const UNSATISFIED_STATUS: u16 = 403;
+
 /// Five minutes are usual; a day is as far as clocks and queues may reasonably go.
 const TOLERANCE_SECONDS_MAX: u64 = 24 * 60 * 60;
 
 pub(super) fn compile(recipe: &Recipe, supplied: &Supplied) -> Result<Verifier, Vec<Fault>> {
     let mut faults = Faults(Vec::new());
     let settings = settings(recipe, supplied, &mut faults);
-    if recipe.verify.is_empty() || recipe.verify.len() > WAYS_MAX {
+    let rules = rules(recipe, &settings, &mut faults);
+    if recipe.rules.is_none() && (recipe.verify.is_empty() || recipe.verify.len() > WAYS_MAX) {
         faults.tell("verify", format!("there must be 1 to {WAYS_MAX} ways to verify"));
     }
     for (at, _) in recipe.verify.iter().enumerate().rev().skip(1).filter(|(_, way)| way.when.is_none()) {
@@ -50,9 +55,40 @@ pub(super) fn compile(recipe: &Recipe, supplied: &Supplied) -> Result<Verifier, 
     }
     let handshaker = handshaker(recipe, supplied, &settings, &mut faults);
     if faults.0.is_empty() {
-        Ok(Verifier { ways, identity, handshaker, url: supplied.url.clone() })
+        let unsatisfied_status = recipe.unsatisfied_status.unwrap_or(UNSATISFIED_STATUS);
+        Ok(Verifier { ways, rules, unsatisfied_status, identity, handshaker, url: supplied.url.clone() })
     } else {
         Err(faults.0)
+    }
+}
+
+/// The tree of conditions with settings in their places.
+fn rules(recipe: &Recipe, settings: &BTreeMap<String, String>, faults: &mut Faults) -> Option<Rules> {
+    if recipe.unsatisfied_status.is_some_and(|status| !(200..500).contains(&status)) {
+        faults.tell("unsatisfied_status", "it must be from 200 to 499");
+    }
+    let Some(rule) = &recipe.rules else {
+        if recipe.unsatisfied_status.is_some() {
+            faults.tell("unsatisfied_status", "only `rules` can be unsatisfied");
+        }
+        return None;
+    };
+    if !recipe.verify.is_empty() {
+        faults.tell("rules", "a recipe has either `rules` or `verify`");
+    }
+    let mut rule = rule.clone();
+    if let Err(name) = rule.fill(settings) {
+        faults.tell("rules", format!("the recipe has no setting {name}"));
+    }
+    match Rules::new(&rule) {
+        Ok(rules) => Some(rules),
+        Err(found) => {
+            for fault in found {
+                let at = if fault.path.is_empty() { String::new() } else { format!(".{}", fault.path) };
+                faults.tell(format!("rules{at}"), fault.text);
+            }
+            None
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::handshake::Handshake;
+use super::{handshake::Handshake, rules::Rule};
 
 /// How a sender proves that a request is its own, and where in it the id and the event type stand.
 ///
@@ -39,6 +39,10 @@ pub struct Recipe {
     pub settings: BTreeMap<String, Setting>,
     /// The ways in which this sender signs. The first whose `when` holds is taken, and no other.
     pub verify: Vec<Way>,
+    /// Instead of `verify`: a tree of conditions, in which `{setting:name}` stands for a setting.
+    pub rules: Option<Rule>,
+    /// What is answered to a request that the rules do not let in, though no signature is wrong; 403 if not set.
+    pub unsatisfied_status: Option<u16>,
     /// Where the sender's own id of the event stands: alternatives, the first that is there counts. Fields of one
     /// alternative are joined with ` + `. `webhook-id` and `Idempotency-Key` need not be named.
     pub dedupe: Vec<String>,

@@ -89,6 +89,15 @@ pub enum Refusal {
         /// Why.
         text: String,
     },
+    /// The rules do not let the request in. No signature was wrong.
+    #[error("the rules of the source are not satisfied")]
+    Unsatisfied,
+    /// A signature that the rules ask for is wrong or missing.
+    #[error("{text}")]
+    Rules {
+        /// What is wrong.
+        text: String,
+    },
     /// A key has to be fetched first; then ask again.
     #[error("the key at {} is not fetched yet", .0.url)]
     NeedsKey(KeyRequest),

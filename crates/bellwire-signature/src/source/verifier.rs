@@ -1,6 +1,6 @@
 //! A recipe made ready for one source: with its secrets, and every text parsed.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr};
 
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
@@ -19,6 +19,7 @@ use super::{
     recipe::Recipe,
     refusal::{Fault, Refusal},
     request::ReceivedRequest,
+    rules::{RuleRequest, Rules, Verdict, payload},
     template::Template,
     time::Time,
     url::variants,
@@ -60,6 +61,8 @@ pub struct Proof {
 #[derive(Clone)]
 pub struct Verifier {
     pub(super) ways: Vec<Way>,
+    pub(super) rules: Option<Rules>,
+    pub(super) unsatisfied_status: u16,
     pub(super) identity: Identity,
     pub(super) handshaker: Option<Handshaker>,
     pub(super) url: Option<String>,
@@ -142,6 +145,23 @@ impl Verifier {
     /// [`Refusal`]: for the log. [`Refusal::NeedsKey`] wants a key to be fetched, and then the same question again; all
     /// others are final. Answer them all alike, with 401 and without a word on the reason.
     pub fn verify(&self, request: &ReceivedRequest<'_>, now_seconds: i64, keys: &dyn Keys) -> Result<Proof, Refusal> {
+        self.verify_from(request, None, now_seconds, keys)
+    }
+
+    /// As [`Verifier::verify`], for rules that ask from where the request came.
+    ///
+    /// # Errors
+    /// As there; besides, [`Refusal::Unsatisfied`] is to be answered with [`Verifier::unsatisfied_status`].
+    pub fn verify_from(
+        &self,
+        request: &ReceivedRequest<'_>,
+        remote: Option<IpAddr>,
+        now_seconds: i64,
+        keys: &dyn Keys,
+    ) -> Result<Proof, Refusal> {
+        if let Some(rules) = &self.rules {
+            return self.prove_by_rules(rules, request, remote, now_seconds);
+        }
         let url = self.url_of(request);
         let scope = Scope { request: *request, json: request.body, url: &url, list: None, proven: b"{}" };
         let way = self.way(&scope)?;
@@ -154,6 +174,41 @@ impl Verifier {
             dedupe_key: self.identity.dedupe_key(&scope),
             event_type: self.identity.event_type(&scope),
             signed_at_seconds,
+        })
+    }
+
+    /// What is answered to a request that rules do not let in.
+    pub fn unsatisfied_status(&self) -> u16 {
+        self.unsatisfied_status
+    }
+
+    fn prove_by_rules(
+        &self,
+        rules: &Rules,
+        request: &ReceivedRequest<'_>,
+        remote: Option<IpAddr>,
+        now_seconds: i64,
+    ) -> Result<Proof, Refusal> {
+        let payload = payload(request);
+        let asked = RuleRequest {
+            method: request.method,
+            headers: request.headers,
+            query: request.query(),
+            body: request.body,
+            payload: payload.as_ref(),
+            remote,
+        };
+        match rules.verdict(&asked, now_seconds) {
+            Verdict::Satisfied => {}
+            Verdict::Unsatisfied => return Err(Refusal::Unsatisfied),
+            Verdict::Refused(text) => return Err(Refusal::Rules { text }),
+        }
+        let url = self.url_of(request);
+        let scope = Scope { request: *request, json: request.body, url: &url, list: None, proven: b"{}" };
+        Ok(Proof {
+            dedupe_key: self.identity.dedupe_key(&scope),
+            event_type: self.identity.event_type(&scope),
+            signed_at_seconds: None,
         })
     }
 

@@ -1,10 +1,11 @@
-//! `bellwire import svix`: takes over what a Svix server has in its PostgreSQL: event types, applications, endpoints with their secrets,
+//! `bellwire import adnanh` ([`adnanh`]) reads another receiver's configuration. `bellwire import svix`: takes over what a Svix server has in its PostgreSQL: event types, applications, endpoints with their secrets,
 //! and, if asked, the messages that are still owed to somebody. Ids are kept, so nobody who uses the API notices.
 //!
 //! It writes the data folder directly, since no API takes ids; so the server must not run, and the store's lock sees to that. That
 //! database is only read. What is committed is whole, and told by its id the next time, so a run that was broken off is
 //! simply run again.
 
+mod adnanh;
 mod source;
 mod taken;
 mod report;
@@ -31,7 +32,9 @@ const BYTES_MAX: usize = 8 << 20;
 
 /// Take over what another server has.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  bellwire import svix postgres://svix:secret@db.example.com/svix --dry-run")]
+#[command(
+    after_help = "Examples:\n  bellwire import svix postgres://svix:secret@db.example.com/svix --dry-run\n  bellwire import adnanh hooks.json -o hooks.toml"
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     from: Origin,
@@ -40,6 +43,7 @@ pub(crate) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Origin {
     Svix(SvixArguments),
+    Adnanh(adnanh::Arguments),
 }
 
 /// Take over applications, endpoints and event types from the database of a Svix server.
@@ -66,7 +70,10 @@ struct SvixArguments {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Origin::Svix(arguments) = arguments.from;
+    let arguments = match arguments.from {
+        Origin::Svix(arguments) => arguments,
+        Origin::Adnanh(arguments) => return adnanh::run(arguments),
+    };
     let config = Config::load(arguments.place.clone())?;
     let report = block_on(import(&arguments, &config))?;
     if arguments.json {
