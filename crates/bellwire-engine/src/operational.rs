@@ -12,7 +12,7 @@ use bellwire_model::{
     Application, ApplicationKey, AttemptId, Endpoint, FanOut, MessageId, OperationalType, Outcome, Timestamp, matches,
 };
 use bellwire_model::{ContentType, Message};
-use bellwire_store::Change;
+use bellwire_store::{Change, Task, TaskStatus};
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
@@ -136,6 +136,23 @@ impl Operational {
         all
     }
 
+    /// What is to be told of a task that has ended by itself; `None` if nobody wants to know.
+    pub fn of_task(catalogue: &Catalogue, task: &Task) -> Option<Operational> {
+        let listener = Listener(catalogue.operational(&task.organisation)?);
+        listener.told(OperationalType::TaskFinished, || {
+            Data::Task(TaskData {
+                task_id: task.id.to_string(),
+                task: task.work.kind().name(),
+                status: if task.status == TaskStatus::Finished { "finished" } else { "failed" },
+                data: TaskProgress {
+                    messages_scanned: task.progress.scanned,
+                    messages_touched: task.progress.touched,
+                    percent_complete: task.percent(),
+                },
+            })
+        })
+    }
+
     /// The message, as of `id`. `attempt` is the one that it tells of, if it tells of one.
     pub(crate) fn message(&mut self, id: MessageId, attempt: Option<AttemptId>, now: Timestamp) -> Message {
         if let (Data::Attempt(data), Some(attempt)) = (&mut self.data, attempt) {
@@ -220,6 +237,7 @@ enum Data {
     Endpoint(EndpointData),
     Disabled(DisabledData),
     Attempt(AttemptData),
+    Task(TaskData),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -269,6 +287,23 @@ struct LastAttempt {
     id: String,
     response_status_code: u16,
     timestamp: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskData {
+    task_id: String,
+    task: &'static str,
+    status: &'static str,
+    data: TaskProgress,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskProgress {
+    messages_scanned: u64,
+    messages_touched: u64,
+    percent_complete: u8,
 }
 
 impl EndpointData {

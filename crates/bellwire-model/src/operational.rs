@@ -33,11 +33,13 @@ pub enum OperationalType {
     AttemptExhausted,
     /// A delivery succeeded by its schedule after [`OperationalType::AttemptFailing`].
     AttemptRecovered,
+    /// A background task has ended by itself.
+    TaskFinished,
 }
 
 impl OperationalType {
     /// All, in the order of the reference.
-    pub const ALL: [OperationalType; 8] = [
+    pub const ALL: [OperationalType; 9] = [
         OperationalType::EndpointCreated,
         OperationalType::EndpointUpdated,
         OperationalType::EndpointDeleted,
@@ -46,6 +48,7 @@ impl OperationalType {
         OperationalType::AttemptFailing,
         OperationalType::AttemptExhausted,
         OperationalType::AttemptRecovered,
+        OperationalType::TaskFinished,
     ];
 
     /// The event type's name.
@@ -59,6 +62,7 @@ impl OperationalType {
             OperationalType::AttemptFailing => "message.attempt.failing",
             OperationalType::AttemptExhausted => "message.attempt.exhausted",
             OperationalType::AttemptRecovered => "message.attempt.recovered",
+            OperationalType::TaskFinished => "background_task.finished",
         }
     }
 }

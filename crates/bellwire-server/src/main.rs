@@ -49,6 +49,7 @@ enum Command {
     Plugin(command::plugin::Arguments),
     Doctor(command::doctor::Arguments),
     Ledger(command::ledger::Arguments),
+    Task(command::task::Arguments),
     Pack(command::pack::Arguments),
     Export(command::export::Arguments),
     #[cfg(feature = "import-svix")]
@@ -100,6 +101,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Plugin(arguments) => command::plugin::run(arguments),
         Command::Doctor(arguments) => command::doctor::run(arguments),
         Command::Ledger(arguments) => command::ledger::run(arguments),
+        Command::Task(arguments) => command::task::run(arguments),
         Command::Pack(arguments) => command::pack::run(arguments),
         Command::Export(arguments) => command::export::run(arguments),
         #[cfg(feature = "import-svix")]

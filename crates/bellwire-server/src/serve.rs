@@ -1,7 +1,7 @@
 //! The server as a whole: puts the parts together, starts them in order, and stops them in the opposite one.
 
 use crate::clock::{Clock, wall};
-use crate::config::Config;
+use crate::config::{Config, SecretText};
 use crate::connections::{self, clients::Clients, tls::Tls};
 use crate::core::Core;
 use crate::doors::Doors;
@@ -13,6 +13,7 @@ use crate::traces::Tracer;
 use crate::wiring;
 use anyhow::Context;
 use axum::Router;
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bellwire_api::backend::Backend;
 use bellwire_api::pipe::Pipes;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
 /// A running server. Stops when told to, not when dropped.
@@ -144,7 +146,10 @@ impl Server {
                 inputs,
                 listener,
                 tls: tls.as_ref().map(Tls::acceptor),
-                router: receiving::routes(router(&core, api.clone()), Arc::new(receiving)),
+                router: receiving::routes(
+                    router(&core, api.clone(), config.server.metrics_token.as_ref()),
+                    Arc::new(receiving),
+                ),
                 client,
                 tokens: (index == 0).then_some(api),
                 hooks: keeper,
@@ -265,15 +270,19 @@ fn bind(address: SocketAddr, shards: usize) -> anyhow::Result<Vec<std::net::TcpL
 }
 
 /// The API, and what the operator's machines read.
-fn router(core: &Arc<Core>, api: bellwire_api::Api) -> Router {
+fn router(core: &Arc<Core>, api: bellwire_api::Api, metrics_token: Option<&SecretText>) -> Router {
     let core = Arc::clone(core);
-    let metrics = get(move || {
-        let core = Arc::clone(&core);
+    let wanted: Option<Arc<[u8]>> = metrics_token.map(|token| format!("Bearer {}", token.reveal()).into_bytes().into());
+    let metrics = get(move |headers: http::HeaderMap| {
+        let (core, wanted) = (Arc::clone(&core), wanted.clone());
         async move {
-            (
-                [(http::header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-                observe::metrics_text(core).await,
-            )
+            let given = headers.get(http::header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+            if wanted.is_some_and(|wanted| !bool::from(wanted.ct_eq(given))) {
+                let challenge = [(http::header::WWW_AUTHENTICATE, "Bearer")];
+                return (http::StatusCode::UNAUTHORIZED, challenge, "the metrics need their token").into_response();
+            }
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(http::header::CONTENT_TYPE, kind)], observe::metrics_text(core).await).into_response()
         }
     });
     bellwire_api::router(api).route("/metrics", metrics)

@@ -2,7 +2,7 @@
 //! arrive have most of its time. A task that runs when the process ends goes on after the next start, from where it stopped.
 
 use crate::core::Core;
-use bellwire_engine::Input;
+use bellwire_engine::{Input, Operational};
 use bellwire_model::{Endpoint, EndpointKey, Message};
 use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_store::{Advanced, CommitError, Matching, Task, TaskStatus};
@@ -64,13 +64,18 @@ fn tell(core: &Core, advanced: &Advanced) {
         core.tell_all(|| Input::LookAgain(endpoint));
     }
     if let Some(task) = advanced.task.as_ref().filter(|task| task.status != TaskStatus::Running) {
-        background_task_finished(task);
+        background_task_finished(core, task);
     }
 }
 
 /// A task has ended, however it did. Called once for each, by the committing thread, when that is durable; a crash right after
 /// its last slice leaves it out. The operational webhook `background_task.finished` goes out from here.
-fn background_task_finished(task: &Task) {
+fn background_task_finished(core: &Core, task: &Task) {
+    if let Some(told) = Operational::of_task(&core.catalogue.read(), task)
+        && let Err(error) = core.intake.lock().change_and_tell(core.clock.engine(), Vec::new(), vec![told])
+    {
+        tracing::warn!(task.id = %task.id, ?error, "nobody can be told that a background task has ended");
+    }
     tracing::info!(
         task.id = %task.id,
         task.kind = task.work.kind().name(),

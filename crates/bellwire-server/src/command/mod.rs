@@ -15,6 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod plugin;
 pub(crate) mod doctor;
 pub(crate) mod ledger;
+pub(crate) mod task;
 pub(crate) mod pack;
 pub(crate) mod export;
 #[cfg(feature = "import-svix")]

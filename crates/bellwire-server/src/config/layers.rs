@@ -24,6 +24,7 @@ const SHORT_VARIABLES: [(&str, &str); 4] = [
 
 /// Settings whose values may hold something secret. They are never shown.
 const HIDDEN: &[&str] = &[
+    "server.metrics_token",
     "auth.jwt_secret",
     "auth.old_jwt_secrets",
     "auth.main_secret",

@@ -1,11 +1,15 @@
 //! `[server]`: where the program listens and keeps things, and how long it waits for clients.
 
 use super::{
+    SecretText,
     layers::Layers,
     value::{Expected, Read, Value, address, count, duration, memory, optional, path},
 };
 use crate::connections::tls::TlsFiles;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Below this it could be guessed.
+const METRICS_TOKEN_CHARACTERS_MIN: usize = 16;
 
 /// See `config.default.toml`.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Server {
     pub(crate) hooks: Option<PathBuf>,
     /// `None`: plain HTTP.
     pub(crate) tls: Option<TlsFiles>,
+    /// `None`: nobody is asked for it.
+    pub(crate) metrics_token: Option<SecretText>,
     /// 0 means one for each core; see [`Server::shards`].
     pub(crate) shards_wanted: usize,
     /// Where the portal is; at the address that a request came to if absent.
@@ -45,6 +51,7 @@ impl Server {
             listen: layers.take("server.listen", address),
             data: layers.take("server.data", path),
             hooks: layers.take("server.hooks", optional("none", path)),
+            metrics_token: layers.take("server.metrics_token", optional("none", metrics_token)),
             shards_wanted: layers.take("server.shards", count(0..=256)),
             app_portal_url: layers.take("server.app_portal_url", web_address),
             shutdown_deadline: layers.take("server.shutdown_deadline", duration(Duration::ZERO..=HOUR)),
@@ -67,6 +74,14 @@ impl Server {
             wanted => wanted,
         }
     }
+}
+
+/// As it comes in a header; never repeated.
+fn metrics_token(value: &Value) -> Read<SecretText> {
+    let Value::Text(text) = value else { return Err(Expected("text".into())) };
+    let fits = text.len() >= METRICS_TOKEN_CHARACTERS_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let expected = || Expected(format!("at least {METRICS_TOKEN_CHARACTERS_MIN} characters without spaces"));
+    fits.then(|| SecretText(text.clone())).ok_or_else(expected)
 }
 
 /// Empty is none. Otherwise an `http` or `https` URL to which a path can be added.

@@ -171,3 +171,38 @@ fn what_a_change_tells_is_as_durable_as_the_change() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(all[0]["id"], arrival.headers["webhook-id"].as_str());
 }
+
+#[test]
+fn a_background_task_is_listed_by_the_command_and_its_end_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "")]);
+    let operator = Receiver::answering(&[200]);
+    let key = listen(&server, &operator, json!(["background_task.finished"]));
+    let receiver = Receiver::answering(&[500, 200]);
+    endpoint(&server, "shaky", &receiver.url());
+    let message = send(&server, "shaky");
+    let (_, message) = server.call("GET", &format!("/app/shaky/msg/{}", message.as_str().unwrap()), json!(null));
+    eventually("it is given up", || (crate::program::ledger(folder.path())["ended"]["exhausted"] == 1).then_some(()));
+
+    let since = json!({"since": message["timestamp"]});
+    let (status, task) = server.call("POST", "/app/shaky/endpoint/shaky/recover", since);
+    assert_eq!(status, 202);
+    let told = verified(&key, &operator.next());
+    assert_eq!(told["type"], "background_task.finished");
+    let data = &told["data"];
+    assert_eq!((&data["taskId"], &data["task"], &data["status"]), (&task["id"], &task["task"], &json!("finished")));
+    assert_eq!((&data["data"]["messagesTouched"], &data["data"]["percentComplete"]), (&json!(1), &json!(100)));
+
+    let url = format!("http://{}", server.address);
+    let id = task["id"].as_str().unwrap();
+    let command = |arguments: &[&str]| {
+        let output = crate::program::run(folder.path(), &[arguments, &["--json", "--url", &url]].concat());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let listed = command(&["task", "list", "--status", "finished", "--limit", "1"]);
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &task["id"]));
+    assert_eq!(command(&["task", "show", id])["data"]["messagesSent"], 1);
+    let cancelled = command(&["task", "cancel", id]);
+    assert_eq!((&cancelled["cancelled"], &cancelled["status"]), (&json!(false), &json!("finished")), "it had ended");
+}

@@ -61,6 +61,22 @@ fn ambiguous_requests_are_refused() {
 }
 
 #[test]
+fn metrics_ask_for_their_token_if_they_have_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_SERVER_METRICS_TOKEN", "let-me-see-the-metrics")]);
+    let ask = |authorization: &str| {
+        server.raw(&format!("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{authorization}\r\n"))
+    };
+    let token = format!("authorization: Bearer {}\r\n", server.token);
+    for wrong in ["", "authorization: Bearer let-me-see-the-metric\r\n", token.as_str()] {
+        let (status, text) = ask(wrong);
+        assert!(status == 401 && !text.contains("bellwire_"), "{status} {text}");
+    }
+    let (status, text) = ask("authorization: Bearer let-me-see-the-metrics\r\n");
+    assert!(status == 200 && text.contains("bellwire_messages_accepted_total"));
+}
+
+#[test]
 fn metrics_say_what_happened() {
     let folder = tempfile::tempdir().unwrap();
     let server = Program::start(folder.path(), &[]);

@@ -47,6 +47,8 @@ struct Scenario {
 enum Feature {
     /// Takes messages by what is in them.
     Filter,
+    /// Is sent only what fits its event type's schema.
+    Schema,
     /// Makes something of each message, without changing what the bench looks for.
     Transformation,
     /// Messages come in at sources instead.
@@ -54,6 +56,8 @@ enum Feature {
 }
 
 const SOURCE_SECRET: &str = "a secret between the bench and its sources";
+/// What the load sends.
+const EVENT_TYPE: &str = "bench.sent";
 const FILTER: &str = "has(payload.bench) && payload.text != 'nothing'";
 const TRANSFORMATION: &str =
     "function handler(webhook) { webhook.headers = { 'x-kind': webhook.eventType }; return webhook }";
@@ -198,6 +202,7 @@ impl Bench {
         for (name, feature) in [
             ("features: none", None),
             ("features: filter", Some(Feature::Filter)),
+            ("features: schema", Some(Feature::Schema)),
             ("features: transformation", Some(Feature::Transformation)),
         ] {
             let scenario = Scenario {
@@ -466,12 +471,26 @@ impl Bench {
         server.forget_peak();
 
         let mut client = server.client();
+        if scenario.feature == Some(Feature::Schema) {
+            let schema = json!({ "1": {
+                "type": "object",
+                "required": ["bench", "text"],
+                "additionalProperties": false,
+                "properties": { "bench": { "type": "string", "maxLength": 64 }, "text": { "type": "string" } },
+            } });
+            let event_type = json!({ "name": EVENT_TYPE, "description": "", "schemas": schema });
+            client.post("/api/v1/event-type", &event_type)?;
+        }
         let mut applications = Vec::new();
         let mut paths = Vec::new();
         let mut number = 0;
         for (index, endpoints) in scenario.applications.iter().enumerate() {
             let name = format!("bench-{run:08x}-{index}");
-            let created = client.post("/api/v1/app", &json!({ "name": name, "uid": name }))?;
+            let mut application = json!({ "name": name, "uid": name });
+            if scenario.feature == Some(Feature::Schema) {
+                application["payloadValidation"] = json!("refuse");
+            }
+            let created = client.post("/api/v1/app", &application)?;
             let id = created["id"].as_str().context("the application that was created has no id")?.to_owned();
             for _ in endpoints {
                 let url = endpoint_url(settings.sink_host.as_deref(), sink.port, number);
