@@ -62,9 +62,50 @@ impl Connector {
         };
         let socket = match origin.scheme {
             Scheme::Http => Socket::Plain(tcp),
-            Scheme::Https => Socket::Tls(Box::new(self.handshake(tcp, origin, progress).await?)),
+            Scheme::Https => {
+                let config = origin.tls.as_ref().map_or(&self.tls.config, |profile| &profile.config);
+                Socket::Tls(Box::new(self.handshake(tcp, origin, config, progress).await?))
+            }
         };
         Ok(Connected { stream: Stream::new(socket), forwarded })
+    }
+
+    /// Opens a connection for another protocol than HTTP; see [`crate::reach`].
+    pub(crate) async fn connect_bare(&self, origin: &Origin, progress: &mut Progress) -> Result<Stream, SendError> {
+        self.guard.check_peer(&origin.host, origin.port)?;
+        let tcp = match self.proxy.as_deref().filter(|proxy| proxy.covers(&origin.host)) {
+            Some(proxy) => self.connect_by_proxy(proxy, origin, false, progress).await?,
+            None => self.connect_directly(origin, progress).await?,
+        };
+        let socket = match origin.scheme {
+            Scheme::Http => Socket::Plain(tcp),
+            Scheme::Https => {
+                let config = Arc::new(self.tls.bare());
+                Socket::Tls(Box::new(self.handshake(tcp, origin, &config, progress).await?))
+            }
+        };
+        Ok(Stream::new(socket))
+    }
+
+    /// The addresses of `origin`, all of them allowed, for who opens the socket elsewhere.
+    pub(crate) async fn addresses(
+        &self,
+        origin: &Origin,
+        progress: &mut Progress,
+    ) -> Result<Vec<SocketAddr>, SendError> {
+        self.guard.check_peer(&origin.host, origin.port)?;
+        let addresses = self.resolve_and_judge(origin, progress).await?;
+        for address in &addresses {
+            // Says from where the kernel would connect, without sending anything. No way there: then no connection either.
+            let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            if let Ok(socket) = std::net::UdpSocket::bind(unspecified)
+                && socket.connect(address).is_ok()
+                && let Ok(local) = socket.local_addr()
+            {
+                self.guard.check_self_connection(local, *address)?;
+            }
+        }
+        Ok(addresses)
     }
 
     async fn connect_directly(&self, origin: &Origin, progress: &mut Progress) -> Result<TcpStream, SendError> {
@@ -165,6 +206,7 @@ impl Connector {
         &self,
         tcp: TcpStream,
         origin: &Origin,
+        config: &Arc<rustls::ClientConfig>,
         progress: &mut Progress,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, SendError> {
         progress.stage = Stage::Tls;
@@ -172,7 +214,6 @@ impl Connector {
         let failed =
             |source: io::Error| SendError::Tls { host: origin.host.to_string(), problem: tls_problem(&source), source };
         let name = server_name(&origin.host).map_err(failed)?;
-        let config = origin.tls.as_ref().map_or(&self.tls.config, |profile| &profile.config);
         let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(failed)?;
         progress.timings.tls = Some(started.elapsed());
         Ok(tls)
@@ -233,7 +274,7 @@ fn local_and_peer(tcp: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
     Ok((tcp.local_addr()?, tcp.peer_addr()?))
 }
 
-fn server_name(host: &Host<String>) -> io::Result<ServerName<'static>> {
+pub(crate) fn server_name(host: &Host<String>) -> io::Result<ServerName<'static>> {
     match host {
         Host::Ipv4(ip) => Ok(ServerName::from(IpAddr::V4(*ip))),
         Host::Ipv6(ip) => Ok(ServerName::from(IpAddr::V6(*ip))),

@@ -184,6 +184,17 @@ impl Guard {
     /// [`Forbidden`] for a denied port, a name that is local by definition, or a literal address that is denied.
     pub fn check_host<S: AsRef<str>>(&self, host: &Host<S>, port: u16) -> Result<(), Forbidden> {
         self.check_port(port)?;
+        self.check_peer(host, port)
+    }
+
+    /// The same for another protocol than HTTP: every port may be called but 0.
+    ///
+    /// # Errors
+    /// As [`Guard::check_host`].
+    pub fn check_peer<S: AsRef<str>>(&self, host: &Host<S>, port: u16) -> Result<(), Forbidden> {
+        if port == 0 {
+            return Err(Forbidden::Port { port });
+        }
         match host {
             Host::Domain(name) => self.check_name(name.as_ref()),
             Host::Ipv4(ip) => self.check_address(SocketAddr::new((*ip).into(), port)),

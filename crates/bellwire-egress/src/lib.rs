@@ -1,4 +1,4 @@
-//! The only way out: every HTTP request that Bellwire makes, for deliveries and for anything else, goes through here.
+//! The only way out: every request that Bellwire makes, for deliveries and for anything else, goes through here.
 //!
 //! Endpoints are chosen by people whom the operator does not know, and are called by the thousand. So this crate promises:
 //!
@@ -27,6 +27,7 @@ mod connection;
 mod pool;
 pub mod exchange;
 mod probe;
+mod reach;
 mod error;
 
 use std::{sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ pub use crate::{
     pool::PoolSettings,
     probe::{CertificateFacts, Probe, TlsFacts},
     proxy::Proxy,
+    reach::Reached,
     resolve::{NameServers, Resolve, ResolveError},
     target::{Target, UrlError},
     tls::{PemError, TlsOptions, TlsProfile, TlsSettings, tls_client_config},

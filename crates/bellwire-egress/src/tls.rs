@@ -165,10 +165,7 @@ impl fmt::Debug for TlsProfile {
 /// # Errors
 /// If an extra root certificate does not parse.
 pub fn tls_client_config(settings: &TlsSettings) -> Result<ClientConfig, rustls::Error> {
-    let mut config = ClientConfig::clone(&Base::new(settings)?.config);
-    // HTTP is all that is offered there.
-    config.alpn_protocols.clear();
-    Ok(config)
+    Ok(Base::new(settings)?.bare())
 }
 
 /// What all TLS connections of the process have in common.
@@ -195,6 +192,18 @@ impl Base {
         let config = builder(&provider, Arc::clone(&verifier))?.with_no_client_auth();
         let http2 = settings.http2;
         Ok(Self { config: finish(config, http2), provider, verifier, http2 })
+    }
+
+    /// The same for a protocol other than HTTP, which is all that is offered otherwise.
+    pub(crate) fn bare(&self) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols.clear();
+        config
+    }
+
+    /// Who judges certificates.
+    pub(crate) fn verifier(&self) -> &Arc<dyn ServerCertVerifier> {
+        &self.verifier
     }
 
     /// The same, but for what `options` change. A profile has resumption tickets of its own.
