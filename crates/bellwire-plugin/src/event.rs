@@ -6,6 +6,7 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_model::{AttemptNumber, Message, Received};
+use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -182,6 +183,16 @@ impl<'a> Event<'a> {
     /// The payload; empty once expired, which no attempt sees.
     pub fn payload(&self) -> &'a [u8] {
         self.message.payload.as_deref().unwrap_or_default()
+    }
+
+    /// The same, without copying.
+    pub(crate) fn payload_bytes(&self) -> Bytes {
+        self.message.payload.clone().unwrap_or_default()
+    }
+
+    /// The payload's media type.
+    pub(crate) fn content_type(&self) -> &str {
+        self.message.content_type.as_str()
     }
 
     /// The payload as JSON text: itself if it is JSON, an object of its fields if it is a form.

@@ -6,7 +6,7 @@
 //! which the engine, the store or the simulation needs to build.
 //!
 //! ```text
-//! message ──▶ event ──▶ javascript | command | sql | notify ──▶ answer ──▶ outcome
+//! message ──▶ event ──▶ javascript | command | sql | notify | queue ──▶ answer ──▶ outcome
 //! ```
 //!
 //! It decides nothing beyond the answer: what an outcome means is `model`'s business, when to try again is the engine's, how many
@@ -20,6 +20,7 @@ pub mod command;
 pub mod javascript;
 pub mod sql;
 pub mod notify;
+mod queue;
 mod modules;
 mod plugins;
 

@@ -7,10 +7,12 @@ use crate::event::Event;
 use crate::javascript::{Handlers, Javascript};
 use crate::modules::Modules;
 use crate::notify::{Bursts, Mail, Notify};
+use crate::queue::Queue;
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 use bellwire_egress::Client;
 use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, Plugin, Runs};
+use bellwire_queue::Publishers;
 use bellwire_shape::ScriptLimits;
 use serde_json::Value;
 use std::sync::Arc;
@@ -59,6 +61,7 @@ pub struct Plugins {
     shared: Arc<Shared>,
     pools: Pools,
     bursts: Bursts,
+    publishers: Publishers,
 }
 
 /// Settings, read.
@@ -68,6 +71,7 @@ enum Program {
     Command(Command),
     Sql(Sql),
     Notify(Notify),
+    Queue(Queue),
 }
 
 /// A plugin as it is kept beside its settings.
@@ -116,6 +120,7 @@ impl Shared {
             Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
             Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
             Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
+            Ok(Program::Queue(_)) => {}
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -124,7 +129,8 @@ impl Shared {
 impl Plugins {
     /// Reaches out by `client`, which must belong to this thread's runtime.
     pub fn new(client: Client, shared: Arc<Shared>) -> Self {
-        Plugins { client, pools: Pools::new(shared.limits.tls.clone()), shared, bursts: Bursts::default() }
+        let (pools, publishers) = (Pools::new(shared.limits.tls.clone()), Publishers::new(client.clone()));
+        Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 
     /// Gives a message to a plugin, for attempt `number` of the endpoint of this key.
@@ -147,6 +153,7 @@ impl Plugins {
             Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
             Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,
             Ok(Program::Notify(notify)) => notify.run(event, key, &self.bursts, &limits.mail, &self.client).await,
+            Ok(Program::Queue(queue)) => queue.run(event, key, &self.publishers).await,
         }
     }
 }
@@ -159,7 +166,8 @@ impl Prepared {
             Runs::Command => settings::read(&settings).map(Program::Command),
             Runs::Sql => settings::read(&settings).map(Program::Sql),
             Runs::Notify => Notify::read(&settings).map(Program::Notify),
-            Runs::Wasm | Runs::Queue => {
+            Runs::Queue => Queue::read(&settings).map(Program::Queue),
+            Runs::Wasm => {
                 let text = format!("this server runs no plugins of the kind {}", runs.name());
                 Err(Fault::new(&["runs"], text))
             }

@@ -8,6 +8,7 @@ mod receiving;
 mod sources;
 mod shaping;
 mod plugins;
+mod queues;
 mod answers;
 mod operational;
 #[cfg(feature = "otel")]

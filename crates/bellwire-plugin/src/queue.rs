@@ -1,0 +1,251 @@
+//! Queue: each message is published to NATS JetStream or a Redis stream, and delivered when the queue has it.
+//!
+//! The payload goes out byte for byte; message id, event type and content type go with it. Repetitions of a delivery carry the same
+//! id, made of the message's and the endpoint's, by which JetStream and, with `dedupe_seconds`, Redis know them.
+
+use crate::answer::{Answer, Ran};
+use crate::event::{Event, Root};
+use crate::settings::{self, Fault, Millis};
+use crate::template::{Beside, Template};
+use bellwire_egress::SendError;
+use bellwire_model::{EndpointKey, FailureClass};
+use bellwire_queue::{
+    Broker, Credentials, Placed, Publication, PublishError, Publishers, Server, ServerFault, header, is_subject,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// The setting that says which of the others there are.
+const BROKER: &str = "broker";
+const DEDUPE_SECONDS_MAX: u64 = 7 * 24 * 3_600;
+
+/// Settings of the kind `queue`, read.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Queue {
+    server: Server,
+    /// The subject, or the stream's key.
+    to: Template,
+    length_max: Option<NonZeroU64>,
+    dedupe: Option<Duration>,
+    timeout: Duration,
+}
+
+/// Settings with `"broker": "nats"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nats {
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    /// A stream must take it.
+    subject: Template,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Timeout,
+}
+
+/// Settings with `"broker": "redis"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Redis {
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    /// The stream's key.
+    stream: Template,
+    /// About how many entries are kept.
+    length_max: Option<NonZeroU64>,
+    /// For how long a repetition is known; 0 for not at all.
+    #[serde(default = "dedupe_default")]
+    dedupe_seconds: u64,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Timeout,
+}
+
+type Timeout = Millis<10, 60_000>;
+
+fn timeout_default() -> Timeout {
+    Timeout::new(15_000)
+}
+
+/// As long as JetStream's streams know repetitions unless they are told otherwise.
+fn dedupe_default() -> u64 {
+    120
+}
+
+impl Queue {
+    /// Reads settings.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub(crate) fn read(settings: &Value) -> Result<Queue, Fault> {
+        let name = settings.get(BROKER).and_then(Value::as_str).unwrap_or_default();
+        let broker = Broker::parse(name).map_err(|text| Fault::new(&[BROKER], text))?;
+        let mut others = settings.as_object().cloned().unwrap_or_default();
+        others.remove(BROKER);
+        let others = Value::Object(others);
+        let queue = match broker {
+            Broker::Nats => {
+                let Nats { url, user, password, token, subject, timeout_ms } = settings::read(&others)?;
+                let server = server(broker, &url, Credentials { user, password, token })?;
+                Queue { server, to: subject, length_max: None, dedupe: None, timeout: timeout_ms.0 }
+            }
+            Broker::Redis => {
+                let Redis { url, user, password, stream, length_max, dedupe_seconds, timeout_ms } =
+                    settings::read(&others)?;
+                if dedupe_seconds > DEDUPE_SECONDS_MAX {
+                    let text = format!("expected seconds from 0 to {DEDUPE_SECONDS_MAX}");
+                    return Err(Fault::new(&["dedupe_seconds"], text));
+                }
+                let server = server(broker, &url, Credentials { user, password, token: None })?;
+                let dedupe = Some(Duration::from_secs(dedupe_seconds)).filter(|window| !window.is_zero());
+                Queue { server, to: stream, length_max, dedupe, timeout: timeout_ms.0 }
+            }
+        };
+        queue.check_template(broker, others.as_object())?;
+        Ok(queue)
+    }
+
+    fn check_template(&self, broker: Broker, settings: Option<&Map<String, Value>>) -> Result<(), Fault> {
+        let (setting, of_nats) = match broker {
+            Broker::Nats => ("subject", true),
+            Broker::Redis => ("stream", false),
+        };
+        let text = settings.and_then(|settings| settings.get(setting)?.as_str()).unwrap_or_default();
+        if [Root::Count, Root::List, Root::File].into_iter().any(|root| self.to.names(root)) {
+            return Err(Fault::new(&[setting], "count, list and file are for other kinds of plugin"));
+        }
+        if text.is_empty() {
+            return Err(Fault::new(&[setting], "is empty"));
+        }
+        if of_nats && !text.contains("{{") && !is_subject(text) {
+            let text = "expected words with full stops between them, without * and >, such as events.{{type}}";
+            return Err(Fault::new(&[setting], text));
+        }
+        Ok(())
+    }
+
+    /// Publishes one event.
+    pub(crate) async fn run(&self, event: &Event<'_>, endpoint: EndpointKey, publishers: &Publishers) -> Ran {
+        let publication = self.publication(event, endpoint);
+        match publishers.publish(&self.server, &publication, self.timeout).await {
+            Ok(Placed { place, duplicate: false }) => Ran::quiet(Answer::Said(place)),
+            Ok(Placed { place, duplicate: true }) => {
+                Ran::quiet(Answer::Said(format!("{place}, since an earlier attempt")))
+            }
+            Err(PublishError::Refused { text, forever: true }) => Ran::quiet(Answer::Fail(text)),
+            Err(PublishError::Refused { text, forever: false }) => Ran::quiet(Answer::Retry(None, text)),
+            Err(error) => Ran::broken(class_of(&error), error.to_string()),
+        }
+    }
+
+    fn publication(&self, event: &Event<'_>, endpoint: EndpointKey) -> Publication {
+        Publication {
+            to: self.to.render(event, Beside::default()),
+            id: format!("{}.{}", event.id(), endpoint.0),
+            headers: vec![
+                (header::ID, event.id().to_owned()),
+                (header::EVENT_TYPE, event.event_type().to_owned()),
+                (header::CONTENT_TYPE, event.content_type().to_owned()),
+            ],
+            payload: event.payload_bytes(),
+            length_max: self.length_max.map(NonZeroU64::get),
+            dedupe: self.dedupe,
+        }
+    }
+}
+
+fn server(broker: Broker, url: &str, credentials: Credentials) -> Result<Server, Fault> {
+    Server::parse(broker, url, credentials).map_err(|ServerFault { field, text }| Fault::new(&[field], text))
+}
+
+fn class_of(error: &PublishError) -> FailureClass {
+    match error {
+        PublishError::Unreachable(SendError::Forbidden(_)) => FailureClass::Forbidden,
+        PublishError::Unreachable(SendError::Dns { .. }) => FailureClass::Dns,
+        PublishError::Unreachable(SendError::Tls { .. }) => FailureClass::Tls,
+        PublishError::Unreachable(SendError::Proxy(_)) => FailureClass::Proxy,
+        PublishError::Unreachable(SendError::Timeout { .. }) | PublishError::Timeout(_) => FailureClass::Timeout,
+        PublishError::Unreachable(_) | PublishError::Unconnected(_) => FailureClass::Connect,
+        PublishError::Lost(_) => FailureClass::ResponseLost,
+        PublishError::Refused { .. } => FailureClass::Plugin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::tests::message;
+    use serde_json::json;
+
+    fn built_in(broker: Broker) -> bool {
+        broker.is_built_in()
+    }
+
+    #[test]
+    fn a_queue_that_is_not_there_is_refused_by_name() {
+        for (settings, text) in [
+            (json!({}), "expected nats or redis"),
+            (json!({ "broker": "rabbit" }), "expected nats or redis"),
+            (json!({ "broker": 5 }), "expected nats or redis"),
+        ] {
+            let fault = Queue::read(&settings).expect_err("is refused");
+            assert_eq!(fault.path, [BROKER]);
+            assert!(fault.text.contains(text), "{fault:?}");
+        }
+        for broker in Broker::ALL.into_iter().filter(|broker| !built_in(*broker)) {
+            let fault = Queue::read(&json!({ "broker": broker.name() })).expect_err("is not built in");
+            assert!(fault.path == [BROKER] && fault.text.contains("--features"), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_their_setting() {
+        let nats = json!({ "broker": "nats", "url": "nats://h", "subject": "events" });
+        let redis = json!({ "broker": "redis", "url": "redis://h", "stream": "events" });
+        for (of, change, path, text) in [
+            (&nats, json!({ "url": "http://h" }), "url", "nats://host:4222"),
+            (&nats, json!({ "url": "nats://u:p@h" }), "url", "`user` and `password`"),
+            (&nats, json!({ "user": "u" }), "password", "needs a `password`"),
+            (&nats, json!({ "subject": "events.>" }), "subject", "without * and >"),
+            (&nats, json!({ "subject": "{{list}}" }), "subject", "other kinds"),
+            (&nats, json!({ "subject": "{{nothing}}" }), "subject", "no part of an event"),
+            (&nats, json!({ "stream": "s" }), "stream", "unknown field"),
+            (&nats, json!({ "timeout_ms": 0 }), "timeout_ms", "from 10"),
+            (&redis, json!({ "stream": "" }), "stream", "is empty"),
+            (&redis, json!({ "length_max": 0 }), "length_max", "nonzero"),
+            (&redis, json!({ "dedupe_seconds": 9_999_999 }), "dedupe_seconds", "from 0 to"),
+            (&redis, json!({ "token": "t" }), "token", "unknown field"),
+        ] {
+            let mut settings = of.clone();
+            let members = settings.as_object_mut().expect("an object");
+            members.extend(change.as_object().expect("an object").clone());
+            if !Broker::ALL.into_iter().any(|broker| settings["broker"] == broker.name() && built_in(broker)) {
+                continue;
+            }
+            let fault = Queue::read(&settings).expect_err(&settings.to_string());
+            assert_eq!(fault.path, [path], "{fault:?}");
+            assert!(fault.text.contains(text), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_published_as_it_is_with_what_names_it() {
+        let message = message(r#"{"a":1.50}"#, "application/json");
+        let server = Server::parse(Broker::Nats, "nats://h", Credentials::default()).expect("parses");
+        let to = Template::parse("events.{{type}}").expect("parses");
+        let queue = Queue { server, to, length_max: None, dedupe: None, timeout: Duration::from_secs(1) };
+        let event = Event::new(&message, 2);
+        let endpoint = EndpointKey(9);
+        let publication = queue.publication(&event, endpoint);
+        assert_eq!(publication.to, format!("events.{}", message.event_type));
+        assert_eq!(publication.id, format!("{}.9", message.id));
+        assert_eq!(&publication.payload[..], br#"{"a":1.50}"#);
+        let header = |name| publication.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str());
+        assert_eq!(header(header::ID), Some(message.id.to_string().as_str()));
+        assert_eq!(header(header::EVENT_TYPE), Some(&*message.event_type));
+        assert_eq!(header(header::CONTENT_TYPE), Some("application/json"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Where a queue is, and as whom we come.
+
+use std::fmt;
+use url::{Host, Url};
+
+/// A kind of queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Broker {
+    /// NATS JetStream.
+    Nats,
+    /// Redis streams; Valkey's as well.
+    Redis,
+}
+
+impl Broker {
+    /// All of them.
+    pub const ALL: [Broker; 2] = [Broker::Nats, Broker::Redis];
+
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Broker::Nats => "nats",
+            Broker::Redis => "redis",
+        }
+    }
+
+    /// Whether this program can speak to it.
+    pub fn is_built_in(self) -> bool {
+        match self {
+            Broker::Nats => cfg!(feature = "nats"),
+            Broker::Redis => cfg!(feature = "redis"),
+        }
+    }
+
+    /// The one of this name.
+    ///
+    /// # Errors
+    /// A clause that says which names there are, or that this program was built without it.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let names = Broker::ALL.map(Broker::name).join(" or ");
+        let broker = Broker::ALL.into_iter().find(|broker| broker.name() == name);
+        let broker = broker.ok_or_else(|| format!("expected {names}, not {name:?}"))?;
+        match broker.is_built_in() {
+            true => Ok(broker),
+            false => Err(format!(
+                "this server was built without {name}; one built with `cargo build --features {name}` has it"
+            )),
+        }
+    }
+
+    /// Its schemes, in plain text and with TLS, and its port.
+    fn schemes(self) -> (&'static str, &'static str, u16) {
+        match self {
+            Broker::Nats => ("nats", "tls", 4222),
+            Broker::Redis => ("redis", "rediss", 6379),
+        }
+    }
+}
+
+/// As whom.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Credentials {
+    /// A user's name.
+    pub user: Option<String>,
+    /// A password, with or without a user.
+    pub password: Option<String>,
+    /// A token, instead of both.
+    pub token: Option<String>,
+}
+
+/// Where a queue is, and as whom we come. Prints without secrets.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    pub(crate) broker: Broker,
+    pub(crate) host: Host<String>,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+    pub(crate) credentials: Credentials,
+    /// Of Redis.
+    pub(crate) database: u16,
+}
+
+/// What is wrong with where and as whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerFault {
+    /// The setting: `url`, `user`, `password` or `token`.
+    pub field: &'static str,
+    /// What is wrong and what would be right.
+    pub text: String,
+}
+
+impl Server {
+    /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn parse(broker: Broker, url: &str, credentials: Credentials) -> Result<Self, ServerFault> {
+        let fault = |field, text: String| Err(ServerFault { field, text });
+        let (plain, secure, port) = broker.schemes();
+        let like = format!("expected a URL like {plain}://host:{port}, or {secure}:// with TLS");
+        // Schemes that the URL standard does not know keep their hosts as they were written; this one does not.
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        if scheme != plain && scheme != secure {
+            return fault("url", like);
+        }
+        let Ok(parsed) = Url::parse(&format!("http://{rest}")) else { return fault("url", like) };
+        let Some(host) = parsed.host() else { return fault("url", like) };
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return fault(
+                "url",
+                "secrets do not belong into the URL; there are `user` and `password` for them".to_owned(),
+            );
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return fault("url", "nothing may stand behind ? or #".to_owned());
+        }
+        let database = match (broker, parsed.path().trim_matches('/')) {
+            (_, "") => 0,
+            (Broker::Redis, number) => match number.parse() {
+                Ok(number) => number,
+                Err(_) => {
+                    return fault("url", "behind the host stands the number of the database, or nothing".to_owned());
+                }
+            },
+            (Broker::Nats, _) => return fault("url", "nothing may stand behind the host and its port".to_owned()),
+        };
+        // 80 is what `Url` leaves out, because it is the port of the scheme that was lent.
+        let port = parsed.port().unwrap_or(if has_port_80(rest) { 80 } else { port });
+        let Credentials { user, password, token } = &credentials;
+        match (user, password, token) {
+            (Some(_), None, _) => return fault("password", "a `user` needs a `password`".to_owned()),
+            (None, Some(_), _) if broker == Broker::Nats => {
+                return fault("user", "a `password` needs a `user`".to_owned());
+            }
+            (_, Some(_), Some(_)) => return fault("token", "either `token` or `password`, not both".to_owned()),
+            (_, _, Some(_)) if broker == Broker::Redis => {
+                return fault("token", "redis has no tokens; there is `password`".to_owned());
+            }
+            _ => {}
+        }
+        Ok(Server { broker, host: host.to_owned(), port, tls: scheme == secure, credentials, database })
+    }
+
+    /// What is spoken there.
+    pub fn broker(&self) -> Broker {
+        self.broker
+    }
+}
+
+fn has_port_80(rest: &str) -> bool {
+    rest.split('/').next().is_some_and(|authority| authority.ends_with(":80"))
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (plain, secure, _) = self.broker.schemes();
+        write!(f, "{}://{}:{}", if self.tls { secure } else { plain }, self.host, self.port)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({self})")
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(user: Option<&str>, password: Option<&str>, token: Option<&str>) -> Credentials {
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        Credentials { user: own(user), password: own(password), token: own(token) }
+    }
+
+    #[test]
+    fn urls_lead_to_servers() {
+        for (broker, url, shown, database) in [
+            (Broker::Nats, "nats://Queue.example.com", "nats://queue.example.com:4222", 0),
+            (Broker::Nats, "tls://10.0.0.1:4443", "tls://10.0.0.1:4443", 0),
+            (Broker::Nats, "nats://[::1]:80", "nats://[::1]:80", 0),
+            (Broker::Redis, "redis://localhost", "redis://localhost:6379", 0),
+            (Broker::Redis, "rediss://r.example.com:6380/3", "rediss://r.example.com:6380", 3),
+        ] {
+            let server = Server::parse(broker, url, Credentials::default()).expect(url);
+            assert_eq!((server.to_string().as_str(), server.database), (shown, database));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let none = Credentials::default;
+        for (broker, url, credentials, field, text) in [
+            (Broker::Nats, "http://h", none(), "url", "nats://host:4222"),
+            (Broker::Nats, "h:4222", none(), "url", "nats://host:4222"),
+            (Broker::Nats, "nats://", none(), "url", "nats://host:4222"),
+            (Broker::Nats, "nats://u:p@h", none(), "url", "`user` and `password`"),
+            (Broker::Nats, "nats://h/x", none(), "url", "behind the host"),
+            (Broker::Redis, "redis://h/x", none(), "url", "number of the database"),
+            (Broker::Redis, "redis://h?a=b", none(), "url", "? or #"),
+            (Broker::Redis, "redis://h", with(Some("u"), None, None), "password", "needs a `password`"),
+            (Broker::Redis, "redis://h", with(None, None, Some("t")), "token", "no tokens"),
+            (Broker::Nats, "nats://h", with(None, Some("p"), None), "user", "needs a `user`"),
+            (Broker::Nats, "nats://h", with(Some("u"), Some("p"), Some("t")), "token", "not both"),
+        ] {
+            let fault = Server::parse(broker, url, credentials).expect_err(url);
+            assert_eq!(fault.field, field, "{url}");
+            assert!(fault.text.contains(text), "{url}: {}", fault.text);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_not_built_in_is_refused_by_name() {
+        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis"));
+        for broker in Broker::ALL {
+            match Broker::parse(broker.name()) {
+                Ok(parsed) => assert!(parsed == broker && broker.is_built_in()),
+                Err(text) => assert!(!broker.is_built_in() && text.contains(&format!("--features {}", broker.name()))),
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let server = Server::parse(Broker::Nats, "nats://h", with(Some("u"), Some("hidden"), None)).expect("parses");
+        assert!(!format!("{server:?} {server} {:?}", server.credentials).contains("hidden"));
+    }
+}

@@ -1,0 +1,137 @@
+//! Servers on free ports, with data folders of their own.
+
+use bellwire_queue::Broker;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub(crate) struct Real {
+    pub(crate) broker: Broker,
+    pub(crate) port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+    process: Child,
+}
+
+impl Real {
+    /// With a password, if there is one; NATS' user is `bell`.
+    pub(crate) fn start(broker: Broker, password: &[&str]) -> Self {
+        let arguments = match (broker, password) {
+            (_, []) => Vec::new(),
+            (Broker::Nats, [password, ..]) => vec!["--user", "bell", "--pass", password],
+            (Broker::Redis, [password, ..]) => vec!["--requirepass", password],
+        };
+        Self::run(broker, tempfile::tempdir().unwrap(), arguments.into_iter().map(str::to_owned).collect())
+    }
+
+    #[allow(dead_code, reason = "not every test speaks TLS")]
+    pub(crate) fn start_with_tls(certificate: &str, key: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate_file, key_file) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
+        std::fs::write(&certificate_file, certificate).unwrap();
+        std::fs::write(&key_file, key).unwrap();
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let mut arguments = vec!["--tls".to_owned(), "--tlscert".to_owned(), path(&certificate_file)];
+        arguments.extend(["--tlskey".to_owned(), path(&key_file)]);
+        Self::run(Broker::Nats, folder, arguments)
+    }
+
+    fn run(broker: Broker, folder: TempDir, arguments: Vec<String>) -> Self {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let process = spawn(broker, port, &folder, &arguments);
+        Real { broker, port, folder, arguments, process }
+    }
+
+    /// Like a power cut for the process, not for the machine.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(self.broker, self.port, &self.folder, &self.arguments);
+    }
+
+    /// The stream `events`. Redis makes it with the first entry.
+    pub(crate) fn make_stream(&self) {
+        if self.broker == Broker::Nats {
+            let made = self.ask_nats("STREAM.CREATE.events", r#"{"name":"events","subjects":["events"]}"#);
+            assert!(!made.contains("error"), "{made}");
+        }
+    }
+
+    /// How many messages the stream holds.
+    #[allow(dead_code, reason = "not every test counts")]
+    pub(crate) fn count(&self) -> usize {
+        let (answer, before) = match self.broker {
+            Broker::Nats => (self.ask_nats("STREAM.INFO.events", ""), "\"messages\":"),
+            Broker::Redis => {
+                let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+                tcp.write_all(b"XLEN events\r\n").unwrap();
+                let mut answer = String::new();
+                BufReader::new(tcp).read_line(&mut answer).unwrap();
+                (answer, ":")
+            }
+        };
+        let digits = answer.split_once(before).unwrap_or_else(|| panic!("{answer}")).1;
+        digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    }
+
+    /// One request of JetStream's API, in the few words of NATS' protocol that it takes.
+    fn ask_nats(&self, what: &str, question: &str) -> String {
+        let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let mut lines = BufReader::new(tcp.try_clone().unwrap()).lines().map(Result::unwrap);
+        let hello = r#"CONNECT {"verbose":false,"pedantic":false}"#;
+        let publish = format!("PUB $JS.API.{what} answer {}", question.len());
+        tcp.write_all(format!("{hello}\r\nSUB answer 1\r\n{publish}\r\n{question}\r\n").as_bytes()).unwrap();
+        lines.find(|line| line.starts_with("MSG answer")).unwrap();
+        lines.next().unwrap()
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(broker: Broker, port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+    let (program, own): (_, &[&str]) = match broker {
+        Broker::Nats => ("nats-server", &["--jetstream", "--addr", "127.0.0.1", "--store_dir"]),
+        Broker::Redis => (
+            "redis-server",
+            &["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir"],
+        ),
+    };
+    let process = Command::new(program)
+        .args(own)
+        .arg(folder.path())
+        .args(["--port", &port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !answers(broker, port) {
+        assert!(Instant::now() < patience, "{program} does not answer at port {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    process
+}
+
+/// NATS speaks first; Redis may still be reading what it has kept.
+fn answers(broker: Broker, port: u16) -> bool {
+    let Ok(mut tcp) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    if broker == Broker::Redis && tcp.write_all(b"PING\r\n").is_err() {
+        return false;
+    }
+    let mut answer = [0; 7];
+    tcp.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
+        && tcp.read_exact(&mut answer).is_ok()
+        && [&b"INFO {\""[..], b"+PONG\r\n", b"-NOAUTH"].contains(&&answer[..])
+}
