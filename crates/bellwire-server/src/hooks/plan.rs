@@ -230,7 +230,7 @@ impl Reader<'_> {
         if plugin.get("runs").and_then(Value::as_str) != Some("command") {
             return;
         }
-        let folder = self.document.path.parent().unwrap_or(Path::new(""));
+        let folder = self.document.path.parent().filter(|folder| *folder != "").unwrap_or(Path::new("."));
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         for name in ["program", "working_directory"] {
             if let Some(Value::String(path)) = plugin.get_mut(name)
