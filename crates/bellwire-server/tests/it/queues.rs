@@ -1,6 +1,8 @@
 //! Endpoints that publish to queues: real queues, which die as well as we do. `scripts/test queues` runs what needs them.
 
-use crate::program::{Program, eventually, ledger};
+use crate::program::Program;
+#[cfg(all(feature = "nats", feature = "redis"))]
+use crate::program::{eventually, ledger};
 use bellwire_queue::Broker;
 use serde_json::{Value, json};
 use std::path::Path;
