@@ -62,8 +62,8 @@ enum Verb {
         /// The module
         name: String,
         /// This version instead
-        #[arg(long)]
-        version: Option<u64>,
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
     },
     /// Remove a module that no endpoint runs
     Remove {
@@ -113,8 +113,8 @@ async fn ask(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> 
             let path = format!("/plugin/{}/grant", named(name)?);
             post(&api, &path, &json!({ "fetch": fetch, "environment": environment })).await?
         }
-        Verb::Rollback { name, version } => {
-            let version = match version {
+        Verb::Rollback { name, to } => {
+            let version = match to {
                 Some(version) => *version,
                 None => before(&api.get("/plugin").await?, name)?,
             };
@@ -223,7 +223,12 @@ fn text(answer: &Value) -> String {
                 })
                 .collect();
             let digest: String = word(&version["digest"]).chars().take(12).collect();
-            let line = format!("  {:>3}  {digest}  {:<4}  {}", version["version"], state, wants.join(", "));
+            let line = format!(
+                "  {:>3}  {digest}  {:<4}  {}",
+                version["version"].as_u64().unwrap_or_default(),
+                state,
+                wants.join(", ")
+            );
             let _ = writeln!(text, "{}", line.trim_end());
         }
         if module["active"].is_null() {

@@ -278,7 +278,8 @@ fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
     std::fs::write(file, "export const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }").unwrap();
     assert!(plugin(&url, &["add", file]).0);
     assert_eq!(said(&server, 1), "two");
-    assert!(plugin(&url, &["rollback", "deploy"]).0);
+    let (rolled_back, text) = plugin(&url, &["rollback", "deploy"]);
+    assert!(rolled_back, "{text}");
     assert_eq!(said(&server, 1), "one");
     let message = send(&server, "deploy", json!({}));
     let (worked, text) = plugin(&url, &["test", file, "--message", &message, "--application", "acme"]);

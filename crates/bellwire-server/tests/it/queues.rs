@@ -13,7 +13,7 @@ mod real;
 
 /// Retries for as long as a test takes.
 fn serve(folder: &Path) -> Program {
-    let schedule = vec!["300ms"; 100].join(",");
+    let schedule = vec!["300ms"; 60].join(",");
     Program::start(folder, &[("BELLWIRE_DELIVERY_RETRY_SCHEDULE", &schedule)])
 }
 

@@ -171,7 +171,8 @@ fn what_is_wrong_with_a_table_can_be_seen_and_put_right() {
     let database = Connection::open(&path).unwrap();
     let named = format!("shop=sqlite:{}", path.display());
     let server = Program::start(folder.path(), &[("BELLWIRE_PLUGINS_DATABASES", &named)]);
-    application(&server, "http://127.0.0.1:9/");
+    let receiver = Receiver::answering(&[200]);
+    application(&server, &receiver.url());
     let source = |outbox: Value| json!({ "uid": "rows", "appId": "acme", "outbox": outbox });
     for (outbox, place) in [
         (json!({ "connection": "other" }), "connection"),
@@ -200,9 +201,11 @@ fn what_is_wrong_with_a_table_can_be_seen_and_put_right() {
     let told = eventually("it says what is wrong with the row", || error().filter(|told| told.contains("row 2")));
     assert!(told.contains("this server takes at most"), "{told}");
     let payloads = || messages(&server).into_iter().map(|(_, payload)| payload).collect::<Vec<_>>();
-    assert_eq!(payloads(), [json!(1)]);
+    assert_eq!(payloads(), [json!({ "rawPayload": "1" })]);
     database.execute("DELETE FROM outbox WHERE id = 2", []).unwrap();
-    eventually("it goes on", || (payloads() == [json!(1), json!(3)]).then_some(()));
+    eventually("it goes on", || {
+        (payloads() == [json!({ "rawPayload": "1" }), json!({ "rawPayload": "3" })]).then_some(())
+    });
     eventually("all is well", || (state(&server, "rows")["failureCount"] == json!(0)).then_some(()));
     assert!(server.stop().success());
 }
