@@ -43,6 +43,17 @@ def configuration(api):
     for path, ids in deletes.items():
         rows += ["", "[[operations]]", f'include-name = "DELETE {path}"', "[operations.parameters]"]
         rows += [f'"path.{name}" = "{id}"' for name, id in {**known, **ids}.items()]
+    # Nobody answers, so whoever waits would wait for all of the time that it names.
+    rows += ["", "[[operations]]", 'include-operation-id = "v1.message.create"', "[operations.parameters]"]
+    rows += [f'"path.{name}" = "{id}"' for name, id in known.items()] + ['"query.wait" = 0.01']
+    rows += ["", "[[operations]]", 'include-operation-id = "v1.pipe.pull"', "[operations.parameters]"]
+    rows += [f'"path.{name}" = "{id}"' for name, id in known.items()] + ['"query.wait" = 0']
+    # A stream has no end or answers line by line, readers may be told to wait in the body, and other operations make the endpoint a
+    # pipe; Svix's own POST beside our export answers 501.
+    for operation in ("v1.pipe.stream", "v1.message.stream", "v1.pipe.receive"):
+        rows += ["", "[[operations]]", f'include-operation-id = "{operation}"', "enabled = false"]
+    for path in ("/api/v1/app/{app_id}/endpoint/{endpoint_id}/pull/set", "/api/v1/event-type/export/openapi"):
+        rows += ["", "[[operations]]", f'include-path = "{path}"', "enabled = false"]
     # It waits for a receiver, up to half a minute, and has tests of its own.
     rows += ["", "[[operations]]", 'include-operation-id = "v1.message.test-attempt"', "enabled = false"]
     return "\n".join(rows) + "\n"

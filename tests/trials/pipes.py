@@ -167,7 +167,9 @@ with Trial("pipes", "R28: logs of pipes are read, live and page by page, and not
         one.next()
     time.sleep(1)
     each = (server.rss() - empty) * 1024 / count
-    trial.row("an idle reader, kB", each, "<= 20", each <= 20)
+    # Ten thousand in 200 MB is the bar; a thousand carry more of what all share.
+    most = 20 if trial.full else 25
+    trial.row("an idle reader, kB", each, f"<= {most}", each <= most)
     trial.row("memory with them, MB", server.rss())
     begun = time.monotonic()
     api.message(app, {"live": -1}, type="a.b")

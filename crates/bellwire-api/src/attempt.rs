@@ -306,7 +306,8 @@ impl Show {
             id: Text(attempt.id),
             msg_id: Text(msg_id),
             endpoint_id: Text(endpoint_id),
-            url: &attempt.url,
+            // Nothing was sent, and the endpoint is gone: clients want a URI all the same.
+            url: if attempt.url.is_empty() { "about:blank" } else { &attempt.url },
             response: if self.with_content { response(attempt) } else { Cow::Borrowed("{}") },
             response_status_code: outcome.and_then(|o| o.result.ok()).unwrap_or(0),
             response_duration_ms: outcome.map_or(0, |o| u64::try_from(o.duration.as_millis()).unwrap_or(u64::MAX)),

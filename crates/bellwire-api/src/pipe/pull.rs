@@ -80,7 +80,6 @@ pub(super) struct LagOut {
     /// Messages after its place; counted up to 1000.
     events: u64,
     /// There are more than that.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     more: bool,
     /// The age of the oldest of them.
     seconds: f64,
@@ -110,6 +109,9 @@ impl PullQuery {
     }
 }
 
+/// A reader asks for no more types than this.
+const EVENT_TYPES_MAX: usize = 500;
+
 /// The reader that a query describes, at its place.
 pub(super) fn reading(call: &Call, endpoint: Arc<Endpoint>, reader: &str, query: &PullQuery) -> Result<Reading, Error> {
     let FilterQuery { channel } = call.query()?;
@@ -119,6 +121,11 @@ pub(super) fn reading(call: &Call, endpoint: Arc<Endpoint>, reader: &str, query:
     let event_types = call.query_list("event_types");
     if let Some(msg) = event_types.iter().find_map(|name| field::event_type_name(name)) {
         return Err(Error::invalid(&["query", "event_types"], format!("an event type {msg}")));
+    }
+    let twice = |(at, name): (usize, &String)| event_types[..at].contains(name);
+    if event_types.len() > EVENT_TYPES_MAX || event_types.iter().enumerate().any(twice) {
+        let msg = format!("give each event type once, and at most {EVENT_TYPES_MAX} of them");
+        return Err(Error::invalid(&["query", "event_types"], msg));
     }
     let after = match (&query.cursor, &query.from) {
         (Some(_), Some(_)) => {
