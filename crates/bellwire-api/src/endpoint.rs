@@ -4,6 +4,7 @@ use crate::Api;
 use crate::auth::Principal;
 use crate::call::Call;
 use crate::edit::Begun;
+use crate::endpoint_effect;
 use crate::endpoint_kind::{self, KindIn, KindWire, PipeWire, PluginIn};
 use crate::endpoint_shape::{FilterIn, FilterOut, FormatWire, check_content_type, check_filter};
 use crate::error::{self, Error};
@@ -30,6 +31,8 @@ const TAG: &str = "Endpoint";
 const URL_MAX: usize = 65_536;
 /// So many endpoints in one request.
 const BULK_MAX: usize = 100;
+pub(crate) const SIGNS_NOTHING: &str =
+    "a secret has no effect on an endpoint of the kind plugin: nothing is signed for it; leave it as it is";
 pub(crate) const UID_TAKEN: &str = "An endpoint with that id or uid already exists";
 
 pub(crate) fn operations() -> Vec<Operation> {
@@ -299,6 +302,9 @@ impl EndpointIn {
         check_event_types(&mut faults, api, organisation, field, event_types.as_deref());
         faults.channels(self.channels.as_deref());
         let secret = self.secret.as_deref().and_then(|text| check_secret(&mut faults, "secret", text));
+        if secret.is_some() && matches!(kind, Kind::Plugin(_)) {
+            faults.add("secret", SIGNS_NOTHING);
+        }
         let headers = self.headers.map(|headers| headers.0);
         if let Some(headers) = &headers {
             faults.headers(headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
@@ -510,6 +516,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
         return Err(Error::conflict(UID_TAKEN));
     }
     let endpoint = new.create(&call.api, &application);
+    endpoint_effect::check(Faults::new(), None, &endpoint)?;
     edit.put(Change::PutEndpoint(endpoint.clone()));
     edit.answer(StatusCode::CREATED, &EndpointOut::from(&*endpoint)).await
 }
@@ -552,7 +559,9 @@ async fn bulk_create(mut call: Call) -> Result<Response, Error> {
         if twice || uid_taken(&application, new.uid.as_deref(), None) {
             return Err(Error::conflict(UID_TAKEN));
         }
-        endpoints.push(new.create(&call.api, &application));
+        let endpoint = new.create(&call.api, &application);
+        endpoint_effect::check(Faults::inside(&["endpoints", &at]), None, &endpoint)?;
+        endpoints.push(endpoint);
     }
     endpoints.iter().for_each(|endpoint| edit.put(Change::PutEndpoint(endpoint.clone())));
     let data = endpoints.iter().map(|endpoint| EndpointOut::from(&**endpoint)).collect();
@@ -591,6 +600,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
             (StatusCode::OK, new.replace(&call.api, existing))
         }
     };
+    endpoint_effect::check(Faults::new(), existing.map(|e| &**e), &endpoint)?;
     edit.put(Change::PutEndpoint(endpoint.clone()));
     if existing.is_some() {
         edit.put(Change::SwitchEndpoint { endpoint: endpoint.key, enabled });
@@ -603,11 +613,12 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
     let patch: EndpointPatch = body.parse()?;
     let mut edit = call.api.edit().await;
-    let (application, endpoint) = call.endpoint()?;
-    let mut endpoint = Endpoint::clone(&endpoint);
+    let (application, before) = call.endpoint()?;
+    let mut endpoint = Endpoint::clone(&before);
     let mut faults = Faults::new();
     let disabled = patch.disabled.0;
     patch.apply(&mut endpoint, &mut faults, &call.api, &call.principal);
+    endpoint_effect::note(&mut faults, Some(&before), &endpoint);
     faults.end()?;
     if uid_taken(&application, endpoint.uid.as_deref(), Some(endpoint.key)) {
         return Err(Error::conflict(UID_TAKEN));

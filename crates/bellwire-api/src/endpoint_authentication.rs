@@ -2,6 +2,7 @@
 //! receiver's own kind. What is secret in it goes in and does not come out.
 
 use crate::call::Call;
+use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::{self, Faults};
 use crate::operation::{Access, Operation};
@@ -356,9 +357,10 @@ async fn delete(call: Call) -> Result<Response, Error> {
 /// Commits a change of the endpoint of the path, and answers 204.
 pub(crate) async fn store(call: &Call, change: impl FnOnce(&mut Endpoint)) -> Result<Response, Error> {
     let mut edit = call.api.edit().await;
-    let (_, endpoint) = call.endpoint()?;
-    let mut endpoint = Endpoint::clone(&endpoint);
+    let (_, before) = call.endpoint()?;
+    let mut endpoint = Endpoint::clone(&before);
     change(&mut endpoint);
+    endpoint_effect::check(Faults::new(), Some(&before), &endpoint)?;
     endpoint.updated_at = call.api.backend().now();
     edit.put(Change::PutEndpoint(Arc::new(endpoint)));
     edit.no_content().await

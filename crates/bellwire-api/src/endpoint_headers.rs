@@ -1,6 +1,7 @@
 //! The headers that an endpoint's attempts carry. Values of sensitive ones go in and do not come out.
 
 use crate::call::Call;
+use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::{Faults, is_sensitive};
 use crate::operation::{Access, Operation};
@@ -114,9 +115,10 @@ async fn store(
     headers: impl FnOnce(&Endpoint) -> Result<Vec<(String, String)>, Error>,
 ) -> Result<Response, Error> {
     let mut edit = call.api.edit().await;
-    let (_, endpoint) = call.endpoint()?;
-    let mut endpoint = Endpoint::clone(&endpoint);
+    let (_, before) = call.endpoint()?;
+    let mut endpoint = Endpoint::clone(&before);
     endpoint.headers = headers(&endpoint)?;
+    endpoint_effect::check(Faults::new(), Some(&before), &endpoint)?;
     endpoint.updated_at = call.api.backend().now();
     edit.put(Change::PutEndpoint(Arc::new(endpoint)));
     edit.no_content().await

@@ -29,11 +29,20 @@ pub(crate) enum KindWire {
 }
 
 impl KindWire {
-    fn of(kind: &Kind) -> Self {
+    pub(crate) fn of(kind: &Kind) -> Self {
         match kind {
             Kind::Push => KindWire::Push,
             Kind::Plugin(_) => KindWire::Plugin,
             Kind::Pipe(_) => KindWire::Pipe,
+        }
+    }
+
+    /// As it stands on the wire.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            KindWire::Push => "push",
+            KindWire::Plugin => "plugin",
+            KindWire::Pipe => "pipe",
         }
     }
 

@@ -2,12 +2,12 @@
 
 use crate::call::Call;
 use crate::edit::Begun;
-use crate::endpoint::{check_secret, new_secret};
+use crate::endpoint::{SIGNS_NOTHING, check_secret, new_secret};
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
 use axum::response::Response;
-use bellwire_model::{ActiveSecret, Endpoint};
+use bellwire_model::{ActiveSecret, Endpoint, Kind};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
@@ -86,6 +86,9 @@ pub(crate) async fn rotate(mut call: Call) -> Result<Response, Error> {
         Begun::Kept(answer) => return Ok(answer),
     };
     let (_, endpoint) = call.endpoint()?;
+    if matches!(endpoint.kind, Kind::Plugin(_)) {
+        return Err(Error::invalid(&["body", "key"], SIGNS_NOTHING));
+    }
     let now = call.api.backend().now();
     let mut endpoint = Endpoint::clone(&endpoint);
     let mut old = std::mem::take(&mut endpoint.secrets);

@@ -2,13 +2,14 @@
 
 use crate::Api;
 use crate::call::Call;
+use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::message::AnyObject;
 use crate::operation::{Access, Operation};
 use crate::wire::{Keep, Patch, Time};
 use axum::response::Response;
-use bellwire_model::{Endpoint, Metadata, Transformation};
+use bellwire_model::{Endpoint, Kind, Metadata, Transformation};
 use bellwire_shape::{Script, ScriptError, Transformed, Webhook};
 use bellwire_store::Change;
 use bytes::Bytes;
@@ -149,8 +150,12 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
         run(&call.api, script).await.map_err(|error| refused(&error))?;
     }
     let mut edit = call.api.edit().await;
-    let (_, endpoint) = call.endpoint()?;
-    let mut endpoint = Endpoint::clone(&endpoint);
+    let (_, before) = call.endpoint()?;
+    if call.principal.application().is_some() && matches!(before.kind, Kind::Plugin(_)) {
+        let msg = "what a plugin is given is the operator's: a token of one application cannot change it";
+        return Err(Error::invalid(&["body", "code"], msg));
+    }
+    let mut endpoint = Endpoint::clone(&before);
     let now = call.api.backend().now();
     let mut kept = endpoint.shape.transformation.take().unwrap_or_default();
     patch.code.apply(&mut kept.code, |code| Some(code.into()));
@@ -169,6 +174,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     }
     kept.updated_at = Some(now);
     endpoint.shape.transformation = Some(kept);
+    endpoint_effect::check(Faults::new(), Some(&before), &endpoint)?;
     endpoint.updated_at = now;
     edit.put(Change::PutEndpoint(Arc::new(endpoint)));
     edit.no_content().await

@@ -1,4 +1,5 @@
-//! The ways out: turns a delivery into bytes on a wire. One file per kind of endpoint; so far `push`.
+//! The ways out: turns a delivery into bytes on a wire. `push` for what is posted; what an endpoint's shape makes
+//! of a message is the same for those that are not ([`reshape`]).
 //!
 //! The server calls it once for each attempt that the engine starts, and hands the [`bellwire_model::Outcome`] back. It
 //! decides nothing: what an outcome means is `model`'s business, when to try again is the engine's.
@@ -9,3 +10,4 @@ mod access;
 mod oauth;
 
 pub use push::{HeaderNames, Push, PushSettings};
+pub use shaping::{Unshaped, reshape};

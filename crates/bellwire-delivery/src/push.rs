@@ -110,6 +110,11 @@ impl Push {
         Push { client, settings, prepared: RefCell::default(), tokens: Tokens::default() }
     }
 
+    /// Where the endpoints' scripts run.
+    pub fn scripts(&self) -> &Scripts {
+        &self.settings.scripts
+    }
+
     /// Makes one attempt, at wall time `wall`. Ends within the timeout, and always with an outcome.
     pub async fn attempt(&self, endpoint: &Arc<Endpoint>, message: &Message, wall: Timestamp) -> Outcome {
         self.attempt_in_trace(endpoint, message, wall, None).await

@@ -36,10 +36,12 @@ impl Shaped {
 }
 
 /// Why nothing is sent.
-pub(crate) struct Unshaped {
-    pub(crate) class: FailureClass,
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unshaped {
+    /// What kind of failure it is; [`FailureClass::Cancelled`] if the script wanted it so.
+    pub class: FailureClass,
     /// For the endpoint's owner.
-    pub(crate) text: String,
+    pub text: String,
 }
 
 fn failed(text: impl Into<String>) -> Unshaped {
@@ -95,6 +97,35 @@ pub(crate) async fn shape(
         shaped.content_type = Some(value);
     }
     Ok(shaped)
+}
+
+/// The message as an endpoint that is not posted to gets it: its payload and content type as the endpoint's shape makes them. `None`:
+/// as it was accepted. For such an endpoint, a script makes a payload and nothing else.
+///
+/// # Errors
+/// [`Unshaped`] if there is nothing to give, and also if the script says where or how to send it.
+pub async fn reshape(endpoint: &Endpoint, message: &Message, scripts: &Scripts) -> Result<Option<Message>, Unshaped> {
+    if !endpoint.shape.changes_what_is_sent() {
+        return Ok(None);
+    }
+    let Shaped { method, url, body, content_type, headers } = shape(endpoint, message, scripts, false).await?;
+    let needless = match headers.first() {
+        Some((name, _)) => Some(format!("the header {name}")),
+        None if url.is_some() => Some("a URL".to_owned()),
+        None if method != Method::POST => Some(format!("the method {method}")),
+        None => None,
+    };
+    if let Some(needless) = needless {
+        let text = format!("the transformation gave {needless}, which means nothing for an endpoint that has no URL");
+        return Err(failed(text));
+    }
+    let content_type = match content_type.as_ref().map(HeaderValue::to_str) {
+        None => message.content_type.clone(),
+        Some(Ok("application/json")) => ContentType::Json,
+        Some(Ok(other)) => ContentType::Other(other.to_owned()),
+        Some(Err(_)) => return Err(failed("the transformation gave a content type that is not ASCII")),
+    };
+    Ok(Some(Message { payload: Some(body), content_type, ..message.clone() }))
 }
 
 async fn transform(scripts: &Scripts, script: Script) -> Result<Transformed, Unshaped> {

@@ -84,8 +84,13 @@ impl Ran {
         Ran { answer, emitted: Vec::new(), output: Bytes::new() }
     }
 
+    /// It was not for the plugin.
+    pub fn dropped(why: String) -> Ran {
+        Ran::quiet(Answer::Drop(why))
+    }
+
     /// It did not come to an answer.
-    pub(crate) fn broken(class: FailureClass, text: impl Into<String>) -> Ran {
+    pub fn broken(class: FailureClass, text: impl Into<String>) -> Ran {
         Ran::quiet(Answer::Broken(class, text.into()))
     }
 

@@ -6,10 +6,11 @@ use crate::doors::Doors;
 use crate::emit;
 use crate::traces::AttemptTrace;
 use bellwire_api::backend::{EndpointAnswer, Tried};
-use bellwire_delivery::Push;
+use bellwire_delivery::{Push, Unshaped, reshape};
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
 use bellwire_model::{EndpointKey, FailureClass, Kind, Message, Outcome, Sequence, Timestamp};
-use bellwire_plugin::{Plugins, Response};
+use bellwire_plugin::{Plugins, Ran, Response};
+use bellwire_shape::Scripts;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -181,7 +182,7 @@ impl Pump {
         if let Kind::Plugin(_) = start.endpoint.kind {
             let (plugins, doors) = (Rc::clone(&self.plugins), Arc::clone(&self.doors));
             spawn_local(async move {
-                let outcome = run_plugin(&plugins, &doors, &start).await;
+                let outcome = run_plugin(&plugins, push.scripts(), &doors, &start).await;
                 traced(&handing.core, trace, &start, &outcome);
                 handing.done(outcome);
             });
@@ -236,10 +237,17 @@ impl Pump {
 }
 
 /// An attempt of the kind that is made here.
-async fn run_plugin(plugins: &Plugins, doors: &Doors, start: &Start) -> Outcome {
+async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: &Start) -> Outcome {
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
     let Kind::Plugin(plugin) = &start.endpoint.kind else { unreachable!("only plugins are run") };
-    let mut ran = plugins.run(start.endpoint.key, plugin, &start.message, start.number).await;
+    let mut ran = match reshape(&start.endpoint, &start.message, scripts).await {
+        Ok(shaped) => {
+            let message = shaped.as_ref().unwrap_or(&start.message);
+            plugins.run(start.endpoint.key, plugin, message, start.number).await
+        }
+        Err(Unshaped { class: FailureClass::Cancelled, text }) => Ran::dropped(text),
+        Err(Unshaped { class, text }) => Ran::broken(class, text),
+    };
     let emitted = std::mem::take(&mut ran.emitted);
     if let Err(why) = emit::accept(doors, start, emitted).await {
         ran = ran.failing(why);

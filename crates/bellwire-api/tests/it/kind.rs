@@ -1,6 +1,7 @@
 //! The kinds of endpoint: which settings belong to which, and what an edit makes of them.
 
-use crate::world::{ORGANISATION, World, application_token};
+use crate::world::{Answered, ORGANISATION, SECRET, World, application_token};
+use bellwire_api::Settings;
 use bellwire_model::Kind;
 use bellwire_store::Change;
 use http::{Method, Request};
@@ -101,4 +102,187 @@ async fn a_portal_installs_no_plugins() {
     world.post(ALL, json!({ "uid": "main", "plugin": script("a") })).await.expect(201);
     as_portal(Method::PATCH, ONE, json!({ "description": "x" })).await.expect(200);
     as_portal(Method::PATCH, ONE, json!({ "plugin": script("b") })).await.expect(422);
+}
+
+/// Where certificates need not be verified.
+async fn unverified_world() -> World {
+    let world =
+        World::with(Settings { jwt_secret: SECRET.to_vec(), unverified_tls_allowed: true, ..Settings::default() });
+    world.application("acme").await;
+    world
+}
+
+/// Whether endpoints of the kinds push, plugin and pipe take a setting, and how it is set: in the endpoint's own body, or at a path below it.
+struct Setting {
+    name: &'static str,
+    below: Option<(Method, &'static str)>,
+    body: Value,
+    taken: [bool; 3],
+    /// Where a refusal points.
+    field: &'static str,
+}
+
+const KINDS: [&str; 3] = ["push", "plugin", "pipe"];
+
+fn settings() -> Vec<Setting> {
+    let inside =
+        |name, value: Value, taken| Setting { name, below: None, body: json!({ name: value }), taken, field: name };
+    let below = |name, method, body, taken, field| Setting { name, below: Some((method, name)), body, taken, field };
+    let (all, push) = ([true; 3], [true, false, false]);
+    vec![
+        inside("filter", json!("payload.a == 1"), all),
+        inside("channels", json!(["north"]), all),
+        inside("throttleRate", json!(5), all),
+        inside("fifo", json!(true), all),
+        inside("metadata", json!({ "a": "b" }), all),
+        inside("format", json!("xml"), [true, true, false]),
+        inside("contentType", json!("application/vnd.acme+json"), [true, true, false]),
+        inside("retrySchedule", json!([5, 60]), [true, true, false]),
+        inside("headers", json!({ "x-team": "a" }), [true, false, true]),
+        inside("secret", json!("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"), [true, false, true]),
+        below(
+            "transformation",
+            Method::PATCH,
+            json!({ "code": "const handler = w => w", "enabled": true }),
+            [true, true, false],
+            "enabled",
+        ),
+        below("headers", Method::PUT, json!({ "headers": { "x-team": "a" } }), [true, false, true], "headers"),
+        below("headers", Method::PATCH, json!({ "headers": { "x-team": "a" } }), [true, false, true], "headers"),
+        below("authentication", Method::PUT, json!({ "type": "bearer", "token": "t" }), push, "type"),
+        below(
+            "oauth",
+            Method::PUT,
+            json!({ "grantType": "clientCredentials", "authMethod": "clientSecretBasic", "clientId": "a", "clientSecret": "b", "tokenUrl": "https://login.example.com/token" }),
+            push,
+            "grantType",
+        ),
+        below("mtls", Method::PUT, json!({ "identity": "-----BEGIN PRIVATE KEY-----" }), push, "identity"),
+        below("ca", Method::PUT, json!({ "cert": "-----BEGIN CERTIFICATE-----" }), push, "cert"),
+        below("ssl-verification", Method::PUT, json!({ "enabled": false }), push, "enabled"),
+        below("secret/rotate", Method::POST, json!({}), [true, false, true], "key"),
+    ]
+}
+
+/// An endpoint that is nothing but of its kind.
+fn plain(kind: &str) -> Value {
+    match kind {
+        "push" => json!({ "uid": "main", "url": "https://example.com/hook" }),
+        "plugin" => json!({ "uid": "main", "plugin": script("a") }),
+        _ => json!({ "uid": "main", "kind": "pipe" }),
+    }
+}
+
+fn with(mut body: Value, more: &Value) -> Value {
+    let members = more.as_object().expect("an object").clone();
+    body.as_object_mut().expect("an object").extend(members);
+    body
+}
+
+impl World {
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Answered {
+        match method {
+            Method::POST => self.post(path, body).await,
+            Method::PUT => self.put(path, body).await,
+            _ => self.patch(path, body).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_kind_takes_the_settings_that_have_an_effect_on_it_and_refuses_the_others_by_name() {
+    for setting in settings() {
+        for (kind, taken) in KINDS.into_iter().zip(setting.taken) {
+            let name = format!("{} of {kind}", setting.name);
+            let good = |answer: &Answered| (200..300).contains(&answer.status.as_u16());
+            let mut answers = Vec::new();
+            match &setting.below {
+                Some((method, below)) => {
+                    let world = unverified_world().await;
+                    world.post(ALL, plain(kind)).await.expect(201);
+                    answers.push(world.ask(method.clone(), &format!("{ONE}/{below}"), setting.body.clone()).await);
+                }
+                None => {
+                    answers.push(world().await.post(ALL, with(plain(kind), &setting.body)).await);
+                    let bulk = json!({ "endpoints": [with(plain(kind), &setting.body)] });
+                    let bulk = world().await.post(&format!("{ALL}/bulk/create"), bulk).await;
+                    assert_eq!(good(&bulk), taken, "{name}, with others");
+                    for method in [Method::PUT, Method::PATCH] {
+                        // Headers are no part of a patch, and a secret is changed elsewhere.
+                        if setting.name == "secret" || setting.name == "headers" && method == Method::PATCH {
+                            continue;
+                        }
+                        let world = world().await;
+                        world.post(ALL, plain(kind)).await.expect(201);
+                        let body =
+                            if method == Method::PUT { with(plain(kind), &setting.body) } else { setting.body.clone() };
+                        answers.push(world.ask(method, ONE, body).await);
+                    }
+                }
+            }
+            for answer in answers {
+                assert_eq!(good(&answer), taken, "{name}: {answer:?}");
+                if !taken {
+                    let refused = answer.expect(422);
+                    assert_eq!(refused["detail"][0]["loc"], json!(["body", setting.field]), "{name}");
+                    let msg = refused["detail"][0]["msg"].as_str().expect("a text");
+                    assert!(msg.contains(&format!("has no effect on an endpoint of the kind {kind}")), "{name}: {msg}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_would_leave_a_setting_without_effect_is_refused_until_the_setting_is_gone() {
+    for setting in settings() {
+        for (kind, taken) in KINDS.into_iter().zip(setting.taken).skip(1) {
+            let name = format!("{} of {kind}", setting.name);
+            let world = unverified_world().await;
+            match &setting.below {
+                // A secret that an endpoint always has does no harm.
+                _ if setting.name.starts_with("secret") => continue,
+                None => drop(world.post(ALL, with(plain("push"), &setting.body)).await.expect(201)),
+                Some((method, below)) => {
+                    world.post(ALL, plain("push")).await.expect(201);
+                    let set = world.ask(method.clone(), &format!("{ONE}/{below}"), setting.body.clone()).await;
+                    assert!(set.status.is_success(), "{name}: {set:?}");
+                }
+            }
+            let mut other = plain(kind);
+            other.as_object_mut().expect("an object").remove("uid");
+            let moved = world.patch(ONE, other).await;
+            assert_eq!(moved.status == 200, taken, "{name}: {moved:?}");
+            if !taken {
+                let refused = moved.expect(422);
+                assert_eq!(refused["detail"][0]["loc"], json!(["body", "kind"]), "{name}");
+                assert!(
+                    refused["detail"][0]["msg"].as_str().expect("a text").contains("take it away first"),
+                    "{refused}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_cleared_with_the_change_of_kind_is_not_in_its_way() {
+    let world = world().await;
+    world.post(ALL, with(plain("push"), &json!({ "format": "xml", "retrySchedule": [5] }))).await.expect(201);
+    let refused = world.patch(ONE, json!({ "kind": "pipe" })).await.expect(422);
+    assert_eq!(refused["detail"].as_array().map(Vec::len), Some(2), "{refused}");
+    world.patch(ONE, json!({ "kind": "pipe", "format": null, "retrySchedule": null })).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_portal_does_not_change_what_a_plugin_is_given() {
+    let world = world().await;
+    let id = world.get("/api/v1/app/acme").await.expect(200)["id"].as_str().expect("an id").to_owned();
+    let token = application_token(ORGANISATION, &id, &["ManageTransformation"]);
+    world.post(ALL, plain("plugin")).await.expect(201);
+    let request = Request::builder().method(Method::PATCH).uri(format!("{ONE}/transformation"));
+    let request = request.header("authorization", format!("Bearer {token}"));
+    let body = json!({ "code": "const handler = w => w", "enabled": true }).to_string();
+    let refused = world.send(request.body(body.into()).expect("a request")).await.expect(422);
+    assert!(refused["detail"][0]["msg"].as_str().expect("a text").contains("operator"), "{refused}");
 }
