@@ -8,7 +8,7 @@ mod payload;
 mod receiver;
 mod screen;
 
-use super::{Hint, http::Api, input, ledger, send, token};
+use super::{Hint, http::Api, input, ledger, send, server, token};
 use crate::{clock, config, config::Config, serve::Server};
 use anyhow::{Context as _, bail, ensure};
 use bellwire_model::{Ledger, RetrySchedule, Timestamp};
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = config(&folder.path, arguments.listen)?;
     let token = token::make(&config, token::organisation_default(), None)?;
     let server = Server::start(config).context("the demo's server cannot start")?;
-    let url = format!("http://{}", send::reachable(server.address()));
+    let url = format!("http://{}", server::reachable(server.address()));
     let stays = is_terminal && !arguments.once;
     let result = super::block_on(until_interrupted(async {
         let mut story = Story::begin(screen, &url, &token, &folder.path).await?;

@@ -2,8 +2,7 @@
 //!
 //! The sentences are the server's; this only asks for them and sets them on lines.
 
-use super::{http::Api, send::own_url, token};
-use crate::config::{Config, Place};
+use super::{server::Server, token};
 use anyhow::bail;
 use serde::Deserialize;
 use std::{fmt::Write as _, process::ExitCode};
@@ -15,7 +14,7 @@ use std::{fmt::Write as _, process::ExitCode};
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// The message's id (msg_…), or your own event id
     #[arg(value_name = "MESSAGE")]
     message: String,
@@ -25,12 +24,6 @@ pub(crate) struct Arguments {
     /// Print the server's JSON instead
     #[arg(long)]
     json: bool,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -53,8 +46,7 @@ struct Attempt {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(arguments.place.clone())?;
-    let answer = super::block_on(ask(&arguments, &config))?;
+    let answer = super::block_on(ask(&arguments))?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
@@ -63,7 +55,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(arguments: &Arguments, config: &Config) -> anyhow::Result<serde_json::Value> {
+async fn ask(arguments: &Arguments) -> anyhow::Result<serde_json::Value> {
     let is_name = |text: &str| {
         !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };
@@ -76,12 +68,7 @@ async fn ask(arguments: &Arguments, config: &Config) -> anyhow::Result<serde_jso
         Some(application) => format!("/app/{application}/msg/{message}/explain"),
         None => format!("/explain/{message}"),
     };
-    let url = arguments.url.clone().unwrap_or_else(|| own_url(&config.server));
-    let token = match &arguments.token {
-        Some(token) => token.clone(),
-        None => token::make(config, token::organisation_default(), None)?,
-    };
-    Api::new(&url, &token)?.get(&path).await
+    arguments.server.api(token::organisation_default())?.get(&path).await
 }
 
 /// A paragraph for the message, and one for each endpoint with its attempts indented.

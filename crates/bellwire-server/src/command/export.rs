@@ -1,7 +1,6 @@
 //! `bellwire export`: the event catalogue of a running server as a document for those who receive.
 
-use super::{block_on, send, token};
-use crate::config::{Config, Place};
+use super::{block_on, server::Server, token};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -13,18 +12,12 @@ use std::{fs, path::PathBuf, process::ExitCode};
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// As what
     format: Format,
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -35,9 +28,7 @@ enum Format {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(arguments.place.clone())?;
-    let organisation = token::organisation_default();
-    let api = send::api(&config, arguments.url.as_deref(), arguments.token.as_deref(), organisation)?;
+    let api = arguments.server.api(token::organisation_default())?;
     let path = match arguments.format {
         Format::Openapi => "/event-type/export/openapi",
         Format::Asyncapi => "/event-type/export/asyncapi",

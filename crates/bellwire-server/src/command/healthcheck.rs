@@ -1,6 +1,6 @@
 //! `bellwire healthcheck`: whether a server is ready, as an exit code; for containers, which have no other client.
 
-use super::{Hint, block_on, http, send};
+use super::{Hint, block_on, http, server};
 use crate::config::{Config, Place};
 use anyhow::{Context as _, bail};
 use bellwire_egress::{Request, Target, TlsSettings};
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let config = Config::load(arguments.place)?;
             // No certificate is made out to this address, and nothing secret is sent.
             check(
-                &format!("{}/api/v1/health/", send::own_url(&config.server)),
+                &format!("{}/api/v1/health/", server::own_url(&config.server)),
                 TlsSettings { verify: false, ..TlsSettings::default() },
                 deadline,
             )

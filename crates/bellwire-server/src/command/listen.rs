@@ -7,7 +7,7 @@
 mod screen;
 
 use super::http::{Answer, Api, client};
-use super::{Hint, input, send, token};
+use super::{Hint, input, server::Address, token};
 use crate::config::{Config, Place, no_color, parse_duration};
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
@@ -80,12 +80,8 @@ pub(crate) struct Arguments {
     /// One JSON object for each webhook
     #[arg(long)]
     json: bool,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL", help_heading = "The server")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true, help_heading = "The server")]
-    token: Option<String>,
+    #[command(flatten, next_help_heading = "The server")]
+    server: Address,
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -95,7 +91,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.place.clone())?;
-    let api = send::api(&config, arguments.url.as_deref(), arguments.token.as_deref(), token::organisation_default())?;
+    let api = arguments.server.api(&config, token::organisation_default())?;
     super::block_on(async {
         let forward = arguments.forward.as_deref().map(|url| Forward::new(url, arguments.timeout)).transpose()?;
         let of_source = match &arguments.source {

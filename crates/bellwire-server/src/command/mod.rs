@@ -26,6 +26,7 @@ pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod healthcheck;
 pub(crate) mod svix_server;
+mod server;
 mod http;
 mod input;
 

@@ -3,8 +3,7 @@
 //! A pack is an OpenAPI document whose `webhooks` are the event types, so any tool reads it, and the server's own import installs
 //! it. A schema may say under which other names its event type is known, in `x-bellwire-aliases`; `bellwire send` understands them.
 
-use super::{Hint, block_on, http::Api, send, token};
-use crate::config::{Config, Place};
+use super::{Hint, block_on, http::Api, server::Server, token};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Subcommand;
@@ -56,7 +55,7 @@ enum Action {
 #[derive(clap::Args)]
 struct Add {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// Its name, or a file
     #[arg(value_name = "NAME|FILE")]
     pack: String,
@@ -66,12 +65,6 @@ struct Add {
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
 }
 
 /// Runs it.
@@ -85,10 +78,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 false => print!("{text}"),
             }
         }
-        Action::Add(add) => {
-            let config = Config::load(add.place.clone())?;
-            block_on(install(&add, &config))?;
-        }
+        Action::Add(add) => block_on(install(&add))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,11 +123,10 @@ struct Named {
     name: String,
 }
 
-async fn install(add: &Add, config: &Config) -> anyhow::Result<()> {
+async fn install(add: &Add) -> anyhow::Result<()> {
     let text = text_of(&add.pack)?;
     let all = names(&read(&add.pack, &text)?);
-    let organisation = token::organisation_default();
-    let api = send::api(config, add.url.as_deref(), add.token.as_deref(), organisation)?;
+    let api = add.server.api(token::organisation_default())?;
     let before = existing(&api).await?;
     let body = json!({ "specRaw": text, "dryRun": add.dry_run }).to_string();
     let Imported { data } = api.post("/event-type/import/openapi", body).await?;

@@ -1,7 +1,6 @@
 //! `bellwire plugin`: install, grant, roll back and remove modules of a server, and try a plugin out on a message.
 
-use super::{http::Api, input, send::own_url, token};
-use crate::config::{Config, Place};
+use super::{http::Api, input, server::Server, token};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -16,15 +15,9 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     #[command(subcommand)]
     verb: Verb,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL", global = true)]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true, global = true)]
-    token: Option<String>,
     /// Print the server's JSON instead
     #[arg(long, global = true)]
     json: bool,
@@ -86,18 +79,12 @@ enum Verb {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(arguments.place.clone())?;
-    super::block_on(ask(arguments, &config))
+    super::block_on(ask(arguments))
 }
 
-async fn ask(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
-    let Arguments { verb, url, token, json: as_json, .. } = arguments;
-    let url = url.unwrap_or_else(|| own_url(&config.server));
-    let token = match token {
-        Some(token) => token,
-        None => token::make(config, token::organisation_default(), None)?,
-    };
-    let api = Api::new(&url, &token)?;
+async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { verb, server, json: as_json } = arguments;
+    let api = server.api(token::organisation_default())?;
     let answer = match &verb {
         Verb::List => api.get("/plugin").await?,
         Verb::Add { from, name, grant } => {

@@ -1,20 +1,20 @@
 //! `bellwire send`: one webhook straight to a URL, signed as the server would; or one message through a server's API,
 //! watched until every delivery of it has ended.
 
-use super::{Hint, block_on, http::Api, input, pack, sign, token};
+use super::{Hint, block_on, http::Api, input, pack, server::Address, sign, token};
 use crate::{
     clock,
     config::{Config, HeaderNames, Place, parse_duration},
 };
 use anyhow::{Context as _, bail};
 use bellwire_egress::{Egress, Request, SendError, Target};
-use bellwire_model::{MessageId, OrganisationId, Sequence, SequenceSource};
+use bellwire_model::{MessageId, Sequence, SequenceSource};
 use bellwire_signature::Secret;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::HashSet, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{collections::HashSet, process::ExitCode, time::Duration};
 
 const POLL: Duration = Duration::from_millis(200);
 
@@ -59,18 +59,8 @@ pub(crate) struct Arguments {
     /// A channel of the message; repeat it
     #[arg(long, value_name = "NAME", help_heading = "Through a server", requires = "application")]
     channel: Vec<String>,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL", help_heading = "Through a server")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "BELLWIRE_TOKEN",
-        hide_env_values = true,
-        help_heading = "Through a server"
-    )]
-    token: Option<String>,
+    #[command(flatten, next_help_heading = "Through a server")]
+    server: Address,
     /// Show the attempts until every delivery has ended, or this long
     #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "60s", help_heading = "Through a server", requires = "application")]
     wait: Option<Duration>,
@@ -234,7 +224,7 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     let (Some(application), Some(event_type)) = (&arguments.application, &arguments.event_type) else {
         bail!("--application and --event-type are needed");
     };
-    let api = api(config, arguments.url.as_deref(), arguments.token.as_deref(), token::organisation_default())?;
+    let api = arguments.server.api(config, token::organisation_default())?;
     let event_type = pack::event_type_called(&api, event_type).await?;
     let body = message(&event_type, payload, arguments.event_id.as_deref(), &arguments.channel)?;
     let WithId { id } = api.post(&format!("/app/{application}/msg"), body).await?;
@@ -255,21 +245,6 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     };
     watch.conclude(&destinations).await?;
     Ok(destinations.iter().all(Destination::is_delivered))
-}
-
-/// The API of the server at `url`, or where the settings say that it listens; with `token`, or one that is made now.
-///
-/// # Errors
-/// No token can be made, or it cannot stand in a header.
-pub(super) fn api(
-    config: &Config,
-    url: Option<&str>,
-    token: Option<&str>,
-    organisation: OrganisationId,
-) -> anyhow::Result<Api> {
-    let url = url.map_or_else(|| own_url(&config.server), str::to_owned);
-    let token = token.map_or_else(|| token::make(config, organisation, None), |token| Ok(token.to_owned()))?;
-    Api::new(&url, &token)
 }
 
 /// Follows one message.
@@ -344,23 +319,6 @@ impl Watch<'_> {
     }
 }
 
-/// The server that these settings make, seen from this machine.
-pub(crate) fn own_url(server: &crate::config::server::Server) -> String {
-    let scheme = if server.tls.is_some() { "https" } else { "http" };
-    format!("{scheme}://{}", reachable(server.listen))
-}
-
-/// Where a listener of this machine can be reached from it.
-pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
-}
-
 /// A stranger's text, fit for a terminal: no control characters, one line, not long.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
@@ -429,13 +387,6 @@ mod tests {
         assert_eq!(names(&config), (true, false));
         config.delivery.headers = HeaderNames::Svix;
         assert_eq!(names(&config), (false, true));
-    }
-
-    #[test]
-    fn a_listener_on_all_addresses_is_reached_on_this_machine() {
-        for (listens, at) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
-            assert_eq!(reachable(listens.parse().expect("an address")).to_string(), at);
-        }
     }
 
     #[test]

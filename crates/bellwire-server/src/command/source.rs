@@ -1,8 +1,8 @@
 //! `bellwire source`: the sources of a running server, at which others' webhooks come in.
 
+use super::server::{Server, TOKEN};
 use super::token::{ORGANISATION_DEFAULT, organisation};
-use super::{Hint, block_on, http::Api, send};
-use crate::config::{Config, Place};
+use super::{Hint, block_on, http::Api};
 use anyhow::Context as _;
 use bellwire_model::OrganisationId;
 use http::Method;
@@ -138,20 +138,15 @@ struct SecretArguments {
     secret_file: Option<PathBuf>,
 }
 
-/// Which server, and as whom.
+/// Which server, and as whom. `--token` is the listener URL's here.
 #[derive(clap::Args)]
+#[command(mut_arg(TOKEN, |token| token.long("api-token")))]
 struct ServerArguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// Whose sources
     #[arg(long, value_name = "ORG", default_value = ORGANISATION_DEFAULT, value_parser = organisation)]
     organisation: OrganisationId,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// A token for it [default: one is made with the secret of the settings or the data folder]
-    #[arg(long = "api-token", value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    api_token: Option<String>,
     /// Print JSON instead
     #[arg(long)]
     json: bool,
@@ -168,8 +163,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 impl ServerArguments {
     fn api(&self) -> anyhow::Result<Api> {
-        let config = Config::load(self.place.clone())?;
-        send::api(&config, self.url.as_deref(), self.api_token.as_deref(), self.organisation.clone())
+        self.server.api(self.organisation.clone())
     }
 }
 

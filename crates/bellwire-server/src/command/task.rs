@@ -1,7 +1,6 @@
 //! `bellwire task`: the server's background tasks: how far each has come, and how to stop one.
 
-use super::{http::Api, send::own_url, token};
-use crate::config::{Config, Place};
+use super::{http::Api, server::Server, token};
 use bellwire_model::TaskId;
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ enum What {
     #[command(after_help = "Example:\n  bellwire task list --status running --json")]
     List {
         #[command(flatten)]
-        server: Server,
+        server: ServerArguments,
         /// Only those that are running, finished or failed (cancelled ones too)
         #[arg(long, value_name = "STATUS", value_parser = ["running", "finished", "failed"])]
         status: Option<String>,
@@ -39,7 +38,7 @@ enum What {
     #[command(after_help = "Example:\n  bellwire task show qtask_2xGk…")]
     Show {
         #[command(flatten)]
-        server: Server,
+        server: ServerArguments,
         /// The task's id (qtask_…)
         #[arg(value_name = "TASK")]
         id: TaskId,
@@ -48,7 +47,7 @@ enum What {
     #[command(after_help = "Example:\n  bellwire task cancel qtask_2xGk…")]
     Cancel {
         #[command(flatten)]
-        server: Server,
+        server: ServerArguments,
         /// The task's id (qtask_…)
         #[arg(value_name = "TASK")]
         id: TaskId,
@@ -56,18 +55,12 @@ enum What {
 }
 
 #[derive(clap::Args)]
-struct Server {
+struct ServerArguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// Its token [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,15 +125,9 @@ impl What {
     }
 }
 
-impl Server {
+impl ServerArguments {
     fn api(&self) -> anyhow::Result<Api> {
-        let config = Config::load(self.place.clone())?;
-        let url = self.url.clone().unwrap_or_else(|| own_url(&config.server));
-        let token = match &self.token {
-            Some(token) => token.clone(),
-            None => token::make(&config, token::organisation_default(), None)?,
-        };
-        Api::new(&url, &token)
+        self.server.api(token::organisation_default())
     }
 }
 

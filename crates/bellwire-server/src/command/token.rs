@@ -1,6 +1,6 @@
 //! `bellwire token`: a token for the API, and nothing else on stdout; and the server's register of tokens that can be taken back.
 
-use super::{block_on, http::Api, send};
+use super::{block_on, http::Api, server::Server};
 use crate::{
     clock,
     config::{Config, Place},
@@ -89,16 +89,10 @@ enum Registered {
 #[derive(clap::Args)]
 struct ServerArguments {
     #[command(flatten)]
-    place: Place,
+    server: Server,
     /// Whose tokens
     #[arg(long, value_name = "ORG", default_value = ORGANISATION_DEFAULT, value_parser = organisation)]
     organisation: OrganisationId,
-    /// The server [default: where the settings say it listens]
-    #[arg(long, value_name = "URL", env = "BELLWIRE_URL")]
-    url: Option<String>,
-    /// A token for it [default: one is made with the secret of the settings or the data folder]
-    #[arg(long, value_name = "TOKEN", env = "BELLWIRE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
     /// Print JSON instead
     #[arg(long)]
     json: bool,
@@ -142,8 +136,7 @@ pub(crate) fn organisation_default() -> OrganisationId {
 
 impl ServerArguments {
     fn api(&self) -> anyhow::Result<Api> {
-        let config = Config::load(self.place.clone())?;
-        send::api(&config, self.url.as_deref(), self.token.as_deref(), self.organisation.clone())
+        self.server.api(self.organisation.clone())
     }
 
     fn path(&self) -> String {
