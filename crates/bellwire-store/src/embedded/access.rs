@@ -2,9 +2,8 @@
 //!
 //! NULL is the default, which nearly all endpoints have. Names here are fixed for ever, since rows hold them.
 
-use super::codec;
-use super::configuration::{self, Sealer};
 use super::fault::Fault;
+use super::sealed::{self, Sealer};
 use bellwire_model::{
     Access, ApplicationKey, ClientAuthentication, Credentials, Endpoint, EndpointId, Oauth, SecretText, TlsAccess,
 };
@@ -67,9 +66,8 @@ pub(super) fn seal(sealer: Option<&dyn Sealer>, endpoint: &Endpoint) -> Option<V
     if endpoint.access == Access::default() {
         return None;
     }
-    let plain = Zeroizing::new(codec::json(&StoredAccess::from(&endpoint.access)));
-    let place = configuration::place(endpoint.application, endpoint.id, COLUMN);
-    Some(configuration::seal(sealer, &place, plain.as_bytes()))
+    let place = sealed::place(endpoint.application, endpoint.id, COLUMN);
+    Some(sealed::seal(sealer, &place, &StoredAccess::from(&endpoint.access)))
 }
 
 /// What [`seal`] made of it.
@@ -81,10 +79,8 @@ pub(super) fn open(
 ) -> Result<Access, Fault> {
     let Some(column) = column else { return Ok(Access::default()) };
     let about = |detail: String| Fault::damaged("an endpoint's access", format!("of endpoint {id}: {detail}"));
-    let place = configuration::place(application, id, COLUMN);
-    let plain = configuration::open(sealer, &place, &column).map_err(about)?;
-    let stored: StoredAccess =
-        serde_json::from_slice(&plain).map_err(|error| about(format!("it does not read: {:?}", error.classify())))?;
+    let place = sealed::place(application, id, COLUMN);
+    let stored: StoredAccess = sealed::open(sealer, &place, &column).map_err(about)?;
     stored.access().map_err(about)
 }
 

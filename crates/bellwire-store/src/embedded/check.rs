@@ -3,11 +3,12 @@
 //! A delivery is looked for in all the places where it may stand, so what is found lost here is lost.
 
 use super::codec::{self, integer};
-use super::configuration::{self, PLAIN, Sealer};
+use super::configuration;
 use super::fault::Fault;
 use super::index::AttemptRecord;
 use super::ledger::{self, Meta};
 use super::message_log::BlobRef;
+use super::sealed::{PLAIN, Sealer};
 use super::source;
 use super::waiting_room;
 use bellwire_model::{Delivery, EndReason, EndpointKey, Ledger, Sequence, Timestamp};

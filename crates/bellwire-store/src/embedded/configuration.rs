@@ -5,34 +5,19 @@ use super::codec;
 use super::fault::Fault;
 use super::kind;
 use super::message_log::array;
+use super::sealed::{self, Sealer};
 use super::shape;
 use super::source;
 use bellwire_model::{
     ActiveSecret, Application, ApplicationId, ApplicationKey, ApplicationSettings, DisabledBy, Endpoint, EndpointId,
     EndpointKey, EventType, Health, Ksuid, Limits, OrganisationId, PayloadValidation, RetrySchedule, Timestamp,
 };
-use bellwire_signature::{Secret, sealed};
+use bellwire_signature::Secret;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
-use zeroize::Zeroizing;
-
-/// Seals the secrets of endpoints before they are written, and opens them again.
-pub trait Sealer: Send + Sync {
-    /// Seals `plain`, bound to its place `aad`.
-    fn seal(&self, aad: &[u8], plain: &[u8]) -> Vec<u8>;
-
-    /// Opens what [`Sealer::seal`] made with the same `aad`, and what was written when there was no sealer: [`PLAIN`] and the text.
-    ///
-    /// # Errors
-    /// Why it cannot be opened, for the operator.
-    fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String>;
-}
-
-/// What a secret begins with that was written without a [`Sealer`]; the same as in [`bellwire_signature::sealed`].
-pub const PLAIN: u8 = b'p';
 
 #[derive(Serialize, Deserialize)]
 struct StoredSecret {
@@ -335,8 +320,7 @@ fn seal_secrets(
             expires_at: active.expires_at.map(Timestamp::as_micros),
         })
         .collect();
-    let plain = codec::json(&stored);
-    seal(sealer, &place(application, id, "secrets"), plain.as_bytes())
+    sealed::seal(sealer, &sealed::place(application, id, "secrets"), &stored)
 }
 
 fn open_secrets(
@@ -347,8 +331,8 @@ fn open_secrets(
 ) -> Result<Vec<ActiveSecret>, Fault> {
     const WHAT: &str = "a secret";
     let about = |detail: String| Fault::damaged(WHAT, format!("of endpoint {id}: {detail}"));
-    let plain = open(sealer, &place(application, id, "secrets"), row).map_err(about)?;
-    let stored: Vec<StoredSecret> = serde_json::from_slice(&plain).map_err(|_| about("it is not JSON".to_owned()))?;
+    let place = sealed::place(application, id, "secrets");
+    let stored: Vec<StoredSecret> = sealed::open(sealer, &place, row).map_err(about)?;
     stored
         .into_iter()
         .map(|stored| {
@@ -356,28 +340,6 @@ fn open_secrets(
             Ok(ActiveSecret { secret, expires_at: stored.expires_at.map(Timestamp::from_micros) })
         })
         .collect()
-}
-
-/// Seals what is bound to `place`, or marks it as plain.
-pub(super) fn seal(sealer: Option<&dyn Sealer>, place: &[u8], plain: &[u8]) -> Vec<u8> {
-    match sealer {
-        Some(sealer) => sealer.seal(place, plain),
-        None => [&[PLAIN], plain].concat(),
-    }
-}
-
-/// Opens what [`seal`] made.
-pub(super) fn open(sealer: Option<&dyn Sealer>, place: &[u8], row: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
-    match (sealer, row) {
-        (Some(sealer), _) => sealer.open(place, row).map(Zeroizing::new),
-        (None, [PLAIN, plain @ ..]) => Ok(Zeroizing::new(plain.to_vec())),
-        (None, _) => Err("it is sealed, and there is no main secret".to_owned()),
-    }
-}
-
-/// Where a sealed column of an endpoint stands.
-pub(super) fn place(application: ApplicationKey, id: EndpointId, column: &str) -> Vec<u8> {
-    sealed::aad(&application.0.to_string(), &id.to_string(), column)
 }
 
 fn disabled_code(by: DisabledBy) -> i64 {

@@ -2,13 +2,11 @@
 //!
 //! NULL is push, which nearly all endpoints are. Names here are fixed for ever, since rows hold them.
 
-use super::codec;
-use super::configuration::{self, Sealer};
 use super::fault::Fault;
+use super::sealed::{self, Sealer};
 use bellwire_model::{ApplicationKey, Endpoint, EndpointId, Kind, Pipe, Plugin, Runs};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 const COLUMN: &str = "kind";
 
@@ -42,9 +40,8 @@ pub(super) fn seal(sealer: Option<&dyn Sealer>, endpoint: &Endpoint) -> Option<V
             ordering_key: ordering_key.clone(),
         }),
     };
-    let plain = Zeroizing::new(codec::json(&stored));
-    let place = configuration::place(endpoint.application, endpoint.id, COLUMN);
-    Some(configuration::seal(sealer, &place, plain.as_bytes()))
+    let place = sealed::place(endpoint.application, endpoint.id, COLUMN);
+    Some(sealed::seal(sealer, &place, &stored))
 }
 
 /// What [`seal`] made of it.
@@ -56,10 +53,8 @@ pub(super) fn open(
 ) -> Result<Kind, Fault> {
     let Some(column) = column else { return Ok(Kind::Push) };
     let about = |detail: String| Fault::damaged("an endpoint's kind", format!("of endpoint {id}: {detail}"));
-    let place = configuration::place(application, id, COLUMN);
-    let plain = configuration::open(sealer, &place, &column).map_err(about)?;
-    let stored: StoredKind =
-        serde_json::from_slice(&plain).map_err(|error| about(format!("it does not read: {:?}", error.classify())))?;
+    let place = sealed::place(application, id, COLUMN);
+    let stored: StoredKind = sealed::open(sealer, &place, &column).map_err(about)?;
     Ok(match stored {
         StoredKind::Plugin { runs, settings } => {
             let runs = Runs::parse(&runs).ok_or_else(|| about(format!("{runs} is not known to this version")))?;

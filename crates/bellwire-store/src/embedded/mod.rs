@@ -13,6 +13,7 @@ mod message_log;
 mod attempt_log;
 mod waiting_room;
 mod keys;
+mod sealed;
 mod configuration;
 mod shape;
 mod access;
@@ -36,7 +37,7 @@ mod fault;
 
 pub use backup::{BackupError, Progress, backup};
 pub use check::{Finding, FindingKind, Report};
-pub use configuration::{PLAIN, Sealer};
+pub use sealed::{PLAIN, Sealer};
 
 use crate::{
     Advanced, AttemptQuery, Batch, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,

@@ -1,10 +1,11 @@
 //! What a start needs to know, read from the two logs above the watermark and from the heads of the waiting room.
 
 use super::codec::{self, integer};
-use super::configuration::{self, Sealer};
+use super::configuration;
 use super::fault::Fault;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
+use super::sealed::Sealer;
 use super::{source, task, tokens, waiting_room};
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};

@@ -3,10 +3,10 @@
 //! What a later version may add stands in the column `settings` as JSON; names there are fixed for ever, since rows hold them.
 
 use super::codec::{self, integer};
-use super::configuration::{self, Sealer};
 use super::fault::Fault;
 use super::message_log::{BlobRef, array};
 use super::received;
+use super::sealed::{self, Sealer};
 use super::way::{self, StoredWay};
 use crate::Page;
 use bellwire_model::{
@@ -14,7 +14,6 @@ use bellwire_model::{
     OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceCursor,
     SourceId, SourceKey, SourceSecret, Timestamp,
 };
-use bellwire_signature::sealed;
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
@@ -173,7 +172,6 @@ pub(super) fn put(connection: &Connection, sealer: Option<&dyn Sealer>, source: 
             .collect(),
         way: way::secret(&source.way).map(str::to_owned),
     };
-    let secrets = zeroize::Zeroizing::new(codec::json(&secrets));
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO source (key, id, organisation, application, uid, name, disabled, settings, secrets, \
@@ -188,7 +186,7 @@ pub(super) fn put(connection: &Connection, sealer: Option<&dyn Sealer>, source: 
             source.name,
             source.disabled,
             codec::json(&StoredSettings::of(source)),
-            configuration::seal(sealer, &place(source.application, source.id), secrets.as_bytes()),
+            sealed::seal(sealer, &place(source.application, source.id), &secrets),
             codec::json(&source.metadata),
             source.created_at.as_micros(),
             source.updated_at.as_micros(),
@@ -232,8 +230,8 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
     let organisation: String = row.get(2)?;
     let mut settings: StoredSettings = codec::from_json(WHAT, &row.get::<_, String>(7)?)?;
     let about = |detail: String| Fault::damaged("a secret", format!("of source {id}: {detail}"));
-    let plain = configuration::open(sealer, &place(application, id), &row.get::<_, Vec<u8>>(8)?).map_err(about)?;
-    let secrets: StoredSecrets = serde_json::from_slice(&plain).map_err(|_| about("it is not JSON".to_owned()))?;
+    let secrets: StoredSecrets =
+        sealed::open(sealer, &place(application, id), &row.get::<_, Vec<u8>>(8)?).map_err(about)?;
     Ok(Source {
         key: SourceKey(row.get(0)?),
         id,
@@ -289,7 +287,7 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
 
 /// Where the sealed column of a source stands.
 fn place(application: ApplicationKey, id: SourceId) -> Vec<u8> {
-    sealed::aad(&application.0.to_string(), &id.to_string(), "secrets")
+    sealed::place(application, id, "secrets")
 }
 
 pub(super) fn put_cursor(connection: &Connection, cursor: &SourceCursor) -> Result<(), Fault> {
