@@ -23,6 +23,7 @@ mod backup;
 mod tokens;
 mod bars;
 mod packaging;
+mod map;
 mod settings;
 mod swap;
 mod tls;
