@@ -3,8 +3,9 @@
 //! One reading transaction fixes the instant; pages are copied in steps inside it, so that no commit waits and none that comes
 //! meanwhile makes the copy start over. Until it ends, the write-ahead log of the store cannot start over and grows.
 
+use super::OpenError;
 use super::folder::{self, private_file};
-use super::{OpenError, check_version, open_reader};
+use super::opening::{check_version, open_reader};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{DirBuilder, File};

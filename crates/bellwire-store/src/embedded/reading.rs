@@ -4,7 +4,8 @@ use super::codec::{self, integer};
 use super::fault::Fault;
 use super::index::{AttemptRecord, MessageRecord, Tail, View};
 use super::ledger::Meta;
-use super::{OpenError, attempt_log, message_log, open_reader, waiting_room};
+use super::opening::open_reader;
+use super::{OpenError, attempt_log, message_log, waiting_room};
 use crate::{
     AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, LAG_COUNTED_MAX, LOG_LOOKED_MAX,
     LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, MessageQuery, Page, Span, StatusFilter,

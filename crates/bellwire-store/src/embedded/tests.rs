@@ -1,0 +1,204 @@
+//! What only the embedded store can do: a full disk, a failed sync, a reader beside a writer.
+
+use super::opening::write_ahead;
+use super::*;
+use crate::{Accepted, Span};
+use bellwire_model::{ContentType, MessageId};
+use bytes::Bytes;
+
+fn open(folder: &Path) -> EmbeddedStore {
+    EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..Settings::default() }).expect("opens")
+}
+
+fn batch(sequence: u64) -> Batch {
+    let message = Message {
+        id: MessageId::from_parts(Sequence::from_u64(sequence), [0; 12]),
+        application: ApplicationKey(1),
+        event_type: "a".to_owned(),
+        event_id: None,
+        channels: Vec::new(),
+        tags: Vec::new(),
+        payload: Some(Bytes::from(vec![0; 10_000])),
+        content_type: ContentType::Json,
+        transformations_params: None,
+        received: None,
+        trace: None,
+        expires_at: Timestamp::FAR_FUTURE,
+        deliver_at: None,
+    };
+    let fan_out = [EndpointKey(1)].into_iter().collect();
+    let accepted = vec![Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }];
+    Batch { accepted, ..Batch::default() }
+}
+
+/// As a disk would that holds `pages` pages.
+fn limit_pages(store: &EmbeddedStore, pages: u32) {
+    let writer = store.writer.as_ref().expect("open for writing").lock();
+    writer.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("a limit");
+}
+
+#[test]
+fn a_full_disk_refuses_commits_and_the_store_goes_on_when_there_is_room() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    limit_pages(&store, 120);
+    let mut kept = 0;
+    while store.commit(&batch(kept + 1)).is_ok() {
+        kept += 1;
+        assert!(kept < 1_000);
+    }
+    for _ in 0..3 {
+        assert!(matches!(store.commit(&batch(kept + 1)), Err(CommitError::Full)));
+        let ledger = store.ledger().expect("readers go on");
+        assert!(ledger.balances());
+        assert_eq!(ledger.accepted, kept);
+        assert_eq!(store.count_deliveries(EndpointKey(1), Span::ALL).expect("read").pending, kept);
+    }
+    limit_pages(&store, 1_000_000);
+    store.commit(&batch(kept + 1)).expect("the same batch, later");
+    assert_eq!(store.ledger().expect("read").accepted, kept + 1);
+}
+
+#[test]
+fn the_log_s_index_has_its_room_before_it_needs_it() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    let bytes = || std::fs::metadata(folder.path().join("bellwire.db-shm")).map_or(0, |file| file.len());
+    assert_eq!(bytes(), 1 << 20);
+    for sequence in 1..200 {
+        store.commit(&batch(sequence)).expect("commits");
+    }
+    assert_eq!((bytes(), store.ledger().expect("read").accepted), (1 << 20, 199));
+    // A reader of another process finds the same.
+    assert_eq!(EmbeddedStore::open_reading(folder.path()).expect("opens").ledger().expect("read").accepted, 199);
+}
+
+/// A batch of one message with a payload of so many bytes, delivered at once.
+fn delivered(sequence: u64, bytes: usize) -> Batch {
+    let mut batch = batch(sequence);
+    for accepted in &mut batch.accepted {
+        Arc::make_mut(&mut accepted.message).payload = Some(Bytes::from(vec![7; bytes]));
+        accepted.fan_out = std::iter::empty().collect();
+    }
+    batch.watermark = Some(Sequence::from_u64(sequence + 1));
+    batch
+}
+
+fn messages(store: &EmbeddedStore) -> i64 {
+    let writer = store.writer.as_ref().expect("open for writing").lock();
+    writer.connection.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("a count")
+}
+
+#[test]
+fn a_slice_of_retention_is_bounded_in_bytes_too() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    for sequence in 1..=40 {
+        store.commit(&delivered(sequence, 1 << 20)).expect("commits");
+    }
+    let years = Timestamp::EPOCH.plus(Duration::from_secs(100 * 365 * 86_400));
+    let mut left = vec![messages(&store)];
+    while store.upkeep(years).expect("upkeep") {
+        left.push(messages(&store));
+    }
+    left.dedup();
+    assert_eq!(left, [40, 24, 8, 0]);
+}
+
+#[test]
+fn what_upkeep_writes_counts_towards_the_next_checkpoint() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    let mut many = Batch::default();
+    for sequence in 1..=1_900 {
+        many.accepted.extend(delivered(sequence, 10).accepted);
+    }
+    store.commit(&many).expect("commits");
+    let quiet = Sequence::from_u64(1).time().plus(Duration::from_secs(3600));
+    let mut writer = store.writer.as_ref().expect("open for writing").lock();
+    writer.log_left(0);
+    while writer.upkeep(quiet).expect("upkeep") {
+        let (log, done) = checkpoint::extent(&writer.connection).expect("the log's extent");
+        assert!(writer.log_bytes >= log - done, "{} of {log} - {done}", writer.log_bytes);
+    }
+    assert!(writer.meta.indexed.as_u64() > 0);
+}
+
+#[test]
+fn slow_lists_leave_readers_for_what_deliveries_wait_for() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    store.commit(&batch(1)).expect("commits");
+    let lists: Vec<_> = (0..8).map(|_| store.readers.take_for_list().expect("a reader")).collect();
+    std::thread::scope(|threads| {
+        let ninth = threads.spawn(|| store.ledger().map(|ledger| ledger.accepted));
+        let found = store.lease_due(EndpointKey(1), false, Timestamp::FAR_FUTURE, 10);
+        assert!(found.expect("read at once").is_empty());
+        assert!(store.message(Sequence::from_u64(1), true).expect("read at once").is_some());
+        assert!(!ninth.is_finished(), "one list too many");
+        drop(lists);
+        assert_eq!(ninth.join().expect("ends").expect("reads"), 1);
+    });
+}
+
+#[test]
+fn a_database_that_cannot_have_a_log_is_known() {
+    let memory = Connection::open_in_memory().expect("opens");
+    assert_eq!(write_ahead(&memory).expect("a mode"), "memory");
+}
+
+#[test]
+fn what_is_not_accepted_may_use_the_reserve() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mut reserve = Reserve::take(folder.path(), 1 << 20);
+    let bytes = || std::fs::metadata(folder.path().join("reserve")).map_or(0, |file| file.len());
+    assert!(reserve.take_again());
+    assert_eq!(bytes(), 1 << 20);
+    assert!(reserve.give_up(), "there was some");
+    assert!(!reserve.give_up(), "and now there is none");
+    assert_eq!(bytes(), 0);
+    assert!(reserve.take_again());
+}
+
+#[test]
+fn after_an_unknown_outcome_nothing_is_written() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    store.commit(&batch(5)).expect("commits");
+    // A batch that breaks the order cannot be kept, and trying again cannot help.
+    assert!(matches!(store.commit(&batch(4)), Err(CommitError::Unknown(_))));
+    assert!(matches!(store.commit(&batch(6)), Err(CommitError::Unknown(_))));
+    assert!(matches!(store.upkeep(Timestamp::EPOCH), Ok(false) | Err(CommitError::Unknown(_))));
+    assert!(store.lease("a", &[Partition(1)], Timestamp::EPOCH, Duration::ZERO).is_err());
+    assert_eq!(store.ledger().expect("readers go on").accepted, 1);
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(store.ledger().expect("read").accepted, 1);
+    store.commit(&batch(6)).expect("a new process goes on");
+}
+
+#[test]
+fn a_failed_batch_leaves_no_trace_in_memory() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    limit_pages(&store, 60);
+    let waiting = |message| Waiting {
+        delivery: Delivery { endpoint: EndpointKey(1), message: Sequence::from_u64(message) },
+        due: Timestamp::EPOCH,
+        next: 1,
+        trigger: bellwire_model::Trigger::Scheduled,
+    };
+    let mut refused = batch(1);
+    refused.changes.push(crate::Change::Wait { waiting: waiting(1), owed: false });
+    for sequence in 2..100 {
+        refused.accepted.extend(batch(sequence).accepted);
+    }
+    assert!(matches!(store.commit(&refused), Err(CommitError::Full)));
+    let writer = Arc::clone(store.writer.as_ref().expect("open for writing"));
+    assert!(!writer.lock().counts.has_rows(EndpointKey(1)));
+    assert_eq!(store.tail.read().len(), 0);
+    limit_pages(&store, 1_000_000);
+    store.commit(&refused).expect("the same batch, later");
+    assert!(writer.lock().counts.has_rows(EndpointKey(1)));
+    assert_eq!(store.ledger().expect("read").pending, 99);
+}
