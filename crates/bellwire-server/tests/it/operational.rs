@@ -2,7 +2,7 @@
 
 use crate::program::{Program, eventually};
 use crate::receiver::{Arrival, Receiver};
-use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
+use bellwire_signature::VerifyKey;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -12,8 +12,7 @@ const FIVE_ATTEMPTS: [(&str, &str); 1] = [("BELLWIRE_DELIVERY_RETRY_SCHEDULE", "
 fn listen(server: &Program, receiver: &Receiver, event_types: Value) -> VerifyKey {
     let body = json!({"url": receiver.url(), "uid": "ops", "eventTypes": event_types});
     assert_eq!(server.call("POST", "/operational-webhook/endpoint", body).0, 201);
-    let (_, secret) = server.call("GET", "/operational-webhook/endpoint/ops/secret", json!(null));
-    VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap()
+    server.key_of("/operational-webhook/endpoint/ops")
 }
 
 /// An application with one endpoint, both with the uid `name`.
@@ -31,14 +30,7 @@ fn send(server: &Program, name: &str) -> Value {
 }
 
 fn verified(key: &VerifyKey, arrival: &Arrival) -> Value {
-    let header = |name: &str| arrival.headers[name].as_str();
-    let signed = SignedHeaders {
-        id: header("webhook-id"),
-        timestamp: header("webhook-timestamp"),
-        signature: header("webhook-signature"),
-    };
-    let now = header("webhook-timestamp").parse().unwrap();
-    verify(std::slice::from_ref(key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
+    arrival.verify(key);
     serde_json::from_slice(&arrival.body).unwrap()
 }
 

@@ -2,7 +2,6 @@
 
 use crate::program::{PATIENCE, Program, bellwire, eventually, ledger};
 use crate::receiver::Receiver;
-use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -156,8 +155,7 @@ fn listen_brings_webhooks_here_and_tells_what_was_answered() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
     prepare(&server);
-    let (_, secret) = server.call("GET", &format!("{PIPE}/secret"), json!(null));
-    let key = VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap();
+    let key = server.key_of(PIPE);
     (0..2).for_each(|n| send(&server, n));
     let receiver = Receiver::answering(&[200, 500]);
     let mut listening = bellwire(folder.path())
@@ -169,15 +167,8 @@ fn listen_brings_webhooks_here_and_tells_what_was_answered() {
     let mut ids = Vec::new();
     for _ in 0..2 {
         let arrival = receiver.next();
-        let header = |name: &str| arrival.headers[name].as_str();
-        let signed = SignedHeaders {
-            id: header("webhook-id"),
-            timestamp: header("webhook-timestamp"),
-            signature: header("webhook-signature"),
-        };
-        let now = header("webhook-timestamp").parse().unwrap();
-        verify(std::slice::from_ref(&key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
-        ids.push(header("webhook-id").to_owned());
+        arrival.verify(&key);
+        ids.push(arrival.header("webhook-id").to_owned());
     }
     let lines: Vec<Value> = BufReader::new(listening.stdout.take().unwrap())
         .lines()

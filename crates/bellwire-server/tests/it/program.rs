@@ -1,5 +1,6 @@
 //! Starts `bellwire serve` on a folder of its own and a free port, and talks to it.
 
+use bellwire_signature::VerifyKey;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -81,6 +82,12 @@ impl Program {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// What an endpoint's webhooks are verified with. `endpoint` is its path.
+    pub(crate) fn key_of(&self, endpoint: &str) -> VerifyKey {
+        let (_, secret) = self.call("GET", &format!("{endpoint}/secret"), Value::Null);
+        VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap()
     }
 
     /// One request to the API; answers status and JSON (null for an empty body).

@@ -1,5 +1,6 @@
 //! A receiver whose answers are scripted, and that keeps what it got.
 
+use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,6 +12,20 @@ pub(crate) struct Arrival {
     pub(crate) request: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
+}
+
+impl Arrival {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        &self.headers[name]
+    }
+
+    /// Panics if it is not signed with this key, over its very bytes.
+    pub(crate) fn verify(&self, key: &VerifyKey) {
+        let (id, timestamp) = (self.header("webhook-id"), self.header("webhook-timestamp"));
+        let signed = SignedHeaders { id, timestamp, signature: self.header("webhook-signature") };
+        let now = timestamp.parse().unwrap();
+        verify(std::slice::from_ref(key), &signed, &self.body, now, TOLERANCE_DEFAULT).unwrap();
+    }
 }
 
 /// Answers its requests with the statuses given, the last one for ever.

@@ -2,7 +2,6 @@
 
 use crate::program::{Program, eventually, ledger};
 use crate::receiver::{Arrival, Receiver};
-use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
 use serde_json::{Value, json};
 
 #[test]
@@ -47,16 +46,7 @@ fn attempts(server: &Program, message: &str, count: usize) -> Value {
 }
 
 fn verified(server: &Program, endpoint: &str, arrival: &Arrival) {
-    let (_, secret) = server.call("GET", &format!("/app/acme/endpoint/{endpoint}/secret"), json!(null));
-    let key = VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap();
-    let header = |name: &str| arrival.headers[name].as_str();
-    let signed = SignedHeaders {
-        id: header("webhook-id"),
-        timestamp: header("webhook-timestamp"),
-        signature: header("webhook-signature"),
-    };
-    let now = header("webhook-timestamp").parse().unwrap();
-    verify(std::slice::from_ref(&key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
+    arrival.verify(&server.key_of(&format!("/app/acme/endpoint/{endpoint}")));
 }
 
 #[test]

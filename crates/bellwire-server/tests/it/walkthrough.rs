@@ -2,7 +2,6 @@
 
 use crate::program::{Program, eventually, ledger};
 use crate::receiver::Receiver;
-use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyKey, verify};
 use serde_json::json;
 
 #[test]
@@ -16,8 +15,7 @@ fn a_message_is_accepted_signed_retried_delivered_and_counted() {
     assert_eq!((status, &application["uid"]), (201, &json!("acme")));
     let endpoint = json!({"url": receiver.url(), "uid": "hooks", "eventTypes": null});
     assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
-    let (_, secret) = server.call("GET", "/app/acme/endpoint/hooks/secret", json!(null));
-    let key = VerifyKey::parse(secret["key"].as_str().unwrap()).unwrap();
+    let key = server.key_of("/app/acme/endpoint/hooks");
 
     // 202 means: on disk, with everyone it is owed to.
     let message = json!({"eventType": "invoice.paid", "payload": {"id": 7, "amount": 1250}});
@@ -28,15 +26,8 @@ fn a_message_is_accepted_signed_retried_delivered_and_counted() {
     // Three attempts arrive, under one id, each with its own valid signature over the very bytes that were accepted.
     for _ in 0..3 {
         let arrival = receiver.next();
-        let header = |name: &str| arrival.headers[name].as_str();
-        let signed = SignedHeaders {
-            id: header("webhook-id"),
-            timestamp: header("webhook-timestamp"),
-            signature: header("webhook-signature"),
-        };
-        let now = header("webhook-timestamp").parse().unwrap();
-        verify(std::slice::from_ref(&key), &signed, &arrival.body, now, TOLERANCE_DEFAULT).unwrap();
-        assert_eq!(header("webhook-id"), id);
+        arrival.verify(&key);
+        assert_eq!(arrival.header("webhook-id"), id);
         assert_eq!(arrival.body, br#"{"id":7,"amount":1250}"#);
     }
 
