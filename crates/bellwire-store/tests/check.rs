@@ -1,14 +1,12 @@
 //! A check finds each kind of damage and nothing else; a copy made beside a writer is whole.
 
-use bellwire_model::{
-    AfterAttempt, ApplicationKey, Attempt, AttemptId, ContentType, Delivery, EndReason, EndpointKey, FanOut, Message,
-    MessageId, Sequence, SequenceSource, Timestamp, Trigger,
-};
+mod load;
+
+use bellwire_model::{AfterAttempt, EndReason};
 use bellwire_store::embedded::{BackupError, FindingKind, backup};
-use bellwire_store::{Accepted, Batch, EmbeddedStore, OpenError, Settings, Store};
-use bytes::Bytes;
+use bellwire_store::{Batch, EmbeddedStore, OpenError, Settings, Store};
+use load::Load;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tempfile::TempDir;
 
@@ -21,64 +19,19 @@ fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, settings).expect("opens")
 }
 
-/// Messages to endpoints 1 and 2: the first takes each, the second fails twice and then ends or waits.
-struct Load {
-    sequences: SequenceSource,
-    now: Timestamp,
-}
-
-impl Load {
-    fn new() -> Load {
-        Load { sequences: SequenceSource::after(Sequence::ZERO), now: Timestamp::from_seconds(1_800_000_000) }
+/// One round: a message to endpoints 1 and 2. The first takes it, the second fails twice and then ends or waits.
+fn round(load: &mut Load, store: &EmbeddedStore, n: u64) {
+    let accepted = load.accepted(&[1, 2]);
+    let message = accepted.message.sequence();
+    let mut batch = Batch { accepted: vec![accepted], ..Batch::default() };
+    batch.attempts.push(load.attempt(message, 1, 1, AfterAttempt::Delivered));
+    batch.attempts.push(load.attempt(message, 2, 1, AfterAttempt::Waiting { due: load.now }));
+    if n.is_multiple_of(2) {
+        batch.attempts.push(load.attempt(message, 2, 2, AfterAttempt::Ended(EndReason::Exhausted)));
     }
-
-    fn message(&mut self) -> (Batch, Sequence) {
-        let sequence = self.sequences.next(self.now);
-        let message = Message {
-            id: MessageId::from_parts(sequence, [1; 12]),
-            application: ApplicationKey(1),
-            event_type: "a".to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(Bytes::from_static(&[b'x'; 300])),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-        };
-        let fan_out = FanOut::from_slice(&[EndpointKey(1), EndpointKey(2)]);
-        let accepted = Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None };
-        (Batch { accepted: vec![accepted], ..Batch::default() }, sequence)
-    }
-
-    fn attempt(&mut self, message: Sequence, endpoint: u32, number: u32, after: AfterAttempt) -> Attempt {
-        Attempt {
-            id: AttemptId::from_parts(self.sequences.next(self.now), [2; 12]),
-            delivery: Delivery { endpoint: EndpointKey(endpoint), message },
-            application: ApplicationKey(1),
-            number,
-            trigger: Trigger::Scheduled,
-            url: Arc::from("https://receiver.example/"),
-            outcome: None,
-            after,
-        }
-    }
-
-    /// One round: a message, and what becomes of it.
-    fn round(&mut self, store: &EmbeddedStore, n: u64) {
-        let (mut batch, message) = self.message();
-        batch.attempts.push(self.attempt(message, 1, 1, AfterAttempt::Delivered));
-        batch.attempts.push(self.attempt(message, 2, 1, AfterAttempt::Waiting { due: self.now }));
-        if n.is_multiple_of(2) {
-            batch.attempts.push(self.attempt(message, 2, 2, AfterAttempt::Ended(EndReason::Exhausted)));
-        }
-        batch.watermark = Some(message.next());
-        store.commit(&batch).expect("commits");
-        store.upkeep(self.now).expect("upkeep");
-    }
+    batch.watermark = Some(message.next());
+    store.commit(&batch).expect("commits");
+    store.upkeep(load.now).expect("upkeep");
 }
 
 /// A store with a little of everything, closed.
@@ -87,10 +40,10 @@ fn some() -> TempDir {
     let store = open(folder.path());
     let mut load = Load::new();
     for n in 0..30 {
-        load.round(&store, n);
+        round(&mut load, &store, n);
     }
     // One that nobody has tried yet.
-    store.commit(&load.message().0).expect("commits");
+    store.commit(&Batch { accepted: vec![load.accepted(&[1, 2])], ..Batch::default() }).expect("commits");
     drop(store);
     damage(folder.path(), "INSERT INTO deleted_endpoint (key) VALUES (1), (2)");
     folder
@@ -201,7 +154,7 @@ fn a_copy_made_beside_a_writer_is_whole() {
             let mut load = Load::new();
             while !stop.load(Ordering::Acquire) {
                 let n = rounds.load(Ordering::Acquire);
-                load.round(&store, n);
+                round(&mut load, &store, n);
                 rounds.store(n + 1, Ordering::Release);
             }
         });

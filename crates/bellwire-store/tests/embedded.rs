@@ -1,17 +1,19 @@
 //! The embedded back end keeps the promises of the trait, and those of its own.
 
+mod load;
+
 use bellwire_model::{
-    ActiveSecret, AfterAttempt, ApplicationKey, Attempt, AttemptId, ContentType, Delivery, DeliveryState, Endpoint,
-    EndpointId, EndpointKey, FanOut, Limits, Message, MessageId, Sequence, SequenceSource, Timestamp, Trigger,
+    ActiveSecret, AfterAttempt, ApplicationKey, DeliveryState, Endpoint, EndpointId, EndpointKey, Limits, Sequence,
+    Timestamp,
 };
 use bellwire_signature::Secret;
 use bellwire_store::embedded::{FindingKind, PLAIN};
 use bellwire_store::testing::conformance::{self, Harness};
 use bellwire_store::testing::faults::{FaultyStore, Injected};
 use bellwire_store::{
-    Accepted, Batch, Change, CommitError, EmbeddedStore, MessageQuery, OpenError, Sealer, Settings, Span, Store,
+    Batch, Change, CommitError, EmbeddedStore, MessageQuery, OpenError, Sealer, Settings, Span, Store,
 };
-use bytes::Bytes;
+use load::Load;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,52 +82,6 @@ fn open(folder: &TempDir, slice: usize) -> Result<EmbeddedStore, OpenError> {
     EmbeddedStore::open(folder.path(), Settings { slice, reserve_bytes: 0, ..Settings::default() })
 }
 
-/// Batches as one engine would send them, small and plain.
-struct Load {
-    sequences: SequenceSource,
-    now: Timestamp,
-}
-
-impl Load {
-    fn new() -> Self {
-        Load { sequences: SequenceSource::after(Sequence::ZERO), now: Timestamp::from_seconds(1_800_000_000) }
-    }
-
-    fn accepted(&mut self, endpoint: u32) -> Accepted {
-        let sequence = self.sequences.next(self.now);
-        let message = Message {
-            id: MessageId::from_parts(sequence, [1; 12]),
-            application: ApplicationKey(1),
-            event_type: "a".to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(Bytes::from_static(&[b'x'; 300])),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-        };
-        let fan_out = FanOut::from_slice(&[EndpointKey(endpoint)]);
-        Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }
-    }
-
-    fn attempt(&mut self, message: Sequence, endpoint: u32, number: u32, after: AfterAttempt) -> Attempt {
-        Attempt {
-            id: AttemptId::from_parts(self.sequences.next(self.now), [2; 12]),
-            delivery: Delivery { endpoint: EndpointKey(endpoint), message },
-            application: ApplicationKey(1),
-            number,
-            trigger: Trigger::Scheduled,
-            url: Arc::from("https://receiver.example/"),
-            outcome: None,
-            after,
-        }
-    }
-}
-
 fn all(limit: usize) -> MessageQuery {
     MessageQuery {
         span: Span::ALL,
@@ -156,7 +112,7 @@ fn folder_and_files_belong_to_one_user() {
     let outer = TempDir::new().expect("a folder");
     let folder = outer.path().join("made/for/it");
     let store = EmbeddedStore::open(&folder, Settings::default()).expect("opens");
-    store.commit(&Batch { accepted: vec![Load::new().accepted(1)], ..Batch::default() }).expect("commits");
+    store.commit(&Batch { accepted: vec![Load::new().accepted(&[1])], ..Batch::default() }).expect("commits");
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
     let files: Vec<_> =
@@ -175,7 +131,7 @@ fn another_process_reads_beside_the_server() {
     let beside = EmbeddedStore::open_reading(folder.path()).expect("opens");
     let mut load = Load::new();
     for n in 0..20 {
-        let accepted = load.accepted(1);
+        let accepted = load.accepted(&[1]);
         let message = accepted.message.sequence();
         server.commit(&Batch { accepted: vec![accepted], ..Batch::default() }).expect("commits");
         if n % 2 == 0 {
@@ -192,7 +148,7 @@ fn another_process_reads_beside_the_server() {
         let listed = beside.messages(ApplicationKey(1), &all(100)).expect("read").items.len();
         assert_eq!(listed as u64, n + 1);
     }
-    let refused = beside.commit(&Batch { accepted: vec![load.accepted(1)], ..Batch::default() });
+    let refused = beside.commit(&Batch { accepted: vec![load.accepted(&[1])], ..Batch::default() });
     assert!(matches!(refused, Err(CommitError::Busy(_))));
 }
 
@@ -230,7 +186,7 @@ fn lists_are_exact_while_others_write() {
     let mut load = Load::new();
     let mut postponed = std::collections::VecDeque::new();
     for n in 0..MESSAGES {
-        let accepted = load.accepted(1);
+        let accepted = load.accepted(&[1]);
         let message = accepted.message.sequence();
         let mut batch = Batch { accepted: vec![accepted], ..Batch::default() };
         batch.attempts.push(load.attempt(message, 1, 1, AfterAttempt::Waiting { due: load.now }));
@@ -337,7 +293,7 @@ fn a_bounded_store_removes_the_oldest_and_uses_its_pages_again() {
     let mut load = Load::new();
     let mut bytes = Vec::new();
     for _ in 0..60 {
-        let accepted: Vec<_> = (0..50).map(|_| load.accepted(1)).collect();
+        let accepted: Vec<_> = (0..50).map(|_| load.accepted(&[1])).collect();
         let attempts =
             accepted.iter().map(|a| load.attempt(a.message.sequence(), 1, 1, AfterAttempt::Delivered)).collect();
         let watermark = Some(load.sequences.last());
@@ -361,7 +317,7 @@ fn faults_come_when_they_are_planned() {
     let folder = TempDir::new().expect("a folder");
     let store = FaultyStore::new(Arc::new(open(&folder, 10).expect("opens")));
     let mut load = Load::new();
-    let batch = Batch { accepted: vec![load.accepted(1)], ..Batch::default() };
+    let batch = Batch { accepted: vec![load.accepted(&[1])], ..Batch::default() };
     store.inject(1, Injected::Full);
     store.inject(2, Injected::Busy);
     store.inject(4, Injected::UnknownKept);
@@ -369,7 +325,7 @@ fn faults_come_when_they_are_planned() {
     assert!(matches!(store.commit(&batch), Err(CommitError::Busy(_))));
     assert_eq!(store.ledger().expect("read").accepted, 0);
     store.commit(&batch).expect("the third goes through");
-    let batch = Batch { accepted: vec![load.accepted(1)], ..Batch::default() };
+    let batch = Batch { accepted: vec![load.accepted(&[1])], ..Batch::default() };
     for _ in 0..2 {
         assert!(matches!(store.commit(&batch), Err(CommitError::Unknown(_))));
     }
