@@ -33,7 +33,7 @@ mod error;
 use std::{sync::Arc, time::Duration};
 
 pub use crate::{
-    error::{SendError, Stage, TlsProblem},
+    error::{SendError, Stage, TlsProblem, with_causes},
     exchange::{BodyError, Client, Request, Response, Timings},
     guard::{Forbidden, Guard},
     pool::PoolSettings,

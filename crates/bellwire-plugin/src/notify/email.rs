@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::settings::Fault;
 use crate::sql::guarded;
 use crate::template::{Beside, Template};
-use bellwire_egress::Client;
+use bellwire_egress::{Client, with_causes};
 use bellwire_model::FailureClass;
 use lettre::Message;
 use lettre::address::Envelope;
@@ -208,8 +208,8 @@ fn post(
     limit: Duration,
 ) -> Result<(), Refused> {
     let failed = |error: lettre::transport::smtp::Error| match error.is_permanent() {
-        true => Refused::Never(format!("the mail server refused it: {}", chain(&error))),
-        false => Refused::Later(FailureClass::Plugin, None, format!("the mail server failed: {}", chain(&error))),
+        true => Refused::Never(format!("the mail server refused it: {}", with_causes(&error))),
+        false => Refused::Later(FailureClass::Plugin, None, format!("the mail server failed: {}", with_causes(&error))),
     };
     let addresses: Vec<SocketAddr> = match address {
         Some(address) => vec![SocketAddr::new(address, server.port())],
@@ -243,15 +243,4 @@ fn post(
     // It has been taken; how they part is all the same.
     let _ = connection.quit();
     Ok(())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -2,7 +2,7 @@
 
 use super::tls::Tls;
 use super::{Bound, Failed, Value};
-use bellwire_egress::Client as Egress;
+use bellwire_egress::{Client as Egress, with_causes};
 use bytes::BytesMut;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -126,7 +126,7 @@ impl Pools {
             };
             Ok::<_, Error>(client)
         };
-        connecting.await.map_err(|error| format!("the database cannot be reached: {}", chain(&error)))
+        connecting.await.map_err(|error| format!("the database cannot be reached: {}", with_causes(&error)))
     }
 }
 
@@ -148,16 +148,5 @@ fn failed(error: &Error) -> Failed {
     let state = error.code().map_or("", SqlState::code);
     // Wrong data, a constraint, wrong rights or names, a wrong statement.
     let forever = matches!(state.get(..2), Some("21" | "22" | "23" | "42" | "44" | "0A"));
-    Failed { forever, text: format!("the database says: {}", chain(error)) }
-}
-
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    Failed { forever, text: format!("the database says: {}", with_causes(error)) }
 }

@@ -2,7 +2,7 @@
 //!
 //! The sentences are the server's; this only asks for them and sets them on lines.
 
-use super::{server::Server, token};
+use super::{http::is_plain, server::Server, token};
 use anyhow::bail;
 use serde::Deserialize;
 use std::{fmt::Write as _, process::ExitCode};
@@ -56,15 +56,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(arguments: &Arguments) -> anyhow::Result<serde_json::Value> {
-    let is_name = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
     let message = &arguments.message;
-    if !is_name(message) {
+    if !is_plain(message) {
         bail!("{message:?} is neither a message's id nor an event id: letters, digits, `-`, `_` and `.` only");
     }
     let path = match &arguments.application {
-        Some(application) if !is_name(application) => bail!("{application:?} is no application's id or uid"),
+        Some(application) if !is_plain(application) => bail!("{application:?} is no application's id or uid"),
         Some(application) => format!("/app/{application}/msg/{message}/explain"),
         None => format!("/explain/{message}"),
     };

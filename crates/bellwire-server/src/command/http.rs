@@ -9,11 +9,13 @@ use bellwire_egress::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The most of a list that a server gives at a time.
+const PAGE: usize = 250;
 
 /// A server's API, as one token sees it.
 pub(crate) struct Api {
@@ -56,6 +58,25 @@ impl Api {
     /// As [`Api::get`].
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<T> {
         self.expect(Method::POST, path, body.into()).await
+    }
+
+    /// Asks for a list, page by page, until all of it is there or `most`. `path` may have a query.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn all<T: DeserializeOwned>(&self, path: &str, most: usize) -> anyhow::Result<Vec<T>> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let mut items = Vec::new();
+        let mut next = String::new();
+        loop {
+            let limit = (most - items.len()).min(PAGE);
+            let page: Page<T> = self.get(&format!("{path}{mark}limit={limit}{next}")).await?;
+            items.extend(page.data);
+            match page.iterator {
+                Some(iterator) if !page.done && items.len() < most => next = format!("&iterator={iterator}"),
+                _ => return Ok(items),
+            }
+        }
     }
 
     async fn expect<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
@@ -106,6 +127,18 @@ impl Api {
         }
         Ok(Answer { status: response.status, body: response.body })
     }
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    data: Vec<T>,
+    iterator: Option<String>,
+    done: bool,
+}
+
+/// Whether an id or a name can stand in a path as it is: letters, digits, `-`, `_` and `.`.
+pub(crate) fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// A client that goes wherever the user sends it, and trusts the authorities of the machine (`SSL_CERT_FILE` names others).

@@ -445,15 +445,7 @@ impl Forward {
                 body: String::from_utf8_lossy(&response.body).into_owned(),
                 took: began.elapsed(),
             },
-            Err(error) => {
-                let mut why = error.to_string();
-                let mut source = std::error::Error::source(&error);
-                while let Some(cause) = source {
-                    why = format!("{why}: {cause}");
-                    source = cause.source();
-                }
-                Went::Nowhere(why)
-            }
+            Err(error) => Went::Nowhere(error.operator_text()),
         }
     }
 }

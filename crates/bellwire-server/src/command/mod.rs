@@ -101,6 +101,15 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     }
 }
 
+/// A table without lines, for people and for `awk`.
+pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    table.to_string()
+}
+
 /// Runs a small command's asynchronous part to its end, on this thread.
 ///
 /// # Errors

@@ -3,7 +3,8 @@
 //! A pack is an OpenAPI document whose `webhooks` are the event types, so any tool reads it, and the server's own import installs
 //! it. A schema may say under which other names its event type is known, in `x-bellwire-aliases`; `bellwire send` understands them.
 
-use super::{Hint, block_on, http::Api, server::Server, token};
+use super::http::{Api, is_plain};
+use super::{Hint, block_on, server::Server, token};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Subcommand;
@@ -208,9 +209,7 @@ async fn each(api: &Api, with_content: bool, mut take: impl FnMut(EventType)) ->
 /// # Errors
 /// Several have the alias, or the server does not answer.
 pub(super) async fn event_type_called(api: &Api, name: &str) -> anyhow::Result<String> {
-    let is_name =
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if !is_name || api.call(Method::GET, &format!("/event-type/{name}"), Bytes::new()).await?.status != 404 {
+    if !is_plain(name) || api.call(Method::GET, &format!("/event-type/{name}"), Bytes::new()).await?.status != 404 {
         return Ok(name.to_owned());
     }
     let mut called = BTreeSet::new();

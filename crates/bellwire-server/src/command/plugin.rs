@@ -1,6 +1,7 @@
 //! `bellwire plugin`: install, grant, roll back and remove modules of a server, and try a plugin out on a message.
 
-use super::{http::Api, input, server::Server, token};
+use super::http::{Api, is_plain};
+use super::{input, server::Server, token};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -142,8 +143,7 @@ fn before(modules: &Value, name: &str) -> anyhow::Result<u64> {
 
 /// What can stand in a path.
 fn named(name: &str) -> anyhow::Result<&str> {
-    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    ensure!(!name.is_empty() && name.chars().all(usual), "{name:?} is no name: letters, digits, `-`, `_` and `.` only");
+    ensure!(is_plain(name), "{name:?} is no name: letters, digits, `-`, `_` and `.` only");
     Ok(name)
 }
 

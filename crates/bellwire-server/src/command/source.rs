@@ -2,15 +2,12 @@
 
 use super::server::{Server, TOKEN};
 use super::token::{ORGANISATION_DEFAULT, organisation};
-use super::{Hint, block_on, http::Api};
+use super::{Hint, block_on, http::Api, table};
 use anyhow::Context as _;
 use bellwire_model::OrganisationId;
 use http::Method;
 use serde_json::{Map, Value, json};
 use std::{io::Read as _, path::PathBuf, process::ExitCode};
-
-/// A page of a list.
-const PAGE: usize = 250;
 
 /// Receive others' webhooks: add, list, show, rotate and remove sources.
 #[derive(clap::Args)]
@@ -187,7 +184,7 @@ impl Verb {
         match self {
             Verb::Add(add) => add.run().await,
             Verb::List { server } => {
-                let sources = all(&server.api()?, "/source?").await?;
+                let sources = server.api()?.all("/source", usize::MAX).await?;
                 match server.json {
                     true => println!("{}", Value::Array(sources)),
                     false => println!("{}", source_table(&sources)),
@@ -303,19 +300,6 @@ fn print_url(made: &Value, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn all(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
-    let mut items = Vec::new();
-    let mut next = String::new();
-    loop {
-        let page: Value = api.get(&format!("{path}limit={PAGE}{next}")).await?;
-        items.extend(page["data"].as_array().cloned().unwrap_or_default());
-        match page["iterator"].as_str() {
-            Some(iterator) if page["done"] == false => next = format!("&iterator={iterator}"),
-            _ => return Ok(items),
-        }
-    }
-}
-
 /// A value as a person reads it.
 fn plain(value: &Value) -> String {
     match value {
@@ -323,14 +307,6 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(header.to_vec());
-    table.add_rows(rows);
-    table.to_string()
 }
 
 fn source_table(sources: &[Value]) -> String {

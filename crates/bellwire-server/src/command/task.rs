@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-/// The most that the server gives at a time.
-const PAGE: usize = 250;
-
 /// List background tasks (recover, replay, purge, statistics), show one, or stop one.
 #[derive(clap::Args)]
 #[command(
@@ -73,13 +70,6 @@ struct Task {
     updated_at: String,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    data: Vec<Task>,
-    iterator: Option<String>,
-    done: bool,
-}
-
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     super::block_on(arguments.what.run())?;
@@ -90,7 +80,8 @@ impl What {
     async fn run(self) -> anyhow::Result<()> {
         match self {
             What::List { server, status, limit } => {
-                let tasks = list(&server.api()?, status.as_deref(), limit as usize).await?;
+                let query = status.map_or_else(String::new, |status| format!("?status={status}"));
+                let tasks = server.api()?.all(&format!("/background-task{query}"), limit as usize).await?;
                 if server.json {
                     println!("{}", serde_json::to_string(&tasks)?);
                 } else {
@@ -131,29 +122,11 @@ impl ServerArguments {
     }
 }
 
-async fn list(api: &Api, status: Option<&str>, limit: usize) -> anyhow::Result<Vec<Task>> {
-    let status = status.map_or_else(String::new, |status| format!("&status={status}"));
-    let mut tasks: Vec<Task> = Vec::new();
-    let mut next = String::new();
-    loop {
-        let most = (limit - tasks.len()).min(PAGE);
-        let page: Page = api.get(&format!("/background-task?limit={most}{status}{next}")).await?;
-        tasks.extend(page.data);
-        match page.iterator {
-            Some(iterator) if !page.done && tasks.len() < limit => next = format!("&iterator={iterator}"),
-            _ => return Ok(tasks),
-        }
-    }
-}
-
 fn table(tasks: &[Task]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["ID", "TASK", "STATUS", "DONE", "SCANNED", "TOUCHED", "UPDATED"]);
-    for task in tasks {
+    let rows = tasks.iter().map(|task| {
         let number = |name: &str| task.data[name].as_u64();
         let status = if task.data["cancelled"] == true { "cancelled" } else { &task.status };
-        table.add_row([
+        vec![
             task.id.clone(),
             task.task.clone(),
             status.to_owned(),
@@ -161,9 +134,9 @@ fn table(tasks: &[Task]) -> String {
             number("messagesScanned").map_or_else(String::new, |count| count.to_string()),
             ["messagesSent", "messagesPurged"].into_iter().find_map(number).map_or_else(String::new, |n| n.to_string()),
             task.updated_at.clone(),
-        ]);
-    }
-    table.to_string()
+        ]
+    });
+    super::table(&["ID", "TASK", "STATUS", "DONE", "SCANNED", "TOUCHED", "UPDATED"], rows)
 }
 
 #[cfg(test)]

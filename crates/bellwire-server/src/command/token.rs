@@ -17,8 +17,6 @@ pub(crate) const ORGANISATION_DEFAULT: &str = "org_23rb8YdGqMT0qIzpgGwdXfHirMu";
 const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An application's token goes to people outside.
 const DAYS: Duration = Duration::from_secs(28 * 86_400);
-/// A page of the list.
-const PAGE: usize = 250;
 
 /// Print a token for the API, or look after those that are registered.
 #[derive(clap::Args)]
@@ -174,13 +172,6 @@ struct TokenOut {
     token: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    data: Vec<TokenOut>,
-    iterator: Option<String>,
-    done: bool,
-}
-
 impl Registered {
     async fn run(self) -> anyhow::Result<()> {
         match self {
@@ -200,7 +191,7 @@ impl Registered {
                 }
             }
             Registered::List { server } => {
-                let tokens = all(&server.api()?, &server.path()).await?;
+                let tokens = server.api()?.all(&server.path(), usize::MAX).await?;
                 if server.json {
                     println!("{}", serde_json::to_string(&tokens)?);
                 } else {
@@ -223,26 +214,10 @@ impl Registered {
     }
 }
 
-async fn all(api: &Api, path: &str) -> anyhow::Result<Vec<TokenOut>> {
-    let mut tokens = Vec::new();
-    let mut next = String::new();
-    loop {
-        let page: Page = api.get(&format!("{path}?limit={PAGE}{next}")).await?;
-        tokens.extend(page.data);
-        match page.iterator {
-            Some(iterator) if !page.done => next = format!("&iterator={iterator}"),
-            _ => return Ok(tokens),
-        }
-    }
-}
-
 fn table(tokens: &[TokenOut]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["ID", "NAME", "SCOPES", "APPLICATION", "CREATED", "EXPIRES", "LAST USED", "TOKEN"]);
-    for token in tokens {
-        let text = |value: &Option<String>, absent: &str| value.clone().unwrap_or_else(|| absent.to_owned());
-        table.add_row([
+    let text = |value: &Option<String>, absent: &str| value.clone().unwrap_or_else(|| absent.to_owned());
+    let rows = tokens.iter().map(|token| {
+        vec![
             token.id.clone(),
             text(&token.name, ""),
             token.scopes.join(", "),
@@ -251,9 +226,9 @@ fn table(tokens: &[TokenOut]) -> String {
             ends(token),
             text(&token.last_used_at, "never"),
             text(&token.censored_token, ""),
-        ]);
-    }
-    table.to_string()
+        ]
+    });
+    super::table(&["ID", "NAME", "SCOPES", "APPLICATION", "CREATED", "EXPIRES", "LAST USED", "TOKEN"], rows)
 }
 
 fn ends(token: &TokenOut) -> String {

@@ -11,6 +11,7 @@ pub(crate) mod tls;
 use self::clients::{Clients, Place};
 use self::scanner::{Phase, Scanner};
 use axum::Router;
+use bellwire_egress::with_causes;
 use bellwire_receiver::Peer;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -260,7 +261,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(error = %chain(&error), "a connection was closed");
+        tracing::debug!(error = %with_causes(&error), "a connection was closed");
     }
 }
 
@@ -321,16 +322,6 @@ impl hyper::body::Body for Answer {
     fn size_hint(&self) -> hyper::body::SizeHint {
         self.body.size_hint()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A stream whose reader is scanned, for as long as it speaks HTTP.
