@@ -1,7 +1,7 @@
 //! The sentences of an explanation: one fact each, from values alone.
 
 use bellwire_model::{
-    Application, Attempt, DeliveryState, DisabledBy, EndReason, Endpoint, FailureClass, Message, Outcome, Phases,
+    Application, Attempt, DeliveryState, DisabledBy, EndReason, Endpoint, FailureClass, Kind, Message, Outcome, Phases,
     Timestamp, Trigger, Waiting,
 };
 use bellwire_store::DeliveryOfMessage;
@@ -22,18 +22,26 @@ pub(crate) enum Judgement {
     Match,
 }
 
-/// Which endpoint it is: its URL without what may be secret in it.
+/// Which endpoint it is, and how it gets its messages: its URL without what may be secret in it.
 pub(crate) fn place_of(endpoint: &Endpoint) -> String {
-    let place = url::Url::parse(&endpoint.url).ok().and_then(|url| {
-        let host = url.host_str()?.to_owned();
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        Some(format!("{}://{host}{port}{}", url.scheme(), url.path()))
-    });
-    match (&endpoint.uid, place) {
-        (Some(uid), Some(place)) => format!("The endpoint {} ({uid}) is at {place}.", endpoint.id),
-        (None, Some(place)) => format!("The endpoint {} is at {place}.", endpoint.id),
-        (_, None) => format!("The endpoint {} has a URL that cannot be called.", endpoint.id),
+    let name = match &endpoint.uid {
+        Some(uid) => format!("{} ({uid})", endpoint.id),
+        None => endpoint.id.to_string(),
+    };
+    match &endpoint.kind {
+        Kind::Push => match called_at(&endpoint.url) {
+            Some(place) => format!("The endpoint {name} is at {place}."),
+            None => format!("The endpoint {name} has a URL that cannot be called."),
+        },
+        Kind::Pipe(_) => format!("The endpoint {name} is a pipe: what it is owed waits for whoever reads it."),
+        Kind::Plugin(plugin) => format!("The endpoint {name} is a plugin: {} runs here.", plugin.runs.name()),
     }
+}
+
+fn called_at(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{}{port}{}", url.scheme(), url.host_str()?, url.path()))
 }
 
 /// About the message as a whole.

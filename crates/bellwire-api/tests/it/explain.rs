@@ -175,3 +175,21 @@ async fn an_event_id_leads_to_the_message_if_only_one_application_has_it() {
     world.get(&format!("/api/v1/explain/{}", one.as_str().expect("an id"))).await.expect(404);
     world.get("/api/v1/explain/e1").await.expect(404);
 }
+
+#[tokio::test]
+async fn an_endpoint_without_a_url_is_named_by_how_it_gets_its_messages() {
+    let world = World::new();
+    world.application("acme").await;
+    for body in [
+        json!({ "uid": "desk", "kind": "pipe" }),
+        json!({ "uid": "deploy", "plugin": { "runs": "javascript", "code": "a" } }),
+    ] {
+        world.post("/api/v1/app/acme/endpoint", body).await.expect(201);
+    }
+    let message = world.message("acme").await;
+    let out = world.get(&format!("/api/v1/app/acme/msg/{message}/explain")).await.expect(200);
+    let text = out["endpoints"].to_string();
+    for expected in ["(desk) is a pipe: what it is owed waits", "(deploy) is a plugin: javascript runs here."] {
+        assert!(text.contains(expected), "{text}");
+    }
+}
