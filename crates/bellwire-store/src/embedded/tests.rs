@@ -1,10 +1,13 @@
 //! What only the embedded store can do: a full disk, a failed sync, a reader beside a writer.
 
+use super::folder::Reserve;
 use super::opening::write_ahead;
 use super::*;
 use crate::{Accepted, Span};
 use bellwire_model::{ContentType, MessageId};
 use bytes::Bytes;
+use rusqlite::Connection;
+use std::path::Path;
 
 fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..Settings::default() }).expect("opens")
