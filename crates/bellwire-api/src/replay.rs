@@ -63,8 +63,8 @@ pub(crate) fn operations() -> Vec<Operation> {
             .described(
                 "v1.endpoint.cancel-msgs",
                 TAG,
-                "Cancel the pending deliveries of messages created before a given time. They end in the background; what is \
-                 on its way may still arrive.",
+                "Cancel the pending deliveries of messages created before a given time. None of them starts any more when this is \
+                 answered; they end in the background. What is on its way still arrives.",
             )
             .body::<CancelMsgsIn>()
             .answers_nothing(204),

@@ -183,6 +183,10 @@ impl Catalogue {
                 let application = self.remove_endpoint(*key)?;
                 Some((application, Input::EndpointGone(*key)))
             }
+            Change::CancelWaiting { endpoint, before, .. } => {
+                let application = *self.endpoints.get(endpoint)?;
+                Some((application, Input::Cancelled { endpoint: *endpoint, before: *before }))
+            }
             // The engine that found it out is told with the commit.
             Change::PutHealth { endpoint, failing_since, disable } => {
                 self.change_endpoint(*endpoint, |found| found.found_out(*failing_since, *disable));
@@ -220,7 +224,6 @@ impl Catalogue {
             | Change::Settle(_)
             | Change::PutTask(_)
             | Change::CancelTask { .. }
-            | Change::CancelWaiting { .. }
             | Change::ExpungePayload(_)
             | Change::ExpungeResponse(_) => None,
         }

@@ -88,6 +88,14 @@ pub enum Input {
     },
     /// An endpoint was deleted. After this step no attempt to it starts; its deliveries end.
     EndpointGone(EndpointKey),
+    /// What waits for an endpoint of messages before this one is being cancelled ([`bellwire_store::Change::CancelWaiting`]). After this
+    /// step no attempt of it starts, unless somebody asks for it anew.
+    Cancelled {
+        /// Whose.
+        endpoint: EndpointKey,
+        /// Messages before this one.
+        before: Sequence,
+    },
     /// Rows came into the waiting room of an endpoint that are due now, or went from it, by a slice of a task
     /// ([`bellwire_store::Advanced::look_again`]). Told after the commit before the slice and before the commit after it.
     LookAgain(EndpointKey),
@@ -412,6 +420,7 @@ impl Engine {
             Input::Endpoint(endpoint) => self.put_endpoint(endpoint),
             Input::Switched { endpoint, enabled } => self.switch(endpoint, enabled, effects),
             Input::EndpointGone(endpoint) => self.endpoint_gone(endpoint, effects),
+            Input::Cancelled { endpoint, before } => self.cancelled(endpoint, before, effects),
             Input::LookAgain(endpoint) => self.look_again(endpoint),
             Input::Tick => {}
             Input::StoreFailing(failing) => self.failing = failing,

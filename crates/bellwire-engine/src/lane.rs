@@ -86,6 +86,8 @@ pub(crate) struct Ask {
     pub(crate) arrived: Option<(Timestamp, Sequence)>,
     /// Deliveries whose attempts became durable since; the answer may hold them as they were before.
     pub(crate) settled: Set<Sequence>,
+    /// Messages before this one are being cancelled since; the answer may hold them.
+    pub(crate) cancelled: Sequence,
 }
 
 #[derive(Debug)]

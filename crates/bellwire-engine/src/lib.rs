@@ -27,6 +27,7 @@ mod deliver;
 mod record;
 mod disable;
 mod notify;
+mod cancel;
 mod operational;
 mod settle;
 mod leases;

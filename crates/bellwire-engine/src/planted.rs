@@ -32,6 +32,8 @@ pub enum Bug {
     FifoFreshFirst,
     /// A disabled endpoint still gets what is queued.
     DisabledIgnored,
+    /// What is being cancelled is still sent from the queue.
+    CancelIgnored,
     /// A deleted endpoint still gets what is queued.
     DeletedIgnored,
     /// The throttle allows twice its rate in a burst.
@@ -67,7 +69,7 @@ pub enum Bug {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 28] = [
         Bug::KeyForgotten,
         Bug::DigestIgnored,
         Bug::WatermarkAhead,
@@ -80,6 +82,7 @@ impl Bug {
         Bug::FifoOvertakes,
         Bug::FifoFreshFirst,
         Bug::DisabledIgnored,
+        Bug::CancelIgnored,
         Bug::DeletedIgnored,
         Bug::ThrottleDoubled,
         Bug::UnfairPick,

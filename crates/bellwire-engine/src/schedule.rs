@@ -16,7 +16,7 @@ use crate::engine::{Alarm, Effect, Engine, Undurable};
 use crate::held::{Held, Phase, Set};
 use crate::lane::{Ask, Class, Gate, Lane, LaneIndex, Queued, Room};
 use crate::planted::Bug;
-use bellwire_model::{Delivery, Message, RETRY_AFTER_MAX, Timestamp, Trigger, Waiting};
+use bellwire_model::{Delivery, Message, RETRY_AFTER_MAX, Sequence, Timestamp, Trigger, Waiting};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -188,7 +188,7 @@ impl Engine {
                 dropped = true;
                 break;
             }
-            if in_hand || settled {
+            if in_hand || settled || delivery.message < ask.cancelled {
                 continue;
             }
             let postponed = message.deliver_at.is_some_and(|at| waiting.next == 1 && at > now);
@@ -379,7 +379,15 @@ impl Engine {
         let now = self.now.engine;
         let lane = &self.lanes[index];
         let (endpoint, fifo) = (lane.key, lane.fifo());
-        let mut ask = Ask { until: now, limit: 0, peek: false, reserved: 0, arrived: None, settled: Set::default() };
+        let mut ask = Ask {
+            until: now,
+            limit: 0,
+            peek: false,
+            reserved: 0,
+            arrived: None,
+            settled: Set::default(),
+            cancelled: Sequence::ZERO,
+        };
         match question {
             Question::Next if lane.rows == 0 => effects.push(Effect::NextDue { endpoint, fifo }),
             Question::Next => {

@@ -38,11 +38,13 @@ pub enum StoreBug {
     CursorSkips,
     /// A page of a log leads past a message that it does not have.
     LogSkips,
+    /// What is being cancelled is leased until a slice has ended it.
+    CancelledLeased,
 }
 
 impl StoreBug {
     /// All of them.
-    pub const ALL: [StoreBug; 9] = [
+    pub const ALL: [StoreBug; 10] = [
         StoreBug::RowStays,
         StoreBug::RetryLosesRow,
         StoreBug::RecoverySkips,
@@ -52,6 +54,7 @@ impl StoreBug {
         StoreBug::CursorStays,
         StoreBug::CursorSkips,
         StoreBug::LogSkips,
+        StoreBug::CancelledLeased,
     ];
 }
 
@@ -483,6 +486,15 @@ impl State {
         self.cancelling.push_back((endpoint, before, at));
     }
 
+    /// Whether a slice will end this row as cancelled.
+    pub(crate) fn is_cancelling(&self, row: &Waiting) -> bool {
+        self.cancelling.iter().any(|(endpoint, before, at)| {
+            row.delivery.endpoint == *endpoint
+                && row.delivery.message < *before
+                && (row.trigger == Trigger::Scheduled || row.due <= *at)
+        })
+    }
+
     /// Whether it was cancelled while an engine may have had it, and nobody asked for it since.
     fn was_cancelled(&self, delivery: Delivery) -> bool {
         let cancelled = Some(&AfterAttempt::Ended(EndReason::Cancelled));
@@ -700,28 +712,31 @@ impl Store for SimStore {
         };
         let first = Delivery { endpoint, message: Sequence::ZERO };
         let last = Delivery { endpoint, message: Sequence::MAX };
+        let leased = |row: &Waiting| self.has(StoreBug::CancelledLeased) || !state.is_cancelling(row);
         if fifo && !self.has(StoreBug::FifoByDue) {
-            let rows = state.waiting.range(first..=last).map(|(_, waiting)| *waiting);
+            let rows = state.waiting.range(first..=last).map(|(_, waiting)| *waiting).filter(leased);
             return Ok(rows.filter_map(with_message).take(limit).collect());
         }
         let until = if fifo { Timestamp::FAR_FUTURE } else { until };
         let from = (endpoint, Timestamp::from_micros(i64::MIN), Sequence::ZERO);
         let due = state.by_due.range(from..=(endpoint, until, Sequence::MAX));
         let rows = due.filter_map(|(_, _, message)| state.waiting.get(&Delivery { endpoint, message: *message }));
-        Ok(rows.copied().filter_map(with_message).take(limit).collect())
+        Ok(rows.copied().filter(leased).filter_map(with_message).take(limit).collect())
     }
 
     fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError> {
         let state = self.state();
+        let leased = |row: &&Waiting| self.has(StoreBug::CancelledLeased) || !state.is_cancelling(row);
         let first = Delivery { endpoint, message: Sequence::ZERO };
-        let from = (endpoint, Timestamp::from_micros(i64::MIN), Sequence::ZERO);
-        let due = if fifo {
-            let head = state.waiting.range(first..).next().map(|(_, waiting)| waiting);
-            head.filter(|w| w.delivery.endpoint == endpoint).map(|w| w.due)
+        let last = Delivery { endpoint, message: Sequence::MAX };
+        let head = if fifo {
+            state.waiting.range(first..=last).map(|(_, waiting)| waiting).find(leased)
         } else {
-            state.by_due.range(from..).next().filter(|(e, _, _)| *e == endpoint).map(|(_, due, _)| *due)
+            let from = (endpoint, Timestamp::from_micros(i64::MIN), Sequence::ZERO);
+            let due = state.by_due.range(from..=(endpoint, Timestamp::FAR_FUTURE, Sequence::MAX));
+            due.filter_map(|(_, _, message)| state.waiting.get(&Delivery { endpoint, message: *message })).find(leased)
         };
-        Ok(due.map(|due| WaitingHead { due }))
+        Ok(head.map(|row| WaitingHead { due: row.due }))
     }
 
     fn oldest_waiting(&self) -> Result<Option<Sequence>, ReadError> {

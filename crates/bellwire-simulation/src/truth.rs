@@ -32,7 +32,7 @@ pub enum Promise {
     OrderWhereAskedFor,
     /// 7
     MemoryIsBounded,
-    /// No attempt starts after a disable, a deletion or a change was answered.
+    /// No attempt starts after a disable, a deletion, a change or a cancellation was answered.
     ChangesTakeEffect,
     /// A throttle is never exceeded.
     ThrottleIsKept,
@@ -132,6 +132,8 @@ pub(crate) struct Truth {
     expunged: BTreeSet<Sequence>,
     /// Deliveries that were cancelled, and whether one has started since.
     cancelled: BTreeMap<Delivery, bool>,
+    /// Messages before these were cancelled, and the engine knows: nothing of them starts, unless somebody asks for it anew.
+    withdrawn: BTreeMap<EndpointKey, Sequence>,
     /// Tasks that have not ended.
     tasks: BTreeMap<TaskId, Running>,
     starts: BTreeMap<(bool, u32), VecDeque<i64>>,
@@ -374,12 +376,22 @@ impl Truth {
         Ok(())
     }
 
+    /// An engine is told that what waits for an endpoint of messages before `before` is being cancelled.
+    pub(crate) fn withdrawn(&mut self, endpoint: EndpointKey, before: Sequence) {
+        let known = self.withdrawn.entry(endpoint).or_insert(before);
+        *known = before.max(*known);
+    }
+
     /// An attempt starts at `now`.
     pub(crate) fn started(&mut self, start: &Start, store: &SimStore, now: i64) -> Checked {
         let endpoint = start.endpoint.key;
         let message = start.message.sequence();
         let delivery = Delivery { endpoint, message };
         self.check_configuration(start)?;
+        let withdrawn = self.withdrawn.get(&endpoint).is_some_and(|before| message < *before);
+        if withdrawn && start.trigger == Trigger::Scheduled {
+            return broken(Promise::ChangesTakeEffect, format!("{delivery:?} starts after it was cancelled"));
+        }
         let stands = store.stands(delivery);
         let again = match stands {
             // The store knows of a deletion a moment before the engine is told.

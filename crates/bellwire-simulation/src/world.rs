@@ -1186,6 +1186,9 @@ impl World {
                 self.truth.forget_starts(told.endpoint);
             }
         }
+        if let Input::Cancelled { endpoint, before } = input {
+            self.truth.withdrawn(endpoint, before);
+        }
         self.step(shard, input)?;
         if let Some(told) = answers {
             self.answer_change(&told);

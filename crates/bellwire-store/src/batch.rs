@@ -149,8 +149,9 @@ pub enum Change {
         at: Timestamp,
     },
     /// Ends what waits for `endpoint` of messages before `before` as `Cancelled`. [`Store::advance_task`](crate::Store::advance_task)
-    /// ends them, slice by slice. What an engine has in hand may still be sent once; then its attempt shows what the receiver said,
-    /// and the delivery stays cancelled. A resend that is asked for after `at` is not touched.
+    /// ends them, slice by slice; from this change on none of them is leased, and all of them have a row. What an engine has in flight is
+    /// sent once; then its attempt shows what the receiver said, and the delivery stays cancelled. A resend that is asked for after `at`
+    /// is not touched.
     CancelWaiting {
         /// Whose.
         endpoint: EndpointKey,

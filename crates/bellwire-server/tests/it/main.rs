@@ -10,6 +10,7 @@ mod shaping;
 mod plugins;
 mod queues;
 mod answers;
+mod waiting;
 mod operational;
 #[cfg(feature = "otel")]
 mod traces;

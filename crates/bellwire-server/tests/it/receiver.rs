@@ -82,6 +82,11 @@ impl Receiver {
         self.arrivals.recv_timeout(crate::program::PATIENCE).expect("a request arrives")
     }
 
+    /// Whether no request has come that was not asked for by [`Receiver::next`].
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.arrivals.try_recv().is_err()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hooks", self.address)
     }

@@ -12,6 +12,9 @@ use bellwire_model::{Delivery, EndpointKey, Message, Sequence, Timestamp, Trigge
 use rusqlite::{Connection, Row, params};
 use std::collections::{HashMap, HashSet};
 
+/// Rows that are being cancelled and that a lease passes over, at most. What is behind more of them waits for the slices that end them; the
+/// engine looks again after each.
+const PASSED_OVER_MAX: usize = 4_096;
 /// How many rows are counted for an endpoint at a start.
 const COUNTED_MAX: u32 = 1_000;
 
@@ -188,18 +191,21 @@ pub(super) fn lease_due(
              ORDER BY w.due, w.message LIMIT ?3"
         ))?
     };
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let doomed = Doomed::of(connection, endpoint)?;
+    let read = i64::try_from(doomed.look_at(limit)).unwrap_or(i64::MAX);
     if fifo {
         statement.raw_bind_parameter(1, endpoint.0)?;
-        statement.raw_bind_parameter(3, limit)?;
+        statement.raw_bind_parameter(3, read)?;
     } else {
         statement.raw_bind_parameter(1, endpoint.0)?;
         statement.raw_bind_parameter(2, until.as_micros())?;
-        statement.raw_bind_parameter(3, limit)?;
+        statement.raw_bind_parameter(3, read)?;
     }
     let mut rows = statement.raw_query();
     let mut leased = Vec::new();
-    while let Some(row) = rows.next()? {
+    while leased.len() < limit
+        && let Some(row) = rows.next()?
+    {
         let manual: bool = row.get(message_log::COLUMN_COUNT + 4)?;
         let waiting = Waiting {
             delivery: Delivery {
@@ -210,7 +216,9 @@ pub(super) fn lease_due(
             next: row.get(message_log::COLUMN_COUNT + 3)?,
             trigger: trigger(manual),
         };
-        leased.push((waiting, message_log::message_from(row)?));
+        if !doomed.takes(&waiting) {
+            leased.push((waiting, message_log::message_from(row)?));
+        }
     }
     Ok(leased)
 }
@@ -223,18 +231,51 @@ pub(super) fn next_due(
 ) -> Result<Option<WaitingHead>, Fault> {
     let mut statement = if fifo {
         connection.prepare_cached(
-            "SELECT due FROM waiting WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) \
-             ORDER BY message LIMIT 1",
+            "SELECT endpoint, message, due, next, manual FROM waiting \
+             WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) ORDER BY message LIMIT ?2",
         )?
     } else {
         connection.prepare_cached(
-            "SELECT due FROM waiting INDEXED BY waiting_by_due \
-             WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) ORDER BY due, message LIMIT 1",
+            "SELECT endpoint, message, due, next, manual FROM waiting INDEXED BY waiting_by_due \
+             WHERE endpoint = ?1 AND message >= (SELECT floor FROM meta) ORDER BY due, message LIMIT ?2",
         )?
     };
-    let mut rows = statement.query([endpoint.0])?;
-    let due = rows.next()?.map(|row| row.get(0)).transpose()?;
-    Ok(due.map(|due| WaitingHead { due: Timestamp::from_micros(due) }))
+    let doomed = Doomed::of(connection, endpoint)?;
+    let read = i64::try_from(doomed.look_at(1)).unwrap_or(i64::MAX);
+    let mut rows = statement.query([i64::from(endpoint.0), read])?;
+    while let Some(row) = rows.next()? {
+        let waiting = waiting_from(row)?;
+        if !doomed.takes(&waiting) {
+            return Ok(Some(WaitingHead { due: waiting.due }));
+        }
+    }
+    Ok(None)
+}
+
+/// What of an endpoint is being cancelled: [`crate::Change::CancelWaiting`] whose slices are not done. Nearly always nothing.
+struct Doomed(Vec<(Sequence, Timestamp)>);
+
+impl Doomed {
+    fn of(connection: &Connection, endpoint: EndpointKey) -> Result<Self, Fault> {
+        let mut statement =
+            connection.prepare_cached("SELECT before, at FROM cancelling WHERE endpoint = ?1 AND read_by IS NULL")?;
+        let rows = statement
+            .query_map([endpoint.0], |row| Ok((codec::sequence(row.get(0)?), Timestamp::from_micros(row.get(1)?))))?;
+        Ok(Doomed(rows.collect::<Result<_, _>>()?))
+    }
+
+    /// How many rows are read for `limit` of them.
+    fn look_at(&self, limit: usize) -> usize {
+        if self.0.is_empty() { limit } else { limit.saturating_add(PASSED_OVER_MAX) }
+    }
+
+    /// Whether the row is one of those; as [`oldest_until`] has it.
+    fn takes(&self, row: &Waiting) -> bool {
+        let means = |(before, at): &(Sequence, Timestamp)| {
+            row.delivery.message < *before && (row.trigger == Trigger::Scheduled || row.due <= *at)
+        };
+        self.0.iter().any(means)
+    }
 }
 
 /// For each endpoint with rows, its earliest. Jumps from endpoint to endpoint; never counts.
@@ -315,13 +356,14 @@ pub(super) fn lease_beside(
         "SELECT endpoint, message, due, next, manual FROM waiting INDEXED BY waiting_by_due \
          WHERE endpoint = ?1 AND due <= ?2 AND message >= (SELECT floor FROM meta) ORDER BY due, message"
     })?;
+    let doomed = Doomed::of(connection, endpoint)?;
     let mut rows = statement.query([i64::from(endpoint.0), until.as_micros()])?;
     let mut found = Vec::new();
     while found.len() < limit
         && let Some(row) = rows.next()?
     {
         let waiting = waiting_from(row)?;
-        if beside.contains(&waiting.delivery.message) {
+        if beside.contains(&waiting.delivery.message) || doomed.takes(&waiting) {
             continue;
         }
         if let Some(message) = message_log::find(connection, waiting.delivery.message, true)? {

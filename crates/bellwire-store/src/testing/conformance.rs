@@ -19,7 +19,7 @@ use bellwire_model::{
 };
 use bellwire_signature::Secret;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -1303,6 +1303,18 @@ fn what_waits_can_be_cancelled(world: &mut World) {
     world.change(Change::CancelWaiting { endpoint: EndpointKey(1), before, at });
     world.pass(SECOND);
     assert!(world.store().ledger().expect("read").balances(), "at once");
+    // All of it waits, and none of it is handed out while slices end it; what comes after is.
+    let later = Waiting { delivery: to(1, messages[25]), due: world.now, next: 1, trigger: Trigger::Scheduled };
+    world.change(Change::Wait { waiting: later, owed: false });
+    for fifo in [false, true] {
+        let leased = world.store().lease_due(EndpointKey(1), fifo, Timestamp::FAR_FUTURE, 5).expect("read");
+        assert_eq!(leased.into_iter().map(|(row, _)| row).collect::<Vec<_>>(), [later]);
+        let head = world.store().next_due(EndpointKey(1), fifo).expect("read");
+        assert_eq!(head, Some(WaitingHead { due: later.due }));
+        let beside = HashSet::new();
+        let handed = world.store().lease_beside(EndpointKey(1), fifo, Timestamp::FAR_FUTURE, &beside, 5);
+        assert_eq!(handed.expect("read").into_iter().map(|(row, _)| row).collect::<Vec<_>>(), [later]);
+    }
     while world.store().has_tasks() {
         let advanced = world.slice().expect("a slice");
         assert_eq!((advanced.task, advanced.look_again), (None, Some(EndpointKey(1))));
