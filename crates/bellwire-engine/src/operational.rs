@@ -136,7 +136,7 @@ impl Operational {
         all
     }
 
-    /// What is to be told of a task that has ended by itself; `None` if nobody wants to know.
+    /// What is to be told of a task that has ended, by itself or on somebody's word; `None` if nobody wants to know.
     pub fn of_task(catalogue: &Catalogue, task: &Task) -> Option<Operational> {
         let listener = Listener(catalogue.operational(&task.organisation)?);
         listener.told(OperationalType::TaskFinished, || {
@@ -148,6 +148,7 @@ impl Operational {
                     messages_scanned: task.progress.scanned,
                     messages_touched: task.progress.touched,
                     percent_complete: task.percent(),
+                    cancelled: (task.status == TaskStatus::Cancelled).then_some(true),
                 },
             })
         })
@@ -304,6 +305,8 @@ struct TaskProgress {
     messages_scanned: u64,
     messages_touched: u64,
     percent_complete: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<bool>,
 }
 
 impl EndpointData {

@@ -6,9 +6,9 @@ use bellwire_engine::{
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
     EndpointId, EndpointKey, Health, Limits, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received,
-    RequestDigest, Sequence, SourceId, Timestamp, Trigger, Waiting,
+    RequestDigest, Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
 };
-use bellwire_store::{Batch, Change};
+use bellwire_store::{Batch, Change, Task, TaskStatus, Work};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -527,6 +527,24 @@ fn who_is_told_of_what() {
     elsewhere.put_application(Arc::new(other));
     check(&elsewhere, put(&new), &[]);
     assert!(Operational::of_occasion(&elsewhere, &exhausted(A)).is_none());
+}
+
+#[test]
+fn the_end_of_a_task_is_told_however_it_came() {
+    let all = catalogue(Some(&["background_task.finished"]));
+    let organisation = application(A, None).organisation.clone();
+    let id = TaskId::from_parts(Sequence::first_at(now()), [1; 12]);
+    let new = Task::new(id, organisation, Work::EventTypes, Sequence::ZERO, Sequence::MAX);
+    let data = |status| {
+        let told = Operational::of_task(&all, &Task { status, ..new.clone() }).expect("somebody wants to know");
+        let mut intake = intake();
+        intake.change_and_tell(now(), Vec::new(), vec![told]).expect("taken");
+        payloads(&intake.seal().expect("a batch").batch).remove(0)
+    };
+    assert!(data(TaskStatus::Finished).contains(r#""status":"finished","data":{"messagesScanned":0"#));
+    let cancelled = data(TaskStatus::Cancelled);
+    assert!(cancelled.contains(r#""status":"failed""#) && cancelled.contains(r#""cancelled":true"#), "{cancelled}");
+    assert!(!data(TaskStatus::TooLarge).contains("cancelled"));
 }
 
 #[test]

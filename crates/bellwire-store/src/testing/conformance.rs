@@ -89,6 +89,7 @@ checks![
     a_bulk_replay_takes_what_its_filter_lets_through,
     a_purge_takes_the_payloads_up_to_its_creation,
     a_task_can_be_cancelled_and_one_whose_endpoint_is_gone_is,
+    a_task_that_was_cancelled_is_answered_once,
     tasks_can_be_listed,
     statistics_count_what_was_owed_and_say_who_takes_what,
     what_waits_can_be_cancelled,
@@ -1190,6 +1191,17 @@ fn a_task_can_be_cancelled_and_one_whose_endpoint_is_gone_is(world: &mut World) 
         assert_eq!(world.store().task(task.id).expect("read").expect("a task").updated_at, at, "it had ended");
     }
     assert!(world.store().ledger().expect("read").balances());
+}
+
+fn a_task_that_was_cancelled_is_answered_once(world: &mut World) {
+    let task = world.task(Work::EventTypes, Span::ALL);
+    let at = world.now;
+    world.change(Change::CancelTask { task: task.id, at });
+    let answered = world.slice().and_then(|advanced| advanced.task).expect("its end");
+    assert_eq!((answered.id, answered.status), (task.id, TaskStatus::Cancelled));
+    assert!(!world.store().has_tasks());
+    world.change(Change::CancelTask { task: task.id, at });
+    assert!(world.slice().is_none());
 }
 
 fn tasks_can_be_listed(world: &mut World) {
