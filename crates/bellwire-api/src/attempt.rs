@@ -117,6 +117,7 @@ pub(crate) struct AttemptOut<'a> {
     msg_id: Text<MessageId>,
     endpoint_id: Text<EndpointId>,
     #[schemars(url)]
+    /// Where it went, without user info: the endpoint's URL, or the one that its transformation chose.
     url: &'a str,
     /// What was answered, up to a cap; base64 if it is not UTF-8. If nothing was answered, why not.
     response: Cow<'a, str>,
@@ -298,6 +299,8 @@ impl Show {
         let outcome = attempt.outcome.as_ref();
         let status = match outcome {
             Some(outcome) if outcome.is_success() => MessageStatus::Success,
+            // Also by the endpoint's own script.
+            Some(outcome) if outcome.is_cancelled() => MessageStatus::Canceled,
             Some(_) => MessageStatus::Fail,
             None => MessageStatus::Canceled,
         };

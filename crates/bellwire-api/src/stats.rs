@@ -167,8 +167,8 @@ impl Went {
     fn count(&mut self, attempt: &Attempt) {
         match &attempt.outcome {
             Some(outcome) if outcome.is_success() => self.success += 1,
-            Some(_) => self.failure += 1,
-            None => self.canceled += 1,
+            Some(outcome) if !outcome.is_cancelled() => self.failure += 1,
+            _ => self.canceled += 1,
         }
     }
 }

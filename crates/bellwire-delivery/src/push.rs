@@ -137,6 +137,19 @@ impl Push {
         } else {
             None
         };
+        let url = shaped.as_ref().and_then(|shaped| shaped.url.as_deref()).map(Arc::from);
+        Outcome { url, ..self.exchange(endpoint, message, shaped, wall, traceparent).await }
+    }
+
+    /// Sends what the endpoint's shape made of the message.
+    async fn exchange(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        message: &Message,
+        shaped: Option<Shaped>,
+        wall: Timestamp,
+        traceparent: Option<HeaderValue>,
+    ) -> Outcome {
         let prepared = self.prepare(endpoint, wall);
         let request = prepared.and_then(|prepared| Ok((self.request(&prepared, message, shaped, wall)?, prepared)));
         let (mut request, prepared) = match request {
@@ -297,6 +310,7 @@ fn outcome(started_at: Timestamp, response: Response) -> Outcome {
         body: response.body,
         retry_after,
         directive,
+        url: None,
         phases: Phases::default(),
     }
 }
@@ -309,6 +323,7 @@ fn failure(started_at: Timestamp, duration: Duration, class: FailureClass, body:
         body,
         retry_after: None,
         directive: None,
+        url: None,
         phases: Phases::default(),
     }
 }

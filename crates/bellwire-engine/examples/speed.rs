@@ -130,6 +130,7 @@ fn ok(time: Timestamp) -> Outcome {
         body: Bytes::new(),
         retry_after: None,
         directive: None,
+        url: None,
         phases: Default::default(),
     }
 }

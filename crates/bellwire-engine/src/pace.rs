@@ -194,6 +194,7 @@ mod tests {
             body: bytes::Bytes::new(),
             retry_after: None,
             directive: None,
+            url: None,
             phases: Default::default(),
         }
     }

@@ -6,7 +6,7 @@
 use crate::accept::CommittedShard;
 use crate::engine::{Effect, Ended, Engine, Undurable};
 use crate::held::Phase;
-use crate::lane::{LaneIndex, Queued, Room};
+use crate::lane::{LaneIndex, Queued, Room, without_user_info};
 use crate::notify::Notice;
 use crate::operational::{Occasion, What};
 use crate::pace::Turn;
@@ -22,7 +22,7 @@ impl Engine {
     pub(crate) fn ended(&mut self, ended: Ended, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flights.remove(&ended.token) else { return };
         let now = self.now.engine;
-        let outcome = ended.outcome;
+        let mut outcome = ended.outcome;
         let lane = &mut self.lanes[flight.lane];
         let application = &mut self.applications[lane.application];
         if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
@@ -65,7 +65,7 @@ impl Engine {
             application: lane.application_key,
             number: flight.number,
             trigger: flight.trigger,
-            url: Arc::clone(&lane.url),
+            url: outcome.url.take().map_or_else(|| Arc::clone(&lane.url), |url| without_user_info(&url)),
             outcome: Some(outcome),
             after,
         }));

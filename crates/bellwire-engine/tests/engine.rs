@@ -63,6 +63,7 @@ fn status(status: u16) -> Outcome {
         body: Bytes::new(),
         retry_after: None,
         directive: None,
+        url: None,
         phases: Default::default(),
     }
 }

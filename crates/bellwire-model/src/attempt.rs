@@ -156,6 +156,9 @@ pub struct Outcome {
     pub started_at: Timestamp,
     /// From start to end, body included.
     pub duration: Duration,
+    /// Where it went, if the endpoint's script chose another URL than the endpoint's. Absent in what a store gives: there the attempt's own
+    /// URL says it.
+    pub url: Option<Arc<str>>,
     /// Its parts.
     pub phases: Phases,
     /// The status, or why there was none.

@@ -70,6 +70,7 @@ mod tests {
             body: Bytes::new(),
             retry_after: None,
             directive: None,
+            url: None,
             phases: Default::default(),
         }
     }

@@ -144,6 +144,7 @@ mod tests {
             body: Bytes::new(),
             retry_after: None,
             directive: None,
+            url: None,
             phases: Default::default(),
         }
     }

@@ -121,6 +121,7 @@ impl Ran {
         Outcome {
             started_at,
             duration,
+            url: None,
             phases: Phases::default(),
             result,
             body: joined(said, &self.output),

@@ -328,6 +328,7 @@ impl Drop for Handing {
             body: "the attempt failed on our side".into(),
             retry_after: None,
             directive: None,
+            url: None,
             phases: Default::default(),
         });
         self.outcomes.borrow_mut().ended.push(Ended { token: self.token, outcome });

@@ -51,6 +51,7 @@ impl Class {
                 body: Bytes::new(),
                 retry_after: None,
                 directive: None,
+                url: None,
                 phases: Default::default(),
             };
             (took, outcome, result.is_ok_and(|status: u16| status < 300))

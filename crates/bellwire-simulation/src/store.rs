@@ -3,8 +3,9 @@
 
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
-    EndReason, Endpoint, EndpointId, EndpointKey, EventType, FanOut, KeptRequest, Ledger, Message, OrganisationId,
-    Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId, Timestamp, Trigger, Waiting,
+    EndReason, Endpoint, EndpointId, EndpointKey, EventType, FailureClass, FanOut, KeptRequest, Ledger, Message,
+    OrganisationId, Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId, Timestamp, Trigger,
+    Waiting,
 };
 use bellwire_store::{
     Accepted, Advanced, AttemptFilter, AttemptQuery, Batch, Change, CommitError, Consumer, DedupeEntry,
@@ -555,11 +556,12 @@ impl State {
     fn attempt_passes(&self, attempt: &Attempt, filter: &AttemptFilter) -> bool {
         let status = attempt.outcome.as_ref().map(|outcome| outcome.result);
         let success = matches!(status, Some(Ok(200..=299)));
+        let cancelled = matches!(status, None | Some(Err(FailureClass::Cancelled)));
         let as_asked = match filter.status {
             None => true,
             Some(StatusFilter::Success) => success,
-            Some(StatusFilter::Fail) => status.is_some() && !success,
-            Some(StatusFilter::Canceled) => status.is_none(),
+            Some(StatusFilter::Fail) => !success && !cancelled,
+            Some(StatusFilter::Canceled) => cancelled,
             Some(StatusFilter::FailOrCanceled) => !success,
             Some(_) => false,
         };

@@ -194,6 +194,7 @@ impl Load {
                 body: Bytes::from_static(b"ok"),
                 retry_after: None,
                 directive: None,
+                url: None,
                 phases: Default::default(),
             }),
             after: AfterAttempt::Delivered,

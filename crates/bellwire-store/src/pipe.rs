@@ -94,6 +94,7 @@ pub fn told(at: Timestamp, result: Result<u16, FailureClass>, text: String) -> O
     Outcome {
         started_at: at,
         duration: Duration::ZERO,
+        url: None,
         phases: Default::default(),
         result,
         body: Bytes::from(text),

@@ -233,6 +233,7 @@ impl World {
                 body: bytes::Bytes::copy_from_slice(body),
                 retry_after: None,
                 directive: None,
+                url: None,
                 phases: Phases {
                     dns: Some(Duration::from_micros(1_500)),
                     connect: Some(Duration::from_micros(20_250)),
@@ -583,8 +584,8 @@ impl Memory {
                 && match query.filter.status {
                     None => true,
                     Some(StatusFilter::Success) => outcome.is_some_and(Outcome::is_success),
-                    Some(StatusFilter::Fail) => outcome.is_some_and(|o| !o.is_success()),
-                    Some(StatusFilter::Canceled) => outcome.is_none(),
+                    Some(StatusFilter::Fail) => outcome.is_some_and(|o| !o.is_success() && !o.is_cancelled()),
+                    Some(StatusFilter::Canceled) => outcome.is_none_or(Outcome::is_cancelled),
                     Some(StatusFilter::FailOrCanceled) => !outcome.is_some_and(Outcome::is_success),
                     Some(_) => false,
                 }

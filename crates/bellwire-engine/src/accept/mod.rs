@@ -235,6 +235,7 @@ struct Open {
 
 /// What an engine handed in.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are attempts; a box for each would cost more")]
 enum Record {
     Attempt(Attempt, Told),
     Wait(ShardIndex, Waiting),

@@ -83,6 +83,8 @@ fn a_transformation_decides_what_is_sent_and_that_is_what_is_signed() {
     assert_eq!((header("x-own"), header("x-both"), header("x-team")), ("a", "b", "red"));
     assert_eq!(header("content-type"), "application/json");
     verified(&server, "hooks", &arrival);
+    // The attempt shows where it went.
+    assert_eq!(attempts(&server, &message, 1)[0]["url"], format!("{}/deep", receiver.url()));
     // The message is what was accepted.
     let (_, kept) = server.call("GET", &format!("/app/acme/msg/{message}"), json!(null));
     assert_eq!(kept["payload"], json!({"id": 7}));
@@ -97,6 +99,15 @@ fn a_transformation_decides_what_is_sent_and_that_is_what_is_signed() {
     transform("handler = webhook => ({ ...webhook, cancel: webhook.payload.id === 7 })");
     let cancelled = attempts(&server, &send(), 1);
     assert_eq!(cancelled[0]["response"], "the endpoint's transformation cancelled this message");
+    // For clients that do not know of 4, it failed.
+    assert_eq!(cancelled[0]["status"], 2);
+    for (status, count) in [(4, 1), (0, 1)] {
+        let path = format!("/app/acme/attempt/endpoint/hooks?expanded_statuses=true&status={status}");
+        let (_, page) = server.call("GET", &path, json!(null));
+        let page = page["data"].as_array().unwrap();
+        assert_eq!(page.len(), count, "{status}: {page:?}");
+        assert_eq!((&page[0]["status"], page[0]["id"] == cancelled[0]["id"]), (&json!(status), status == 4));
+    }
     eventually("the ledger knows", || (ledger(folder.path())["ended"]["cancelled"] == 1).then_some(()));
 
     // The way out has the same guard whatever a script says, and ours stays ours.

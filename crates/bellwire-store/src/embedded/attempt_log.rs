@@ -142,6 +142,7 @@ fn attempt_from(row: &Row<'_>) -> Result<Attempt, Fault> {
                 result: codec::status_from(status)?,
                 started_at: Timestamp::from_micros(row.get(10)?),
                 duration: duration(row.get(11)?),
+                url: None,
                 phases: Phases {
                     dns: row.get::<_, Option<i64>>(16)?.map(duration),
                     connect: row.get::<_, Option<i64>>(17)?.map(duration),

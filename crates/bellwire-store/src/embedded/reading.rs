@@ -11,8 +11,8 @@ use crate::{
     LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, MessageQuery, Page, Span, StatusFilter,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndReason, EndpointKey, Ledger,
-    Message, Sequence,
+    ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndReason, EndpointKey, FailureClass,
+    Ledger, Message, Sequence,
 };
 use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::{Connection, Rows};
@@ -582,13 +582,15 @@ pub(super) fn carries(message: &Message, event_types: &[String], channel: Option
 }
 
 fn status_passes(status: Option<i32>, filter: &AttemptFilter) -> bool {
+    let success = status.is_some_and(|s| (200..300).contains(&s));
+    let cancelled = status.is_none_or(|s| s == codec::status_code(Err(FailureClass::Cancelled)));
     let as_asked = match filter.status {
         None => true,
-        Some(StatusFilter::Success) => status.is_some_and(|s| (200..300).contains(&s)),
-        Some(StatusFilter::Fail) => status.is_some_and(|s| !(200..300).contains(&s)),
+        Some(StatusFilter::Success) => success,
+        Some(StatusFilter::Fail) => !success && !cancelled,
+        Some(StatusFilter::Canceled) => cancelled,
+        Some(StatusFilter::FailOrCanceled) => !success,
         // Those are states of deliveries, not of attempts.
-        Some(StatusFilter::Canceled) => status.is_none(),
-        Some(StatusFilter::FailOrCanceled) => !status.is_some_and(|s| (200..300).contains(&s)),
         Some(StatusFilter::Pending | StatusFilter::Sending) => false,
     };
     as_asked && filter.status_class.is_none_or(|class| of_class(status, class))

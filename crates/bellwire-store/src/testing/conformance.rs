@@ -6,8 +6,8 @@
 use super::access::every_access;
 use super::world::{APPLICATION, Draft, TAKES, World, attempt_pages, attempt_query, message_query, pages};
 use crate::{
-    AttemptFilter, Batch, Change, CommitError, Consumer, Found, KeptAnswer, LogQuery, RecoveredTokens, ReplayFilter,
-    Settled, Span, StatusFilter, Store, Target, TaskKind, TaskQuery, TaskStatus, WaitingHead, Work,
+    AttemptFilter, AttemptQuery, Batch, Change, CommitError, Consumer, Found, KeptAnswer, LogQuery, RecoveredTokens,
+    ReplayFilter, Settled, Span, StatusFilter, Store, Target, TaskKind, TaskQuery, TaskStatus, WaitingHead, Work,
 };
 use bellwire_model::{
     ActiveSecret, AfterAttempt, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, AttemptId,
@@ -230,7 +230,8 @@ fn an_attempt_comes_back_as_it_was(world: &mut World) {
         // Each phase is there or not, in every combination.
         let phase = |bit: u32| (n & bit != 0).then_some(Duration::from_micros(u64::from(n * 1_000 + bit)));
         let phases = Phases { dns: phase(1), connect: phase(2), tls: phase(4), first_byte: phase(8) };
-        attempt.outcome = Some(Outcome { started_at, duration, phases, result, body, retry_after, directive });
+        attempt.outcome =
+            Some(Outcome { started_at, duration, url: None, phases, result, body, retry_after, directive });
         world.commit(Batch { attempts: vec![attempt], ..Batch::default() });
     }
     let mut ended = world.attempt(to(1, message), 0, AfterAttempt::Ended(EndReason::Expired));
@@ -937,6 +938,20 @@ fn lists_can_be_filtered(world: &mut World) {
     let mut query = message_query(false, 100);
     query.status = Some(StatusFilter::Pending);
     assert_eq!(store.deliveries_of_endpoint(EndpointKey(2), &query).expect("read").items.len(), 24);
+
+    // An attempt that a script cancelled was cancelled; it did not fail.
+    let message = world.accept(&Draft::to(&[3]));
+    let mut attempt = world.attempt(to(3, message), 500, AfterAttempt::Ended(EndReason::Cancelled));
+    attempt.outcome.as_mut().expect("an exchange").result = Err(FailureClass::Cancelled);
+    world.commit(Batch { attempts: vec![attempt], ..Batch::default() });
+    let attempts = |status| {
+        let filter = AttemptFilter { status: Some(status), ..AttemptFilter::default() };
+        let query = AttemptQuery { filter, ..attempt_query(false, 3) };
+        world.store().attempts_of_endpoint(EndpointKey(3), &query).expect("read").items.len()
+    };
+    for (status, count) in [(StatusFilter::Fail, 0), (StatusFilter::Canceled, 1), (StatusFilter::FailOrCanceled, 1)] {
+        assert_eq!(attempts(status), count, "{status:?}");
+    }
 }
 
 fn manual(world: &World, delivery: Delivery) -> Waiting {
