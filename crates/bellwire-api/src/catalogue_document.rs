@@ -252,6 +252,7 @@ mod tests {
             schemas: schemas.map(|schemas| schemas.to_string()),
             feature_flags: vec!["beta".to_owned()],
             group_name: Some("things".to_owned()),
+            retry_schedule: None,
             created_at: Timestamp::from_seconds(1_767_225_600),
             updated_at: Timestamp::from_seconds(1_767_225_600),
         })

@@ -281,6 +281,7 @@ impl NewEventType {
             schemas: self.schemas,
             feature_flags: self.feature_flags,
             group_name: self.group_name,
+            retry_schedule: existing.and_then(|t| t.retry_schedule.clone()),
             created_at: existing.map_or(now, |t| t.created_at),
             updated_at: now,
         })
@@ -338,7 +339,7 @@ pub(crate) fn visible(principal: &Principal, event_type: &EventType) -> bool {
 }
 
 /// The event type of the path.
-fn find(call: &Call) -> Option<Arc<EventType>> {
+pub(crate) fn find(call: &Call) -> Option<Arc<EventType>> {
     let catalogue = call.api.backend().catalogue().read();
     let found = catalogue.event_type(call.principal.organisation(), call.param("event_type_name"))?;
     visible(&call.principal, found).then(|| found.clone())

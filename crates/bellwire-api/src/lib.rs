@@ -43,6 +43,7 @@ mod openapi_import;
 mod event_type_import;
 mod catalogue_document;
 mod event_type_export;
+mod event_type_retry;
 mod message;
 mod wait;
 mod explain;
@@ -227,6 +228,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(event_type::operations());
     all.extend(event_type_import::operations());
     all.extend(event_type_export::operations());
+    all.extend(event_type_retry::operations());
     all.extend(message::operations());
     all.extend(explain::operations());
     all.extend(message_look::operations());

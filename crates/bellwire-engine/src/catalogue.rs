@@ -159,8 +159,27 @@ impl Catalogue {
     }
 
     /// Follows a change that has become durable; the order is that of the commits, so that the store, the catalogue and the engines
-    /// end up with the same. Answers what the engine of which application has to be told.
-    pub fn apply(&mut self, change: &Change) -> Option<(ApplicationKey, Input)> {
+    /// end up with the same. Answers what has to be told to the engine of which application, or to all engines.
+    pub fn apply(&mut self, change: &Change) -> Option<(Option<ApplicationKey>, Input)> {
+        let (application, input) = match change {
+            Change::PutEventType(event_type) => {
+                let before = self.event_type(&event_type.organisation, &event_type.name);
+                let before = before.and_then(|before| before.retry_schedule.clone());
+                self.put_event_type(Arc::clone(event_type));
+                return (before != event_type.retry_schedule).then(|| (None, Input::schedule_of(event_type)));
+            }
+            Change::DeleteEventType(organisation, name) => {
+                let before = self.remove_event_type(organisation, name)?;
+                let gone = EventType { retry_schedule: None, ..EventType::clone(&before) };
+                return before.retry_schedule.is_some().then(|| (None, Input::schedule_of(&gone)));
+            }
+            change => self.apply_of_application(change)?,
+        };
+        Some((Some(application), input))
+    }
+
+    /// As [`Catalogue::apply`], of what concerns one application at most.
+    fn apply_of_application(&mut self, change: &Change) -> Option<(ApplicationKey, Input)> {
         match change {
             Change::PutApplication(application) => {
                 self.put_application(Arc::clone(application));
@@ -192,14 +211,6 @@ impl Catalogue {
                 self.change_endpoint(*endpoint, |found| found.found_out(*failing_since, *disable));
                 None
             }
-            Change::PutEventType(event_type) => {
-                self.put_event_type(Arc::clone(event_type));
-                None
-            }
-            Change::DeleteEventType(organisation, name) => {
-                self.remove_event_type(organisation, name);
-                None
-            }
             Change::Token(change) => {
                 self.tokens.apply(change);
                 None
@@ -215,7 +226,9 @@ impl Catalogue {
                 self.sources.remove(*key);
                 None
             }
-            Change::KeepRequest(_)
+            Change::PutEventType(_)
+            | Change::DeleteEventType(..)
+            | Change::KeepRequest(_)
             | Change::PutSourceCursor(_)
             | Change::KeepAnswer(_)
             | Change::Wait { .. }
@@ -310,9 +323,9 @@ impl Catalogue {
         self.event_types.insert((event_type.organisation.clone(), event_type.name.clone()), event_type);
     }
 
-    /// Removes it.
-    pub fn remove_event_type(&mut self, organisation: &OrganisationId, name: &str) {
-        self.event_types.remove(&(organisation.clone(), name.to_owned()));
+    /// Removes it; answers what it was.
+    pub fn remove_event_type(&mut self, organisation: &OrganisationId, name: &str) -> Option<Arc<EventType>> {
+        self.event_types.remove(&(organisation.clone(), name.to_owned()))
     }
 }
 

@@ -18,6 +18,7 @@ impl Engine {
     pub(crate) fn put_application(&mut self, application: &Application) {
         let index = self.application_index(application.key);
         let rate = self.planted_rate(application.throttle_rate);
+        self.applications[index].organisation = Some(application.organisation.clone());
         set_throttle(&mut self.applications[index].throttle, rate);
     }
 

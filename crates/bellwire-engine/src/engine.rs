@@ -7,12 +7,13 @@ use crate::notify::Notice;
 use crate::operational::{Occasion, Operational};
 use crate::pace::BreakerSettings;
 use crate::planted::Planted;
+use crate::schedules::Schedules;
 use crate::settle::FreshLog;
 use crate::strain::Strain;
 use crate::throttle::Throttle;
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, AttemptNumber, Delivery, DisabledBy, Endpoint, EndpointKey, FanOut, Message, Now,
-    Outcome, RetrySchedule, Sequence, Timestamp, Trigger, Waiting,
+    AfterAttempt, ApplicationKey, AttemptNumber, Delivery, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
+    Message, Now, OrganisationId, Outcome, RetrySchedule, Sequence, Timestamp, Trigger, Waiting,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -75,6 +76,15 @@ pub enum Input {
     },
     /// An application was created or changed.
     Application(Arc<bellwire_model::Application>),
+    /// An event type has another retry schedule from now on, or none of its own. Attempts that end after this step follow it.
+    EventTypeSchedule {
+        /// Whose.
+        organisation: OrganisationId,
+        /// Its name.
+        event_type: String,
+        /// `None`: as if there were no such event type.
+        schedule: Option<RetrySchedule>,
+    },
     /// An application was deleted, with its endpoints. After this step no attempt to them starts.
     ApplicationGone(ApplicationKey),
     /// An endpoint was created or changed, but for its state. After this step no attempt starts with what it was before.
@@ -105,6 +115,17 @@ pub enum Input {
     StoreFailing(bool),
     /// Start nothing more; what is in flight may end.
     Stop,
+}
+
+impl Input {
+    /// What engines are told of an event type.
+    pub fn schedule_of(event_type: &EventType) -> Input {
+        Input::EventTypeSchedule {
+            organisation: event_type.organisation.clone(),
+            event_type: event_type.name.clone(),
+            schedule: event_type.retry_schedule.clone(),
+        }
+    }
 }
 
 /// What an engine wants done.
@@ -270,6 +291,8 @@ pub struct Engine {
     /// Everything accepted up to here is known.
     pub(crate) through: Sequence,
 
+    /// Of event types.
+    pub(crate) schedules: Schedules,
     pub(crate) applications: Vec<Application>,
     pub(crate) application_of: Table<ApplicationKey, ApplicationIndex>,
     pub(crate) free_applications: Vec<ApplicationIndex>,
@@ -323,6 +346,8 @@ pub(crate) struct Flight {
 /// What an engine keeps of an application.
 #[derive(Debug, Default)]
 pub(crate) struct Application {
+    /// Whose it is; `None` while only its endpoints are known.
+    pub(crate) organisation: Option<OrganisationId>,
     pub(crate) throttle: Option<Box<Throttle>>,
     pub(crate) lanes: Vec<LaneIndex>,
     /// Its lanes, with those that are gone and still have something in hand.
@@ -363,6 +388,7 @@ impl Engine {
             stopped: false,
             failing: false,
             through: Sequence::ZERO,
+            schedules: Schedules::default(),
             applications: Vec::new(),
             application_of: Table::default(),
             free_applications: Vec::new(),
@@ -416,6 +442,9 @@ impl Engine {
                 }
             }
             Input::Application(application) => self.put_application(&application),
+            Input::EventTypeSchedule { organisation, event_type, schedule } => {
+                self.schedules.put(organisation, event_type, schedule);
+            }
             Input::ApplicationGone(application) => self.application_gone(application, effects),
             Input::Endpoint(endpoint) => self.put_endpoint(endpoint),
             Input::Switched { endpoint, enabled } => self.switch(endpoint, enabled, effects),

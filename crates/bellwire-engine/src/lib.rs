@@ -30,6 +30,7 @@ mod notify;
 mod cancel;
 mod operational;
 mod settle;
+mod schedules;
 mod leases;
 mod lane;
 mod held;

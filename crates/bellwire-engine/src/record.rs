@@ -38,12 +38,14 @@ impl Engine {
         let health = lane.health.step(&outcome, now, self.settings.disable_after);
         lane.health = health.health;
         let paused = lane.paused();
-        let schedule = lane.endpoint.retry_schedule.as_ref().unwrap_or(&self.settings.retry_schedule);
         let mut decided_at = self.now;
         if self.planted.has(Bug::WallClockDue) {
             decided_at.engine = self.now.wall;
         }
         let trigger = if self.planted.has(Bug::ManualRetried) { Trigger::Scheduled } else { flight.trigger };
+        let of_type = application.organisation.as_ref();
+        let of_type = of_type.and_then(|own| self.schedules.of(own, &flight.message.event_type));
+        let schedule = lane.endpoint.retry_schedule.as_ref().or(of_type).unwrap_or(&self.settings.retry_schedule);
         let mut after = after_attempt(&outcome, flight.number, trigger, schedule, decided_at, &mut self.rng);
         // Nobody will come back for it.
         if lane.gone && matches!(after, AfterAttempt::Waiting { .. }) {

@@ -260,7 +260,8 @@ impl Engine {
     /// The longest that a delivery can have to wait; a due time further away was written under another clock or schedule.
     fn longest_wait(&self, index: LaneIndex) -> Duration {
         let own = self.lanes[index].endpoint.retry_schedule.as_ref();
-        own.unwrap_or(&self.settings.retry_schedule).longest_wait().max(RETRY_AFTER_MAX.mul_f64(1.2))
+        let others = || self.settings.retry_schedule.longest_wait().max(self.schedules.longest());
+        own.map_or_else(others, |own| own.longest_wait()).max(RETRY_AFTER_MAX.mul_f64(1.2))
     }
 
     pub(crate) fn take_ask(&mut self, index: LaneIndex) -> Option<Ask> {

@@ -47,6 +47,21 @@ fn endpoint(key: EndpointKey) -> Endpoint {
     }
 }
 
+fn application(number: u32) -> Application {
+    Application {
+        key: ApplicationKey(number),
+        id: ApplicationId::from_parts(Sequence::from_u64(u64::from(number)), [0; 12]),
+        organisation: OrganisationId::parse("org_23rb8YdGqMT0qIzpgGwdXfHirMu").expect("an organisation"),
+        uid: None,
+        name: "a".into(),
+        throttle_rate: NonZeroU16::new(3),
+        settings: Default::default(),
+        metadata: Default::default(),
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+    }
+}
+
 fn fifo(key: EndpointKey) -> Endpoint {
     Endpoint { limits: Limits { fifo: true, throttle_rate: None }, ..endpoint(key) }
 }
@@ -575,18 +590,6 @@ fn the_probe_is_what_is_due_for_longest_not_what_came_last() {
 #[test]
 fn what_is_deleted_makes_place() {
     let mut bench = Bench::new([]);
-    let application = |number| Application {
-        key: ApplicationKey(number),
-        id: ApplicationId::from_parts(Sequence::from_u64(u64::from(number)), [0; 12]),
-        organisation: OrganisationId::parse("org_23rb8YdGqMT0qIzpgGwdXfHirMu").expect("an organisation"),
-        uid: None,
-        name: "a".into(),
-        throttle_rate: NonZeroU16::new(3),
-        settings: Default::default(),
-        metadata: Default::default(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
-    };
     for number in 1..200 {
         let key = EndpointKey(number);
         bench.step(Input::Application(Arc::new(application(number))));
@@ -803,4 +806,96 @@ fn an_occasion_follows_the_write_that_it_tells_of_and_a_disabling_is_told_once()
     };
     assert_eq!((delivery.endpoint, *after), (F, AfterAttempt::Ended(EndReason::Exhausted)));
     assert_eq!(bench.effects.iter().filter(|e| matches!(e, Effect::Occasion(_))).count(), 1);
+}
+
+#[test]
+fn what_is_being_cancelled_leaves_the_queue_and_does_not_come_back_by_a_lease_that_was_asked_for_before() {
+    for one in [endpoint(E), fifo(E)] {
+        let mut bench = Bench::with(EngineSettings { lane_concurrency_max: 1, ..EngineSettings::default() }, [one]);
+        let messages = bench.accept_many(4, &[E]);
+        let flying = bench.one_start();
+        assert_eq!(flying.message.id, messages[0].id);
+        // All but the first wait in the queue; a question is out for a row that somebody asked for by hand.
+        let cancelled = Input::Cancelled { endpoint: E, before: messages[3].sequence() };
+        let row = |message: &Arc<Message>, due: Timestamp, trigger| Waiting {
+            delivery: Delivery { endpoint: E, message: message.sequence() },
+            due,
+            next: 1,
+            trigger,
+        };
+        bench.step(cancelled);
+        assert!(bench.starts().is_empty());
+        bench.end(&flying, status(200));
+        assert_eq!(after_of(&bench.commit_all()), [AfterAttempt::Delivered], "what was in flight ends as it ends");
+        bench.effects.retain(|effect| !matches!(effect, Effect::Notice(_)));
+        // Whatever is asked for from now on leaves the cancelled rows out; the fourth, if it was put aside, comes back by its row.
+        for _ in 0..3 {
+            let due = bench.now;
+            if bench.effects.iter().any(|e| matches!(e, Effect::NextDue { .. })) {
+                bench.next_due(E, Some(due));
+            }
+            if !bench.asked().is_empty() {
+                let rows = [(row(&messages[3], due, Trigger::Scheduled), Arc::clone(&messages[3]))];
+                bench.step(Input::Leased { endpoint: E, rows: Some(rows.to_vec()) });
+            }
+        }
+        let start = bench.one_start();
+        assert_eq!(start.message.id, messages[3].id, "what came later goes out");
+        bench.end(&start, status(200));
+        bench.commit_all();
+        assert_eq!(bench.engine.in_hand(), (0, 0));
+
+        // A question that is out when something is cancelled may be answered with it.
+        if bench.effects.iter().any(|e| matches!(e, Effect::NextDue { .. })) {
+            bench.next_due(E, None);
+        }
+        if !bench.asked().is_empty() {
+            bench.lease(E, &[]);
+        }
+        let late = bench.message();
+        bench.step(Input::LookAgain(E));
+        assert_eq!(bench.asked(), [E]);
+        bench.step(Input::Cancelled { endpoint: E, before: late.sequence().next() });
+        let due = bench.now;
+        bench.lease(E, &[(&late, due, 1)]);
+        assert!(bench.starts().is_empty());
+    }
+}
+
+#[test]
+fn an_event_type_has_a_schedule_and_an_endpoints_own_goes_before_it() {
+    let schedule = |seconds: u64| RetrySchedule::new(vec![Duration::from_secs(seconds)]).ok();
+    let mut bench = Bench::new([endpoint(E), Endpoint { retry_schedule: schedule(50), ..endpoint(F) }]);
+    bench.step(Input::Application(Arc::new(application(1))));
+    let organisation = application(1).organisation;
+    let told = |event_type: &str, schedule| Input::EventTypeSchedule {
+        organisation: organisation.clone(),
+        event_type: event_type.to_owned(),
+        schedule,
+    };
+    bench.step(told("a.b", schedule(500)));
+    bench.step(told("a.c", RetrySchedule::new(Vec::new()).ok()));
+    let wait = |bench: &mut Bench, key| {
+        bench.accept(&[key]);
+        let start = bench.one_start();
+        bench.end(&start, status(400));
+        let writes = bench.commit_all();
+        let [AfterAttempt::Waiting { due }] = after_of(&writes)[..] else { panic!("{writes:?}") };
+        due.since(bench.now).as_secs()
+    };
+    assert!((500..=600).contains(&wait(&mut bench, E)));
+    assert!((50..=60).contains(&wait(&mut bench, F)), "its owner's word");
+    bench.step(told("a.b", None));
+    assert!((5..=6).contains(&wait(&mut bench, E)), "the server's");
+}
+
+#[test]
+fn an_attempt_shows_the_url_that_a_script_chose_without_its_user_info() {
+    let mut bench = Bench::new([endpoint(E)]);
+    bench.accept(&[E]);
+    let start = bench.one_start();
+    bench.end(&start, Outcome { url: Some("https://a:b@other.example.com/x".into()), ..status(200) });
+    let writes = bench.commit_all();
+    let Undurable::Attempt { url, .. } = &writes[0] else { panic!("{writes:?}") };
+    assert_eq!(&**url, "https://other.example.com/x");
 }

@@ -2,6 +2,7 @@
 
 use crate::application::OrganisationId;
 use crate::clock::Timestamp;
+use crate::retry::RetrySchedule;
 
 /// An event type as it is kept; its natural key is organisation and name.
 #[derive(Clone, PartialEq, Debug)]
@@ -22,6 +23,8 @@ pub struct EventType {
     pub feature_flags: Vec<String>,
     /// The group it is shown in.
     pub group_name: Option<String>,
+    /// When failed attempts of its messages are repeated, for endpoints without a schedule of their own.
+    pub retry_schedule: Option<RetrySchedule>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.

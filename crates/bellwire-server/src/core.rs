@@ -107,8 +107,12 @@ impl Core {
                 Change::PutEndpoint(endpoint) if endpoint.kind.is_attempted() => self.pipes.forget(endpoint.key),
                 _ => {}
             }
-            if let Some((application, input)) = catalogue.apply(change) {
-                self.mailboxes[application.partition().shard(self.mailboxes.len())].put(Mail::Tell(input));
+            match catalogue.apply(change) {
+                Some((Some(application), input)) => {
+                    self.mailboxes[application.partition().shard(self.mailboxes.len())].put(Mail::Tell(input));
+                }
+                Some((None, input)) => self.tell_all(|| input.clone()),
+                None => {}
             }
         }
         drop(catalogue);

@@ -293,6 +293,9 @@ fn share_out(recovered: &Recovered, shards: usize) -> Vec<Vec<Input>> {
     let mut inputs: Vec<Vec<Input>> = (0..shards).map(|_| Vec::new()).collect();
     let shard = |application: ApplicationKey| application.partition().shard(shards);
     let mut owner = std::collections::HashMap::new();
+    for event_type in recovered.event_types.iter().filter(|event_type| event_type.retry_schedule.is_some()) {
+        inputs.iter_mut().for_each(|inputs| inputs.push(Input::schedule_of(event_type)));
+    }
     for application in &recovered.applications {
         inputs[shard(application.key)].push(Input::Application(Arc::clone(application)));
     }

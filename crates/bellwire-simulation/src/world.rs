@@ -1037,7 +1037,8 @@ impl World {
         let early = self.has(PumpBug::ChangeAnsweredEarly);
         for change in changes {
             let Some(node) = &mut self.node else { return Ok(()) };
-            let Some((application, input)) = node.catalogue.apply(change) else { continue };
+            // Nothing here concerns more than one application.
+            let Some((Some(application), input)) = node.catalogue.apply(change) else { continue };
             let shard = node.shard_of(application);
             let told = match (change, &input) {
                 (Change::PutEndpoint(_), Input::Endpoint(endpoint)) => {

@@ -150,7 +150,11 @@ async fn every_operation_refuses_whom_it_must() {
                 (_, Who::OtherOrganisation) if name.starts_with("PUT /api/v1/app/{app_id}/") => Some(404),
                 (_, Who::OtherOrganisation) if name.contains("{env_id}") => Some(404),
                 (_, Who::OtherOrganisation | Who::OtherApplication) if name.contains("{task_id}") => Some(404),
-                (_, Who::OtherOrganisation) if name.contains("{event_type_name}") && !name.starts_with("PUT") => {
+                // Its name alone can be put: then it is a new one of their own.
+                (_, Who::OtherOrganisation)
+                    if name.contains("{event_type_name}")
+                        && !(name.starts_with("PUT") && name.ends_with("{event_type_name}")) =>
+                {
                     Some(404)
                 }
                 (_, Who::OtherOrganisation) if operational && name.contains("{endpoint_id}") && !upserts => Some(404),

@@ -240,6 +240,19 @@ async fn a_message_can_bring_its_application() {
     assert_eq!(fault["detail"][0]["type"], "application_uid_mismatch");
     let fault = world.post("/api/v1/app/new/msg", message(json!({ "name": "", "uid": "new" }))).await.expect(422);
     assert_eq!(fault["detail"][0]["loc"], json!(["body", "application", "name"]));
+    for (malformed, place) in [
+        (json!("new"), vec!["body", "application"]),
+        (json!([]), vec!["body", "application"]),
+        (json!({ "uid": "new" }), vec!["body", "application", "name"]),
+        (json!({ "name": 5, "uid": "new" }), vec!["body", "application", "name"]),
+        (json!({ "name": "N", "uid": "a b" }), vec!["body", "application", "uid"]),
+        (json!({ "name": "N", "uid": "new", "throttleRate": "x" }), vec!["body", "application", "throttleRate"]),
+        (json!({ "name": "N", "uid": "new", "metadata": [1] }), vec!["body", "application", "metadata"]),
+    ] {
+        let fault = world.post("/api/v1/app/new/msg", message(malformed.clone())).await.expect(422);
+        assert_eq!(fault["detail"][0]["loc"], json!(place), "{malformed}: {fault}");
+    }
+    world.get("/api/v1/app/new").await.expect(404);
     world.post("/api/v1/app/new/msg", message(json!({ "name": "N", "uid": "new" }))).await.expect(202);
     assert_eq!(world.get("/api/v1/app/new").await.expect(200)["name"], "N");
     world.post("/api/v1/app/new/msg", message(json!({ "name": "ignored", "uid": "old" }))).await.expect(202);
@@ -311,4 +324,32 @@ async fn a_put_does_not_change_a_secret_without_saying_so() {
     let refused = world.put(path, with("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")).await.expect(422);
     assert_eq!(refused["detail"][0]["loc"], json!(["body", "secret"]));
     assert_eq!(world.get(&format!("{path}/secret")).await.expect(200)["key"], secret);
+}
+
+#[tokio::test]
+async fn an_event_type_has_a_retry_schedule_that_its_other_edits_leave_alone() {
+    let world = World::new();
+    let path = "/api/v1/event-type/a.b/retry-schedule";
+    world.get(path).await.expect(404);
+    world.put(path, json!({ "retrySchedule": null })).await.expect(404);
+    world.post("/api/v1/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
+    assert_eq!(world.get(path).await.expect(200), json!({ "retrySchedule": null }));
+    let schedule = json!({ "retrySchedule": [{ "secs": 5, "nanos": 500_000_000 }, { "secs": 60, "nanos": 0 }] });
+    assert_eq!(world.put(path, schedule.clone()).await.expect(200), schedule);
+    world.put("/api/v1/event-type/a.b", json!({ "description": "other" })).await.expect(200);
+    world.patch("/api/v1/event-type/a.b", json!({ "deprecated": true })).await.expect(200);
+    assert_eq!(world.get(path).await.expect(200), schedule);
+    let none = json!({ "retrySchedule": [] });
+    assert_eq!(world.put(path, none.clone()).await.expect(200), none, "an attempt that fails is the last");
+    for (bad, place) in [
+        (json!([{ "secs": 1, "nanos": 1_000_000_000 }]), vec!["body", "retrySchedule", "0", "nanos"]),
+        (json!([{ "secs": 604_801, "nanos": 0 }]), vec!["body", "retrySchedule"]),
+        (json!(vec![json!({ "secs": 1, "nanos": 0 }); 65]), vec!["body", "retrySchedule"]),
+        (json!("soon"), vec!["body", "retrySchedule"]),
+    ] {
+        let fault = world.put(path, json!({ "retrySchedule": bad })).await.expect(422);
+        assert_eq!(fault["detail"][0]["loc"], json!(place), "{fault}");
+    }
+    assert_eq!(world.put(path, json!({})).await.expect(200), json!({ "retrySchedule": null }));
+    assert_eq!(world.get(path).await.expect(200), json!({ "retrySchedule": null }));
 }

@@ -115,8 +115,6 @@ pub(super) fn put_endpoint(
         Some(stored) => stored,
         None => (endpoint.disabled.map(disabled_code), endpoint.health.failing_since.map(Timestamp::as_micros)),
     };
-    let schedule = endpoint.retry_schedule.as_ref();
-    let waits = schedule.map(|s| s.waits().iter().map(|w| w.as_micros() as u64).collect::<Vec<_>>());
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO endpoint (key, application, id, uid, url, description, disabled, event_types, channels, \
@@ -137,7 +135,7 @@ pub(super) fn put_endpoint(
             endpoint.limits.fifo,
             seal_secrets(sealer, endpoint.application, endpoint.id, &endpoint.secrets),
             codec::json(&endpoint.headers),
-            waits.as_ref().map(codec::json),
+            stored_waits(endpoint.retry_schedule.as_ref()),
             codec::json(&endpoint.metadata),
             failing_since,
             endpoint.created_at.as_micros(),
@@ -225,8 +223,6 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
     let application = ApplicationKey(row.get(1)?);
     let id = EndpointId(Ksuid::from_bytes(array(row, 2)?));
     let failing_since = row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros);
-    let waits = optional_json::<Vec<u64>>(row, 13, WHAT)?;
-    let schedule = waits.map(|waits| RetrySchedule::new(waits.into_iter().map(Duration::from_micros).collect()));
     Ok(Endpoint {
         key: EndpointKey(row.get(0)?),
         application,
@@ -241,7 +237,7 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
         limits: Limits { throttle_rate: row.get::<_, Option<u16>>(9)?.and_then(NonZeroU16::new), fifo: row.get(10)? },
         secrets: open_secrets(sealer, application, id, &row.get::<_, Vec<u8>>(11)?)?,
         headers: json(row, 12, WHAT)?,
-        retry_schedule: schedule.transpose().map_err(|error| Fault::damaged(WHAT, error.to_string()))?,
+        retry_schedule: waits(row, 13, WHAT)?,
         shape: shape::read(row.get::<_, Option<String>>(18)?)?,
         access: access::open(sealer, application, id, row.get::<_, Option<Vec<u8>>>(19)?)?,
         metadata: json(row, 14, WHAT)?,
@@ -251,11 +247,23 @@ fn endpoint_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Endpoint,
     })
 }
 
+/// A schedule as it is kept: JSON, microseconds.
+fn stored_waits(schedule: Option<&RetrySchedule>) -> Option<String> {
+    let waits = |schedule: &RetrySchedule| schedule.waits().iter().map(|w| w.as_micros() as u64).collect::<Vec<_>>();
+    schedule.map(|schedule| codec::json(&waits(schedule)))
+}
+
+fn waits(row: &Row<'_>, column: usize, what: &'static str) -> Result<Option<RetrySchedule>, Fault> {
+    let waits = optional_json::<Vec<u64>>(row, column, what)?;
+    let schedule = waits.map(|waits| RetrySchedule::new(waits.into_iter().map(Duration::from_micros).collect()));
+    schedule.transpose().map_err(|error| Fault::damaged(what, error.to_string()))
+}
+
 pub(super) fn put_event_type(connection: &Connection, event_type: &EventType) -> Result<(), Fault> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO event_type (organisation, name, description, archived, deprecated, schemas, feature_flags, \
-             group_name, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             group_name, created_at, updated_at, retry_schedule) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             event_type.organisation.as_str(),
@@ -268,6 +276,7 @@ pub(super) fn put_event_type(connection: &Connection, event_type: &EventType) ->
             event_type.group_name,
             event_type.created_at.as_micros(),
             event_type.updated_at.as_micros(),
+            stored_waits(event_type.retry_schedule.as_ref()),
         ])?;
     Ok(())
 }
@@ -286,7 +295,7 @@ pub(super) fn delete_event_type(
 pub(super) fn event_types(connection: &Connection) -> Result<Vec<Arc<EventType>>, Fault> {
     let mut statement = connection.prepare(
         "SELECT organisation, name, description, archived, deprecated, schemas, feature_flags, group_name, created_at, \
-         updated_at FROM event_type ORDER BY organisation, name",
+         updated_at, retry_schedule FROM event_type ORDER BY organisation, name",
     )?;
     let mut rows = statement.query([])?;
     let mut event_types = Vec::new();
@@ -302,6 +311,7 @@ pub(super) fn event_types(connection: &Connection) -> Result<Vec<Arc<EventType>>
             group_name: row.get(7)?,
             created_at: time(row, 8)?,
             updated_at: time(row, 9)?,
+            retry_schedule: waits(row, 10, "an event type")?,
         }));
     }
     Ok(event_types)

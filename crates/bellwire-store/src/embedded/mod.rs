@@ -78,6 +78,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V11__pipes", include_str!("schema/V11__pipes.sql")),
     ("V13__traces", include_str!("schema/V13__traces.sql")),
     ("V15__source_cursors", include_str!("schema/V15__source_cursors.sql")),
+    ("V20__retry_schedules_of_event_types", include_str!("schema/V20__retry_schedules_of_event_types.sql")),
 ];
 
 /// A store in a data folder.

@@ -335,6 +335,7 @@ fn configuration_comes_back_as_it_was(world: &mut World) {
         schemas: Some("{\"1\":{}}".to_owned()),
         feature_flags: vec!["beta".to_owned()],
         group_name: Some("billing".to_owned()),
+        retry_schedule: RetrySchedule::new(vec![Duration::from_millis(250), SECOND]).ok(),
         created_at: Timestamp::from_seconds(3),
         updated_at: Timestamp::from_seconds(4),
     });

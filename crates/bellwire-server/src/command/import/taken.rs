@@ -79,6 +79,7 @@ impl Taken {
             schemas: row.schemas.filter(|schemas| schemas != "null"),
             feature_flags: row.feature_flag.into_iter().collect(),
             group_name: None,
+            retry_schedule: None,
             created_at: Timestamp::from_micros(row.created_at),
             updated_at: Timestamp::from_micros(row.updated_at),
         }))
