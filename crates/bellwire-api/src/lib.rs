@@ -80,6 +80,7 @@ pub use field::header_fault;
 pub use idempotency::event_key;
 pub use jwt_key::{JwtAlgorithm, JwtKeyError, check_jwt_key};
 pub use openapi::document as openapi_document;
+pub use payload::PayloadSchema;
 pub use rate::RateLimit;
 
 use axum::Router;

@@ -2,10 +2,10 @@
 //!
 //! A schema is compiled when the first message needs it, and kept until its event type changes.
 
-use crate::Api;
 use crate::error::{Error, Fault};
 use crate::json;
 use crate::schema::{PayloadFault, Schema, newest, versions};
+use crate::{Api, Settings};
 use bellwire_engine::{ApplicationEntry, Draft};
 use bellwire_model::{EventType, OrganisationId, PayloadValidation};
 use http::{HeaderName, HeaderValue};
@@ -108,17 +108,7 @@ async fn faults(api: &Api, entry: &ApplicationEntry, draft: &Draft) -> Result<Ve
     };
     let Some(event_type) = event_type.filter(|event_type| event_type.schemas.is_some()) else { return Ok(Vec::new()) };
     let (payload, settings) = (draft.payload.clone(), api.settings().clone());
-    let parsed_by = move |schema: &Schema| {
-        let unreadable = |msg: &str| vec![PayloadFault { path: Vec::new(), msg: msg.to_owned() }];
-        // A raw payload has not passed the door's own scan.
-        if json::scan(&payload, settings.json_depth_max, settings.json_keys_max).is_err() {
-            return unreadable("the payload is nested too deeply, or has too many members, to be checked");
-        }
-        match serde_json::from_slice(&payload) {
-            Ok(payload) => schema.check(&payload),
-            Err(_) => unreadable("the payload is not JSON of Unicode characters, so it is not as the schema says"),
-        }
-    };
+    let parsed_by = move |schema: &Schema| faults_of(schema, &payload, settings.json_depth_max, settings.json_keys_max);
     match api.schemas().find(&event_type) {
         Some(Compiled { schema: None, .. }) => Ok(Vec::new()),
         Some(Compiled { schema: Some(schema), .. }) if schema.looks(draft.payload.len()) <= LOOKS_AT_ONCE => {
@@ -136,6 +126,39 @@ async fn faults(api: &Api, entry: &ApplicationEntry, draft: &Draft) -> Result<Ve
                 .map_err(|error| Error::Internal(format!("checking a payload ended: {error}")))?
                 .unwrap_or_default())
         }
+    }
+}
+
+/// What is wrong with the bytes of a payload.
+fn faults_of(schema: &Schema, payload: &[u8], depth_max: usize, keys_max: usize) -> Vec<PayloadFault> {
+    let unreadable = |msg: &str| vec![PayloadFault { path: Vec::new(), msg: msg.to_owned() }];
+    // A raw payload has not passed the door's own scan.
+    if json::scan(payload, depth_max, keys_max).is_err() {
+        return unreadable("the payload is nested too deeply, or has too many members, to be checked");
+    }
+    match serde_json::from_slice(payload) {
+        Ok(payload) => schema.check(&payload),
+        Err(_) => unreadable("the payload is not JSON of Unicode characters, so it is not as the schema says"),
+    }
+}
+
+/// A schema of an event type as messages are checked by it, for those who measure what that costs.
+pub struct PayloadSchema(Schema);
+
+impl PayloadSchema {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn new(schema: &serde_json::Value) -> Result<Self, String> {
+        let depth_max = Settings::default().json_depth_max;
+        Schema::compile(schema, depth_max).map(PayloadSchema).map_err(|error| error.to_string())
+    }
+
+    /// Whether a payload is as it says: the bytes scanned, parsed and checked, as for a message.
+    pub fn takes(&self, payload: &[u8]) -> bool {
+        let settings = Settings::default();
+        faults_of(&self.0, payload, settings.json_depth_max, settings.json_keys_max).is_empty()
     }
 }
 

@@ -58,9 +58,19 @@ enum Feature {
 const SOURCE_SECRET: &str = "a secret between the bench and its sources";
 /// What the load sends.
 const EVENT_TYPE: &str = "bench.sent";
-const FILTER: &str = "has(payload.bench) && payload.text != 'nothing'";
-const TRANSFORMATION: &str =
+pub(super) const FILTER: &str = "has(payload.bench) && payload.text != 'nothing'";
+pub(super) const TRANSFORMATION: &str =
     "function handler(webhook) { webhook.headers = { 'x-kind': webhook.eventType }; return webhook }";
+
+/// Of the event type, in the case of that feature.
+pub(super) fn schema() -> serde_json::Value {
+    json!({
+        "type": "object",
+        "required": ["bench", "text"],
+        "additionalProperties": false,
+        "properties": { "bench": { "type": "string", "maxLength": 64 }, "text": { "type": "string" } },
+    })
+}
 
 /// Everything that a run needs, set up and ready for its load.
 struct Stage {
@@ -216,6 +226,15 @@ impl Bench {
             let run = self.measure(&subject, &scenario)?;
             self.report.runs.push(run);
         }
+        self.progress.set_message("what features cost alone");
+        let costs = super::costs::measure(self.settings.payload_bytes, self.settings.quick)?;
+        for cost in &costs {
+            if let Some(at_most) = cost.us_at_most {
+                let measure = format!("{}, alone", cost.what);
+                self.check("features", &measure, Some(cost.us_per_message), "µs", Bound::AtMost(at_most));
+            }
+        }
+        self.report.costs = costs;
         Ok(())
     }
 
@@ -472,13 +491,7 @@ impl Bench {
 
         let mut client = server.client();
         if scenario.feature == Some(Feature::Schema) {
-            let schema = json!({ "1": {
-                "type": "object",
-                "required": ["bench", "text"],
-                "additionalProperties": false,
-                "properties": { "bench": { "type": "string", "maxLength": 64 }, "text": { "type": "string" } },
-            } });
-            let event_type = json!({ "name": EVENT_TYPE, "description": "", "schemas": schema });
+            let event_type = json!({ "name": EVENT_TYPE, "description": "", "schemas": { "1": schema() } });
             client.post("/api/v1/event-type", &event_type)?;
         }
         let mut applications = Vec::new();

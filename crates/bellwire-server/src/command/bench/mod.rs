@@ -6,9 +6,10 @@
 //!
 //! The flow of a run: `server` starts it, `cases` sets it up through the API, `load` makes messages marked by
 //! `payload`, `sink` takes the deliveries, `ledger` counts, `measure` reads, `table` prints. `ceiling` is what the
-//! server is compared with.
+//! server is compared with; `costs` measures without a server.
 
 mod cases;
+mod costs;
 mod server;
 mod load;
 mod http;
@@ -151,7 +152,7 @@ pub(crate) enum Case {
     Hanging,
     /// Endpoints that are down; kill, restart, catch up
     Backlog,
-    /// Throughput with filters and with transformations
+    /// Throughput with filters, schemas and transformations, and what each of them costs alone
     Features,
     /// Others' webhooks, verified and told from repeats, as fast as they are taken, beside the ceiling
     Receive,

@@ -1,6 +1,7 @@
-//! What came out: the report as JSON, and as the two tables that a person reads.
+//! What came out: the report as JSON, and as the tables that a person reads.
 
 use super::Settings;
+use super::costs::Cost;
 use super::ledger::Failures;
 use super::measure::Latency;
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
@@ -18,6 +19,8 @@ pub(crate) struct Report {
     /// Too short to judge by.
     pub(crate) quick: bool,
     pub(crate) runs: Vec<RunReport>,
+    /// Of the case `features`.
+    pub(crate) costs: Vec<Cost>,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -108,6 +111,7 @@ impl Report {
             applications: settings.applications,
             quick: settings.quick,
             runs: Vec::new(),
+            costs: Vec::new(),
             checks: Vec::new(),
         }
     }
@@ -123,7 +127,7 @@ impl Report {
         self.runs.iter().any(|run| run.lost > 0)
     }
 
-    /// Both tables, and what stands between them and their reader.
+    /// The tables, and what stands between them and their reader.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "{} cores, {} connections, {} bytes of payload, {} applications. Milliseconds are from the intended start of a \
@@ -138,6 +142,9 @@ impl Report {
             for note in notes(run) {
                 let _ = writeln!(text, "{}, {}: {note}", run.case, run.subject);
             }
+        }
+        if !self.costs.is_empty() {
+            let _ = writeln!(text, "\n{}", self.costs_table());
         }
         let _ = write!(text, "\n{}", self.checks_table());
         if self.quick {
@@ -181,6 +188,15 @@ impl Report {
             ]));
         }
         align_figures(&mut table, 2);
+        table
+    }
+
+    fn costs_table(&self) -> Table {
+        let mut table = table(&["feature, alone", "CPU µs per message"]);
+        for cost in &self.costs {
+            table.add_row(Row::from([cost.what.to_owned(), significant(cost.us_per_message)]));
+        }
+        align_figures(&mut table, 1);
         table
     }
 
