@@ -32,14 +32,21 @@ fn all() -> Vec<Theirs> {
         .collect()
 }
 
+/// Why an operation is not here.
+fn why(id: &str) -> &'static str {
+    let lines = include_str!("../../src/svix_absent.txt").lines();
+    let mut all = lines.map(|line| line.split_once('\t').unwrap_or_else(|| panic!("{line}")));
+    all.find(|(beginning, _)| id.starts_with(beginning)).unwrap_or_else(|| panic!("nothing says why {id} is absent")).1
+}
+
 fn page() -> String {
     let all = all();
     let count = |public: bool, here: bool| all.iter().filter(|t| t.public == public && (t.here || !here)).count();
     let mut page = format!(
         "# Svix's operations\n\n\
          Of the {} public operations in Svix's SDK document (1.947.0), {} are here; of its {} internal ones (what its dashboard and its\n\
-         portal call), {}. The others answer 501 with the code `not_implemented`, after the token was checked. A path that is in neither\n\
-         list is answered with 404. A test writes this page from the program's own table of operations.\n",
+         portal call), {}. The others answer 501 with the code `not_implemented` and say why, after the token was checked. A path that is in\n\
+         neither list is answered with 404. A test writes this page from the program's own table of operations.\n",
         count(true, false),
         count(true, true),
         count(false, false),
@@ -53,7 +60,7 @@ fn page() -> String {
         write!(page, "\n## {tag}\n\n| operation | request | here |\n| --- | --- | --- |\n").unwrap();
         for Theirs { method, path, id, public, here, .. } in operations {
             let kind = if *public { "" } else { " (internal)" };
-            let here = if *here { "yes" } else { "501" };
+            let here = if *here { "yes".to_owned() } else { format!("501: {}", why(id)) };
             writeln!(page, "| `{id}`{kind} | `{method} {path}` | {here} |").unwrap();
         }
     }
@@ -90,6 +97,7 @@ async fn what_is_not_here_says_so_by_name_and_only_with_a_token() {
         assert_eq!(error["code"], "not_implemented");
         let detail = error["detail"].as_str().unwrap();
         assert!(detail.contains(theirs.id) && detail.contains(theirs.path), "{detail}");
+        assert!(detail.contains(why(theirs.id)), "{detail}");
         world.send(request(&theirs, None)).await.expect(401);
     }
     assert!(absent > 50, "{absent}");
