@@ -103,7 +103,8 @@ struct SourceIn {
     cron: Option<CronWire>,
     /// The rows of a table of your database, each a message.
     outbox: Option<OutboxWire>,
-    /// A queue to be read.
+    /// A queue to be read: `broker`, `url`, `stream`, and more; see the guide on other ways in. Passwords and tokens in it are shown
+    /// as `***`.
     queue: Option<Map<String, Value>>,
     /// The name of a preset, such as `github` or `stripe`. Either this or `recipe` is required, if others post to it.
     preset: Option<String>,

@@ -169,8 +169,10 @@ fn a_received_request_is_known_by_its_key_in_this_window_and_in_the_one_before()
 fn more_than_the_queue_holds_is_refused_as_busy() {
     let mut intake = intake();
     for _ in 0..6 {
+        assert!(!intake.is_crowded());
         queued(intake.offer(now(), draft(), 0));
     }
+    assert!(intake.is_crowded(), "who can should wait");
     assert_eq!(intake.offer(now(), draft(), 0).err(), Some(OfferError::Busy));
     intake.seal();
     assert_eq!(intake.offer(now(), draft(), 0).err(), Some(OfferError::Busy), "what is being committed counts");

@@ -176,6 +176,11 @@ impl<'a> Event<'a> {
         received.or(self.message.event_id.as_deref()).unwrap_or(&self.id)
     }
 
+    /// By how many servers like this one the message had been passed on when it was received here, if it was.
+    pub(crate) fn hops(&self) -> Option<u8> {
+        self.received().map(|received| received.hops)
+    }
+
     fn received(&self) -> Option<&'a Received> {
         self.message.received.as_deref()
     }

@@ -142,14 +142,17 @@ impl Queue {
     }
 
     fn publication(&self, event: &Event<'_>, endpoint: EndpointKey) -> Publication {
+        let mut headers = vec![
+            (header::ID, event.id().to_owned()),
+            (header::EVENT_TYPE, event.event_type().to_owned()),
+            (header::CONTENT_TYPE, event.content_type().to_owned()),
+        ];
+        // What came in at a source may go on to another one; no circle of them is endless.
+        headers.extend(event.hops().map(|hops| (header::HOPS, (u16::from(hops) + 1).to_string())));
         Publication {
             to: self.to.render(event, Beside::default()),
             id: format!("{}.{}", event.id(), endpoint.0),
-            headers: vec![
-                (header::ID, event.id().to_owned()),
-                (header::EVENT_TYPE, event.event_type().to_owned()),
-                (header::CONTENT_TYPE, event.content_type().to_owned()),
-            ],
+            headers,
             payload: event.payload_bytes(),
             length_max: self.length_max.map(NonZeroU64::get),
             dedupe: self.dedupe,

@@ -1,12 +1,12 @@
 //! In: messages out of a queue, in order, acknowledged when they are durable elsewhere.
 //!
 //! ```text
-//! connect ─▶ take ─▶ accept ─▶ settle ─▶ take …        a fault anywhere ends it; who begins anew is given what was not settled
+//! connect ─▶ ready ─▶ take ─▶ accept ─▶ settle ─▶ ready …      a fault anywhere ends it; who begins anew is given what was not settled
 //! ```
 //!
-//! Nothing is taken while something that was taken before is not settled: so the order holds, and memory is bounded by one batch. Who
-//! dies between accepting and settling gets the same again, with the same [`Taken::key`]; the one who accepts must
-//! know it by that.
+//! Nothing is taken while something that was taken before is not settled, and nothing before its [`Consumer`] is ready for it: so the
+//! order holds, and memory is bounded by one batch. Who dies between accepting and settling gets the same again, with the
+//! same [`Taken::key`]; the one who accepts must know it by that.
 
 use crate::publish::Boxed;
 use crate::server::{Broker, Server};
@@ -15,8 +15,12 @@ use bytes::Bytes;
 use std::fmt::Display;
 use std::time::Duration;
 
-/// So many are taken at a time.
+/// So many are taken at a time, at most,
 pub(crate) const BATCH_MAX: usize = 256;
+/// and so many as long as nothing is known of their size,
+const BATCH_FIRST: usize = 16;
+/// later so many as have about so many bytes, if they are like those before.
+const BATCH_BYTES: usize = 4 << 20;
 /// For so long a queue is asked to wait for the next message.
 const WAIT: Duration = Duration::from_secs(5);
 /// For a connection, and for each answer.
@@ -33,6 +37,8 @@ pub struct Subscription {
     pub filter: Option<String>,
     /// Where to begin when the queue does not know the group yet.
     pub start: Start,
+    /// Of Redis: the field of an entry that holds the payload.
+    pub payload_field: String,
 }
 
 /// Where a new consumer begins.
@@ -48,28 +54,52 @@ pub enum Start {
 /// One message of a queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Taken {
-    /// Where it stands in the queue; never the same for two messages of one stream.
+    /// Where it stands in the queue, for people; never the same for two messages of one stream.
     pub place: String,
-    /// What its sender gave it to be known by: `Nats-Msg-Id`, or the field `webhook-id`.
-    pub id: Option<String>,
+    /// When its stream was made, in Unix microseconds, if one that is made anew gives the same places again.
+    pub stream_made: Option<i64>,
+    /// When the queue got it, in Unix milliseconds by the queue's clock, if the queue says so.
+    pub published: Option<i64>,
     /// The subject it was published to (NATS), or the stream.
     pub subject: String,
     /// Its headers or fields, names in small letters.
     pub headers: Vec<(String, String)>,
-    /// Its payload.
+    /// Its payload. Empty if an entry of Redis does not have its field.
     pub payload: Bytes,
 }
 
 impl Taken {
-    /// By which a repetition is known.
-    pub fn key(&self) -> &str {
-        self.id.as_deref().unwrap_or(&self.place)
+    /// By which a repetition is known: what its sender gave it under the name `header`, which is in small letters; without one, where it
+    /// stands.
+    pub fn key(&self, header: Option<&str>) -> String {
+        match (header.and_then(|name| self.header(name)).filter(|id| !id.is_empty()), self.stream_made) {
+            (Some(id), _) => id.to_owned(),
+            (None, Some(made)) => format!("{} {made}", self.place),
+            (None, None) => self.place.clone(),
+        }
     }
 
     /// The first header of this name, which is in small letters.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// Who makes what is taken durable.
+#[expect(async_fn_in_trait, reason = "who implements it waits on one thread")]
+pub trait Consumer {
+    /// Why something could not be accepted.
+    type Error: Display;
+
+    /// Comes back when there is room for a batch; none is taken before.
+    async fn ready(&mut self);
+
+    /// Comes back when all of these are durable; they are in the queue's order. Also called with nothing, when there was nothing for a
+    /// while. With `more`, there may be more at once.
+    ///
+    /// # Errors
+    /// Not all are. They come again.
+    async fn accept(&mut self, batch: Vec<Taken>, more: bool) -> Result<(), Self::Error>;
 }
 
 /// Why no more is taken.
@@ -90,48 +120,64 @@ pub(crate) struct FeedError(pub(crate) String);
 
 /// One connection that takes from one kind of queue.
 pub(crate) trait Feed: Send {
-    /// The next messages in the queue's order, at least one unless `wait` passes. What was taken before must be settled.
+    /// The next messages in the queue's order, at least one unless `wait` passes, at most `most`. What was taken before must be settled.
     fn take(&mut self, most: usize, wait: Duration) -> Boxed<'_, Result<Vec<Taken>, FeedError>>;
 
     /// The queue need not give the first `count` of what was taken again.
     fn settle(&mut self, count: usize) -> Boxed<'_, Result<(), FeedError>>;
 }
 
-/// Takes from `server` and hands to `accept`, in order, until something fails. `accept` answers when all that it was given is durable; it
-/// is also called with nothing, when there was nothing for a while. May be dropped at any time: what was not settled comes
-/// again.
-pub async fn consume<E: Display>(
+/// Takes from `server` and hands to `consumer`, in order, until something fails. May be dropped at any time: what was not settled
+/// comes again.
+pub async fn consume<C: Consumer>(
     client: &Client,
     server: &Server,
     subscription: &Subscription,
-    mut accept: impl AsyncFnMut(Vec<Taken>) -> Result<(), E>,
-) -> ConsumeError<E> {
-    let mut feed = match open(client, server, subscription).await {
-        Ok(feed) => feed,
-        Err(FeedError(text)) => return ConsumeError::Queue(text),
+    consumer: &mut C,
+) -> ConsumeError<C::Error> {
+    let opening = tokio::time::timeout(2 * LIMIT, open(client, server, subscription));
+    let mut feed = match opening.await {
+        Ok(Ok(feed)) => feed,
+        Ok(Err(FeedError(text))) => return ConsumeError::Queue(text),
+        Err(_) => return ConsumeError::Queue(format!("no connection to {server} within {:?}", 2 * LIMIT)),
     };
+    let mut most = BATCH_FIRST;
     loop {
-        if let Err(error) = turn(&mut *feed, &mut accept).await {
-            return error;
+        match turn(&mut *feed, consumer, most).await {
+            Ok(next) => most = next,
+            Err(error) => return error,
         }
     }
 }
 
-/// One batch, from taking to settling.
-async fn turn<E: Display>(
+/// One batch of at most so many, from taking to settling. Answers how many the next one is to have.
+async fn turn<C: Consumer>(
     feed: &mut dyn Feed,
-    accept: &mut impl AsyncFnMut(Vec<Taken>) -> Result<(), E>,
-) -> Result<(), ConsumeError<E>> {
+    consumer: &mut C,
+    most: usize,
+) -> Result<usize, ConsumeError<C::Error>> {
     let silent = |_| ConsumeError::Queue("the queue does not answer".to_owned());
     let failed = |FeedError(text)| ConsumeError::Queue(text);
-    let batch =
-        tokio::time::timeout(WAIT + LIMIT, feed.take(BATCH_MAX, WAIT)).await.map_err(silent)?.map_err(failed)?;
-    let count = batch.len();
-    accept(batch).await.map_err(ConsumeError::NotAccepted)?;
+    consumer.ready().await;
+    let batch = tokio::time::timeout(WAIT + LIMIT, feed.take(most, WAIT)).await.map_err(silent)?.map_err(failed)?;
+    let (count, next) = (batch.len(), most_after(&batch, most));
+    consumer.accept(batch, count >= most).await.map_err(ConsumeError::NotAccepted)?;
     if count > 0 {
         tokio::time::timeout(LIMIT, feed.settle(count)).await.map_err(silent)?.map_err(failed)?;
     }
-    Ok(())
+    Ok(next)
+}
+
+/// As many as have [`BATCH_BYTES`], if they are as large as those of this batch on average; no more than twice as many as now.
+fn most_after(batch: &[Taken], most: usize) -> usize {
+    let size = |taken: &Taken| {
+        taken.payload.len() + taken.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    };
+    let bytes: usize = batch.iter().map(size).sum();
+    match batch.len() {
+        0 => most,
+        count => (BATCH_BYTES / (bytes / count).max(1)).clamp(1, BATCH_MAX.min(2 * most)),
+    }
 }
 
 async fn open(client: &Client, server: &Server, subscription: &Subscription) -> Result<Box<dyn Feed>, FeedError> {
@@ -161,10 +207,39 @@ mod tests {
     fn message(number: usize) -> Taken {
         Taken {
             place: number.to_string(),
-            id: None,
+            stream_made: None,
+            published: None,
             subject: "s".to_owned(),
             headers: Vec::new(),
             payload: Bytes::new(),
+        }
+    }
+
+    /// Accepts so many batches.
+    struct Kept {
+        keys: Vec<String>,
+        batches_max: usize,
+        told: Vec<bool>,
+    }
+
+    impl Kept {
+        fn of(batches_max: usize) -> Self {
+            Kept { keys: Vec::new(), batches_max, told: Vec::new() }
+        }
+    }
+
+    impl Consumer for Kept {
+        type Error = &'static str;
+
+        async fn ready(&mut self) {}
+
+        async fn accept(&mut self, batch: Vec<Taken>, more: bool) -> Result<(), &'static str> {
+            if self.told.len() == self.batches_max {
+                return Err("full");
+            }
+            self.told.push(more);
+            self.keys.extend(batch.into_iter().map(|taken| taken.key(None)));
+            Ok(())
         }
     }
 
@@ -194,51 +269,71 @@ mod tests {
     #[tokio::test]
     async fn what_is_accepted_is_settled_and_nothing_else() {
         let mut feed = Memory::of(BATCH_MAX + 3);
-        let mut accepted: Vec<String> = Vec::new();
-        let mut accept = async |batch: Vec<Taken>| {
-            if !accepted.is_empty() {
-                return Err("full");
-            }
-            accepted.extend(batch.into_iter().map(|taken| taken.key().to_owned()));
-            Ok(())
-        };
-        turn(&mut feed, &mut accept).await.expect("goes through");
-        assert_eq!(turn(&mut feed, &mut accept).await.expect_err("is full").to_string(), "full");
+        let mut kept = Kept::of(1);
+        turn(&mut feed, &mut kept, BATCH_MAX).await.expect("goes through");
+        assert_eq!(turn(&mut feed, &mut kept, BATCH_MAX).await.expect_err("is full").to_string(), "full");
         assert_eq!((feed.settled, feed.taken), (BATCH_MAX, BATCH_MAX + 3));
         let expected: Vec<String> = (0..BATCH_MAX).map(|place| place.to_string()).collect();
-        assert_eq!(accepted, expected);
+        assert_eq!((kept.keys, kept.told), (expected, vec![true]));
     }
 
     #[tokio::test]
     async fn what_was_accepted_and_not_settled_comes_again_under_the_same_key() {
-        let mut accepted = Vec::new();
-        let mut accept = async |batch: Vec<Taken>| -> Result<(), String> {
-            accepted.extend(batch.into_iter().map(|taken| taken.key().to_owned()));
-            Ok(())
-        };
+        let mut kept = Kept::of(9);
         let mut feed = Memory { settling_fails: true, ..Memory::of(3) };
-        assert_eq!(turn(&mut feed, &mut accept).await.expect_err("is lost").to_string(), "lost");
-        turn(&mut Memory::of(3), &mut accept).await.expect("goes through");
-        assert_eq!(accepted, ["0", "1", "2", "0", "1", "2"]);
+        assert_eq!(turn(&mut feed, &mut kept, 9).await.expect_err("is lost").to_string(), "lost");
+        turn(&mut Memory::of(3), &mut kept, 9).await.expect("goes through");
+        assert_eq!(kept.keys, ["0", "1", "2", "0", "1", "2"]);
     }
 
     #[tokio::test]
     async fn an_empty_queue_is_told_and_nothing_is_settled() {
-        let mut told = 0;
-        let mut accept = async |batch: Vec<Taken>| -> Result<(), String> {
-            told += usize::from(batch.is_empty());
-            Ok(())
-        };
+        let mut kept = Kept::of(9);
         let mut feed = Memory { settling_fails: true, ..Memory::of(0) };
-        turn(&mut feed, &mut accept).await.expect("goes through");
-        assert_eq!(told, 1);
+        turn(&mut feed, &mut kept, 9).await.expect("goes through");
+        assert_eq!(kept.told, [false]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_before_there_is_room() {
+        struct NoRoom;
+        impl Consumer for NoRoom {
+            type Error = String;
+            async fn ready(&mut self) {
+                std::future::pending().await
+            }
+            async fn accept(&mut self, _: Vec<Taken>, _: bool) -> Result<(), String> {
+                Err("it was not ready".to_owned())
+            }
+        }
+        let mut feed = Memory::of(3);
+        let waiting = tokio::time::timeout(Duration::from_millis(20), turn(&mut feed, &mut NoRoom, 9)).await;
+        assert!(waiting.is_err() && feed.taken == 0);
     }
 
     #[test]
-    fn the_senders_id_comes_before_the_place() {
+    fn a_batch_has_as_many_as_memory_is_for() {
+        let sized = |bytes: usize| Taken { payload: vec![0; bytes].into(), ..message(1) };
+        for (batch, most, next) in [
+            (vec![], 16, 16),
+            (vec![message(1)], 16, 32),
+            (vec![message(1)], 200, BATCH_MAX),
+            (vec![sized(BATCH_BYTES / 8); 2], 16, 8),
+            (vec![sized(BATCH_BYTES / 2), sized(0)], 16, 4),
+            (vec![sized(3 * BATCH_BYTES)], 16, 1),
+        ] {
+            assert_eq!(most_after(&batch, most), next);
+        }
+    }
+
+    #[test]
+    fn a_message_is_known_by_what_its_sender_says_or_by_its_place() {
         let mut taken = message(7);
-        assert_eq!(taken.key(), "7");
-        taken.id = Some("order-1".to_owned());
-        assert_eq!(taken.key(), "order-1");
+        assert_eq!(taken.key(None), "7");
+        taken.stream_made = Some(5);
+        taken.headers = vec![("a".to_owned(), String::new()), ("b".to_owned(), "order-1".to_owned())];
+        for (header, key) in [(None, "7 5"), (Some("a"), "7 5"), (Some("b"), "order-1"), (Some("c"), "7 5")] {
+            assert_eq!(taken.key(header), key);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Queues at both edges: what an endpoint publishes, and what a source takes.
 //!
 //! [`Publishers::publish`] puts one message into a queue and comes back when the queue has said that it has it; plugins of the kind
-//! `queue` call it. [`consume`] takes messages out of a queue, in order, and acknowledges them when whoever it hands them to
-//! has made them durable. A crash at any point leads to a repetition, never to a loss; both ways carry an id by which repetitions are known.
+//! `queue` call it. [`consume`] takes messages out of a queue, in order, and acknowledges them when its [`Consumer`] has
+//! made them durable. A crash at any point leads to a repetition, never to a loss; both ways carry an id by which repetitions are known.
 //!
 //! A crate of its own because each queue brings a client that not everybody needs to build: they are features, and
 //! [`Broker::is_built_in`] says which there are. All of them connect by way of `egress` and its address guard. It knows nothing
@@ -20,7 +20,7 @@ mod nats;
 #[cfg(feature = "redis")]
 mod redis_streams;
 
-pub use consume::{ConsumeError, Start, Subscription, Taken, consume};
+pub use consume::{ConsumeError, Consumer, Start, Subscription, Taken, consume};
 pub use publish::{Placed, Publication, PublishError, Publishers, is_subject};
 pub use server::{Broker, Credentials, Server, ServerFault};
 
@@ -32,6 +32,8 @@ pub mod header {
     pub const EVENT_TYPE: &str = "webhook-event-type";
     /// Its content type.
     pub const CONTENT_TYPE: &str = "content-type";
+    /// By how many servers like this one the message has been passed on.
+    pub const HOPS: &str = "bellwire-hops";
     /// In Redis, where an entry has nothing but fields: the payload.
     pub const PAYLOAD: &str = "payload";
     /// By which JetStream knows what it has already.

@@ -8,20 +8,22 @@ use crate::header;
 use crate::publish::{Boxed, Connection, Placed, Publication, PublishError, is_subject};
 use crate::server::{Credentials, Server};
 use async_nats::connection::State;
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::consumer::{Info as ConsumerInfo, PullConsumer};
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, Message};
 use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr};
 use bellwire_egress::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use url::Host;
 
-/// What was taken and not acknowledged is given again after this.
-const ACK_WAIT: Duration = Duration::from_secs(60);
+/// What was taken and not acknowledged is given again after this, if something is asked for.
+const ACK_WAIT: Duration = Duration::from_secs(20);
 /// So much can be taken and not acknowledged before the server gives nothing new: batches of processes that died one after another
 /// within that time.
 const UNSETTLED_MAX: usize = 4 * BATCH_MAX;
@@ -130,9 +132,10 @@ async fn connect(client: &Client, server: &Server, limit: Duration) -> Result<as
 pub(crate) struct Durable {
     client: async_nats::Client,
     consumer: PullConsumer,
-    stream: String,
-    /// Taken by an earlier connection, with their sequences; given first.
-    before: Vec<(u64, Taken)>,
+    stream: Stream,
+    filter: Option<String>,
+    /// Sequences among which is what an earlier connection took and did not settle; given first.
+    before: Option<RangeInclusive<u64>>,
     /// Of those, the sequences that were given now.
     given: Vec<u64>,
     /// Up to here nothing need be given, though the server may still repeat it.
@@ -177,45 +180,40 @@ impl Durable {
                 subscription.group, info.config.filter_subject
             )));
         }
-        let before = match info.num_ack_pending {
-            0 => Vec::new(),
-            _ => unsettled(&stream, info).await?,
-        };
-        Ok(Durable {
-            client,
-            consumer,
-            stream: subscription.stream.clone(),
-            before,
-            given: Vec::new(),
-            settled: 0,
-            taken: Vec::new(),
-        })
+        let unsettled = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
+        let before = Some(unsettled).filter(|_| info.num_ack_pending > 0);
+        let filter = subscription.filter.clone();
+        Ok(Durable { client, consumer, stream, filter, before, given: Vec::new(), settled: 0, taken: Vec::new() })
     }
-}
 
-/// What was taken before and not acknowledged, in order. The server itself would give it only when its patience has ended, and behind
-/// newer ones; it will still do so, and then is told that it need not.
-async fn unsettled(stream: &Stream, consumer: &ConsumerInfo) -> Result<Vec<(u64, Taken)>, FeedError> {
-    let name = &stream.cached_info().config.name;
-    let filter = match consumer.config.filter_subject.as_str() {
-        "" => ">",
-        filter => filter,
-    };
-    let last = consumer.delivered.stream_sequence;
-    let mut sequence = consumer.ack_floor.stream_sequence + 1;
-    let mut found = Vec::new();
-    while sequence <= last && found.len() < UNSETTLED_MAX {
-        let message = match stream.raw_message_builder().sequence(sequence).next_by_subject(filter).send().await {
-            Ok(message) if message.sequence <= last => message,
-            Ok(_) => break,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-            Err(error) => return Err(FeedError(chain(&error))),
-        };
-        sequence = message.sequence + 1;
-        let given = taken(name, message.sequence, &message.subject, Some(&message.headers), message.payload);
-        found.push((message.sequence, given));
+    /// What was taken before and not acknowledged, in order. The server itself would give it only when its patience has ended, and behind
+    /// newer ones; it will still do so, and then is told that it need not.
+    async fn take_before(&mut self, most: usize) -> Result<Vec<Taken>, FeedError> {
+        let mut found = Vec::new();
+        while let Some(range) = &mut self.before
+            && !range.is_empty()
+            && found.len() < most
+        {
+            let filter = self.filter.as_deref().unwrap_or(">");
+            let asked = self.stream.raw_message_builder().sequence(*range.start()).next_by_subject(filter).send();
+            let message = match asked.await {
+                Ok(message) if range.contains(&message.sequence) => message,
+                Err(error) if error.kind() != RawMessageErrorKind::NoMessageFound => {
+                    return Err(FeedError(chain(&error)));
+                }
+                _ => {
+                    self.before = None;
+                    break;
+                }
+            };
+            *range = message.sequence + 1..=*range.end();
+            let (sequence, published) = (message.sequence, millis(message.time.unix_timestamp_nanos()));
+            let StreamMessage { subject, headers, payload, .. } = message;
+            found.push(taken(&self.stream, sequence, published, &subject, Some(&headers), payload));
+            self.given.push(sequence);
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 impl Feed for Durable {
@@ -225,9 +223,9 @@ impl Feed for Durable {
                 return Err(FeedError("the connection to the queue is lost".to_owned()));
             }
             self.taken.clear();
-            if !self.before.is_empty() {
-                let (given, before) = self.before.drain(..).unzip();
-                self.given = given;
+            self.given.clear();
+            let before = self.take_before(most).await?;
+            if !before.is_empty() {
                 return Ok(before);
             }
             let failed = |error: &dyn std::error::Error| FeedError(chain(error));
@@ -253,13 +251,15 @@ impl Feed for Durable {
             }
             let mut all = Vec::with_capacity(self.taken.len());
             for message in std::mem::take(&mut self.taken) {
-                let sequence = message.info().map_err(|error| failed(&*error))?.stream_sequence;
+                let info = message.info().map_err(|error| failed(&*error))?;
+                let (sequence, published) = (info.stream_sequence, millis(info.published.unix_timestamp_nanos()));
                 if sequence <= self.settled {
                     message.ack().await.map_err(|error| failed(&*error))?;
                     continue;
                 }
                 let payload = message.payload.clone();
-                all.push(taken(&self.stream, sequence, &message.subject, message.headers.as_ref(), payload));
+                let headers = message.headers.as_ref();
+                all.push(taken(&self.stream, sequence, published, &message.subject, headers, payload));
                 self.taken.push(message);
             }
             Ok(all)
@@ -280,17 +280,34 @@ impl Feed for Durable {
     }
 }
 
-fn taken(stream: &str, sequence: u64, subject: &str, all: Option<&HeaderMap>, payload: Bytes) -> Taken {
+fn taken(
+    stream: &Stream,
+    sequence: u64,
+    published: i64,
+    subject: &str,
+    all: Option<&HeaderMap>,
+    payload: Bytes,
+) -> Taken {
     let mut headers = Vec::new();
-    let mut id = None;
     for (name, values) in all.into_iter().flat_map(HeaderMap::iter) {
         let name: &str = name.as_ref();
-        for value in values {
-            if name.eq_ignore_ascii_case(header::NATS_ID) {
-                id = Some(value.as_str().to_owned());
-            }
-            headers.push((name.to_ascii_lowercase(), value.as_str().to_owned()));
-        }
+        headers.extend(values.iter().map(|value| (name.to_ascii_lowercase(), value.as_str().to_owned())));
     }
-    Taken { place: format!("{stream} {sequence}"), id, subject: subject.to_owned(), headers, payload }
+    let info = stream.cached_info();
+    Taken {
+        place: format!("{} {sequence}", info.config.name),
+        stream_made: Some(micros(info.created.unix_timestamp_nanos())),
+        published: Some(published),
+        subject: subject.to_owned(),
+        headers,
+        payload,
+    }
+}
+
+fn micros(nanos: i128) -> i64 {
+    i64::try_from(nanos / 1_000).unwrap_or(i64::MAX)
+}
+
+fn millis(nanos: i128) -> i64 {
+    micros(nanos) / 1_000
 }

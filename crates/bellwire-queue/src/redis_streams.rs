@@ -133,6 +133,7 @@ pub(crate) struct Group {
     connection: MultiplexedConnection,
     stream: String,
     group: String,
+    payload_field: String,
     /// What was taken before is not done yet.
     before: bool,
     taken: Vec<String>,
@@ -148,7 +149,7 @@ impl Group {
     ) -> Result<Self, FeedError> {
         let connected = connect(client, server, limit).await;
         let (mut connection, _) = connected.map_err(|error| FeedError(error.to_string()))?;
-        let Subscription { stream, group, start, .. } = subscription;
+        let Subscription { stream, group, start, payload_field, .. } = subscription;
         let from = match start {
             Start::Oldest => "0",
             Start::New => "$",
@@ -159,7 +160,14 @@ impl Group {
             Err(error) if error.code() != Some("BUSYGROUP") => return Err(failed(error)),
             _ => {}
         }
-        Ok(Group { connection, stream: stream.clone(), group: group.clone(), before: true, taken: Vec::new() })
+        Ok(Group {
+            connection,
+            stream: stream.clone(),
+            group: group.clone(),
+            payload_field: payload_field.clone(),
+            before: true,
+            taken: Vec::new(),
+        })
     }
 
     /// Entries behind `from`: `0` for those that we took before, `>` for new ones, for which the server waits.
@@ -206,7 +214,7 @@ impl Feed for Group {
                 self.settle(usize::MAX).await?;
             }
             self.taken = entries.iter().map(|entry| entry.id.clone()).collect();
-            Ok(entries.into_iter().map(|entry| taken(&self.stream, entry)).collect())
+            Ok(entries.into_iter().map(|entry| taken(&self.stream, &self.payload_field, entry)).collect())
         })
     }
 
@@ -226,24 +234,27 @@ fn failed(error: RedisError) -> FeedError {
     FeedError(error.to_string())
 }
 
-fn taken(stream: &str, entry: StreamId) -> Taken {
+fn taken(stream: &str, payload_field: &str, entry: StreamId) -> Taken {
     let mut headers: Vec<(String, String)> = Vec::with_capacity(entry.map.len());
     let mut payload = Bytes::new();
-    let mut id = None;
     for (name, value) in entry.map {
-        let name = name.to_ascii_lowercase();
-        if name == header::PAYLOAD {
+        if name == payload_field {
             payload = bytes_of(value);
             continue;
         }
         let Ok(value) = from_redis_value::<String>(value) else { continue };
-        if name == header::ID {
-            id = Some(value.clone());
-        }
-        headers.push((name, value));
+        headers.push((name.to_ascii_lowercase(), value));
     }
     headers.sort_unstable();
-    Taken { place: format!("{stream} {}", entry.id), id, subject: stream.to_owned(), headers, payload }
+    Taken {
+        place: format!("{stream} {}", entry.id),
+        // The places of a stream that is made anew are times as well, and later.
+        stream_made: None,
+        published: entry.id.split_once('-').and_then(|(millis, _)| millis.parse().ok()),
+        subject: stream.to_owned(),
+        headers,
+        payload,
+    }
 }
 
 fn bytes_of(value: Value) -> Bytes {

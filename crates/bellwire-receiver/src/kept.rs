@@ -3,6 +3,7 @@
 use crate::verify::Ready;
 use bellwire_model::{Received, SourceId};
 use http::request::Parts;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// So many headers are kept,
@@ -43,12 +44,20 @@ pub(crate) fn received(
 }
 
 fn headers(parts: &Parts, secret: &[String]) -> Vec<(String, String)> {
+    let all = parts.headers.iter();
+    kept_headers(all.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))), secret)
+}
+
+/// What is kept of headers, whose names are in small letters: bounded, and without the values of what is secret.
+pub fn kept_headers<'a>(
+    all: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
+    secret: &[String],
+) -> Vec<(String, String)> {
     let mut left = HEADERS_BYTES_MAX;
-    let mut kept = Vec::with_capacity(parts.headers.len().min(HEADERS_MAX));
-    for (name, value) in parts.headers.iter().take(HEADERS_MAX) {
-        let name = name.as_str();
+    let mut kept = Vec::with_capacity(all.size_hint().0.min(HEADERS_MAX));
+    for (name, value) in all.take(HEADERS_MAX) {
         let is_secret = SECRET_HEADERS.contains(&name) || secret.iter().any(|own| own == name);
-        let value = if is_secret { MASK.into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        let value = if is_secret { MASK.into() } else { value };
         let bytes = name.len() + value.len();
         if bytes <= left {
             left -= bytes;

@@ -27,6 +27,7 @@ mod dedupe;
 mod kept;
 mod respond;
 
+pub use kept::kept_headers;
 pub use receive::{Peer, Receiver};
 pub use verify::{Fault, check};
 

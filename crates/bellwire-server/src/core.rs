@@ -134,6 +134,17 @@ impl Core {
         self.bell.ring();
     }
 
+    /// Why nothing more should be taken in for now, if so.
+    pub(crate) fn crowded(&self) -> Option<&'static str> {
+        if self.stopping() {
+            return Some("the server is shutting down");
+        }
+        if self.failing.lock().is_some() {
+            return Some("the store cannot commit at the moment");
+        }
+        self.intake.lock().is_crowded().then_some("too many messages wait to be stored")
+    }
+
     /// Whatever still cannot be stored is given up; it was acknowledged to nobody, or is stored already as pending.
     pub(crate) fn give_up(&self) {
         self.deadline_passed.store(true, Ordering::SeqCst);

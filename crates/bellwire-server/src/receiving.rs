@@ -22,9 +22,6 @@ use zeroize::Zeroizing;
 
 /// For a key, or a subscription that is confirmed, from the first DNS query to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(10);
-/// From how full a queue on, of so many parts of it, requests are sent away before their body is read: what was read already has the
-/// rest.
-const CROWDED: (usize, usize) = (9, 10);
 
 /// What receives on one shard.
 pub(crate) struct Receiving {
@@ -33,8 +30,6 @@ pub(crate) struct Receiving {
     pub(crate) receiver: Arc<Receiver>,
     /// The shard's own, once its thread runs.
     pub(crate) client: Arc<OnceLock<Client>>,
-    /// What the intake holds at most: messages and bytes.
-    pub(crate) queue_max: (usize, usize),
 }
 
 /// The routes beside `router`, which has no CORS for them: no page has business there.
@@ -99,20 +94,6 @@ impl Receiving {
         }
         Ok(response.body)
     }
-
-    fn crowded_reason(&self) -> Option<&'static str> {
-        let core = &self.doors.core;
-        if core.stopping() {
-            return Some("the server is shutting down");
-        }
-        if core.failing().is_some() {
-            return Some("the store cannot commit at the moment");
-        }
-        let (messages, bytes) = core.intake.lock().queued();
-        let (messages_max, bytes_max) = self.queue_max;
-        let full = |held: usize, max: usize| held.saturating_mul(CROWDED.1) >= max.saturating_mul(CROWDED.0);
-        (full(messages, messages_max) || full(bytes, bytes_max)).then_some("too many messages wait to be stored")
-    }
 }
 
 /// An edit: it runs to its end even if the sender hangs up.
@@ -162,7 +143,8 @@ impl Backend for Receiving {
     }
 
     fn crowded(&self) -> Option<Unaccepted> {
-        self.crowded_reason().map(|reason| Unaccepted::Later { seconds: 1, reason })
+        // What was read already has the rest.
+        self.doors.core.crowded().map(|reason| Unaccepted::Later { seconds: 1, reason })
     }
 
     fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
@@ -215,9 +197,7 @@ impl Backend for Receiving {
     fn keep(&self, request: KeptRequest) {
         let core = &self.doors.core;
         // Whoever keeps nobody waiting may be the first to go.
-        if self.crowded_reason().is_none()
-            && core.intake.lock().change(vec![Change::KeepRequest(Arc::new(request))]).is_ok()
-        {
+        if core.crowded().is_none() && core.intake.lock().change(vec![Change::KeepRequest(Arc::new(request))]).is_ok() {
             core.bell.ring();
         }
     }

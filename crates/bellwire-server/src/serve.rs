@@ -112,7 +112,6 @@ impl Server {
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let receiver = Arc::new(Receiver::default());
-        let intake = config.intake_settings();
         let mut threads = Vec::with_capacity(shards);
         let mut hooks = None;
         for (index, ((listener, engine), inputs)) in listeners.into_iter().zip(engines).zip(inputs).enumerate() {
@@ -132,12 +131,8 @@ impl Server {
             });
             let api = bellwire_api::Api::new(backend, api.clone());
             let client = Arc::new(OnceLock::new());
-            let receiving = Receiving {
-                doors: Arc::clone(&doors),
-                receiver: Arc::clone(&receiver),
-                client: Arc::clone(&client),
-                queue_max: (intake.queue_messages_max, intake.queue_bytes_max),
-            };
+            let receiving =
+                Receiving { doors: Arc::clone(&doors), receiver: Arc::clone(&receiver), client: Arc::clone(&client) };
             let shard = Shard {
                 core: Arc::clone(&core),
                 doors,

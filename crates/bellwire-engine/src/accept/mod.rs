@@ -325,6 +325,12 @@ impl Intake {
         (self.queued, self.queued_bytes)
     }
 
+    /// Whether so much waits that who can should wait with more: nine tenths of what may.
+    pub fn is_crowded(&self) -> bool {
+        let full = |held: usize, most: usize| held.saturating_mul(10) >= most.saturating_mul(9);
+        full(self.queued, self.settings.queue_messages_max) || full(self.queued_bytes, self.settings.queue_bytes_max)
+    }
+
     /// Takes a draft. `looked` is what [`Intake::looked`] answered before the draft's keys were looked up in the store and not found
     /// (drafts without keys pass anything).
     ///

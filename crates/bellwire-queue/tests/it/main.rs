@@ -9,7 +9,8 @@ use async_nats::jetstream::{self, stream};
 use async_nats::rustls::{ClientConfig, RootCertStore};
 use bellwire_egress::{Client, Egress, Guard, Settings, TlsSettings};
 use bellwire_queue::{
-    Broker, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken, consume, header,
+    Broker, Consumer, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken, consume,
+    header,
 };
 use real::Real;
 use std::time::Duration;
@@ -40,34 +41,49 @@ fn publication(number: usize) -> Publication {
 
 fn subscription() -> Subscription {
     let (stream, group) = ("events".to_owned(), "bellwire".to_owned());
-    Subscription { stream, group, filter: None, start: Start::Oldest }
+    Subscription { stream, group, filter: None, start: Start::Oldest, payload_field: header::PAYLOAD.to_owned() }
 }
 
-/// Takes until there are `count`; if it does not settle, all that the first batch has.
-async fn take(client: &Client, server: &Server, count: usize, settle: bool) -> Vec<Taken> {
-    let mut kept: Vec<Taken> = Vec::new();
-    let (enough, mut has_enough) = watch::channel(false);
-    let subscription = subscription();
-    let accept = async |batch: Vec<Taken>| -> Result<(), String> {
-        kept.extend(batch);
-        enough.send_replace(kept.len() >= count);
-        match settle {
+/// Keeps all it gets, and says when there are `count`.
+struct Keeping {
+    kept: Vec<Taken>,
+    count: usize,
+    settles: bool,
+    enough: watch::Sender<bool>,
+}
+
+impl Consumer for Keeping {
+    type Error = String;
+
+    async fn ready(&mut self) {}
+
+    async fn accept(&mut self, batch: Vec<Taken>, _: bool) -> Result<(), String> {
+        self.kept.extend(batch);
+        self.enough.send_replace(self.kept.len() >= self.count);
+        match self.settles {
             true => Ok(()),
             false => std::future::pending().await,
         }
-    };
+    }
+}
+
+/// Takes until there are `count`; if it does not settle, all that the first batch has.
+async fn take(client: &Client, server: &Server, count: usize, settles: bool) -> Vec<Taken> {
+    let (enough, mut has_enough) = watch::channel(false);
+    let mut keeping = Keeping { kept: Vec::new(), count, settles, enough };
+    let subscription = subscription();
     let limit = Duration::from_secs(60);
     tokio::select! {
-        error = consume(client, server, &subscription, accept) => panic!("{error}"),
+        error = consume(client, server, &subscription, &mut keeping) => panic!("{error}"),
         done = tokio::time::timeout(limit, has_enough.wait_for(|enough| *enough)) => {
             done.unwrap().unwrap();
         }
     }
-    kept
+    keeping.kept
 }
 
-fn keys(taken: &[Taken]) -> Vec<&str> {
-    taken.iter().map(Taken::key).collect()
+fn keys(taken: &[Taken]) -> Vec<String> {
+    taken.iter().map(|taken| taken.key(Some(header::ID))).collect()
 }
 
 fn ids(count: usize) -> Vec<String> {
@@ -98,6 +114,8 @@ async fn published_is_there_once_whatever_dies(broker: Broker) {
     assert_eq!(keys(&kept), ids(30));
     assert_eq!(kept[3].payload, "payload 3 \u{e9}\0");
     assert_eq!(kept[3].header(header::EVENT_TYPE), Some("invoice.paid"));
+    // By the queue's clock, in milliseconds: it has not been asked before this was written.
+    assert!(kept[0].published.unwrap() > 1_750_000_000_000 && kept[0].published <= kept[29].published, "{kept:?}");
 }
 
 async fn taken_is_given_again_in_order_until_it_is_settled(broker: Broker) {

@@ -75,8 +75,64 @@ impl Real {
                 (answer, ":")
             }
         };
-        let digits = answer.split_once(before).unwrap_or_else(|| panic!("{answer}")).1;
-        digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+        number_behind(&answer, before)
+    }
+
+    /// How many messages the group `bellwire` was given and has not acknowledged, and how many it has not been given yet.
+    #[allow(dead_code, reason = "not every test counts")]
+    pub(crate) fn unsettled(&self, group: &str) -> (usize, usize) {
+        match self.broker {
+            Broker::Nats => {
+                let info = self.ask_nats(&format!("CONSUMER.INFO.events.{group}"), "");
+                (number_behind(&info, "\"num_ack_pending\":"), number_behind(&info, "\"num_pending\":"))
+            }
+            Broker::Redis => {
+                let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+                tcp.write_all(b"XINFO GROUPS events\r\nPING\r\n").unwrap();
+                let lines = BufReader::new(tcp).lines().map(Result::unwrap).take_while(|line| line != "+PONG");
+                let all: String = lines.map(|line| format!("{line}\n")).collect();
+                let of = all.split_once(&format!("\n{group}\n")).unwrap_or_else(|| panic!("{all}")).1;
+                (number_behind(of, "pending\n:"), number_behind(of, "lag\n:"))
+            }
+        }
+    }
+
+    /// Publishes to the stream, in this order: headers or fields, and a payload.
+    #[allow(dead_code, reason = "not every test publishes by itself")]
+    pub(crate) fn publish<'a>(&self, all: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], Vec<u8>)>) {
+        let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let mut lines = BufReader::new(tcp.try_clone().unwrap()).lines().map(Result::unwrap);
+        if self.broker == Broker::Nats {
+            let hello = r#"CONNECT {"verbose":false,"pedantic":false,"headers":true}"#;
+            tcp.write_all(format!("{hello}\r\nSUB answer 1\r\n").as_bytes()).unwrap();
+        }
+        for (headers, payload) in all {
+            let mut command = Vec::new();
+            if self.broker == Broker::Nats {
+                let mut head = "NATS/1.0\r\n".to_owned();
+                headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+                head += "\r\n";
+                let (of_head, of_all) = (head.len(), head.len() + payload.len());
+                command.extend(format!("HPUB events answer {of_head} {of_all}\r\n{head}").bytes());
+                command.extend(payload);
+                command.extend(b"\r\n");
+            } else {
+                let fields = headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+                let words: [&[u8]; 5] = [b"XADD", b"events", b"*", b"payload", &payload];
+                let words: Vec<&[u8]> = words.into_iter().chain(fields).collect();
+                command.extend(format!("*{}\r\n", words.len()).bytes());
+                for word in words {
+                    command.extend(format!("${}\r\n", word.len()).bytes());
+                    command.extend(word);
+                    command.extend(b"\r\n");
+                }
+            }
+            tcp.write_all(&command).unwrap();
+            let kept = |line: &String| line.starts_with(if self.broker == Broker::Nats { "MSG answer" } else { "$" });
+            lines.find(kept).unwrap();
+            let answer = lines.next().unwrap();
+            assert!(!answer.contains("error"), "{answer}");
+        }
     }
 
     /// One request of JetStream's API, in the few words of NATS' protocol that it takes.
@@ -89,6 +145,11 @@ impl Real {
         lines.find(|line| line.starts_with("MSG answer")).unwrap();
         lines.next().unwrap()
     }
+}
+
+fn number_behind(text: &str, before: &str) -> usize {
+    let digits = text.split_once(before).unwrap_or_else(|| panic!("{text}")).1;
+    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
 impl Drop for Real {

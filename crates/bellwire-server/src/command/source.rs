@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use bellwire_model::OrganisationId;
 use http::Method;
 use serde_json::{Map, Value, json};
-use std::{io::Read as _, path::PathBuf, process::ExitCode};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Receive others' webhooks: add, list, show, rotate and remove sources.
 #[derive(clap::Args)]
@@ -23,7 +25,7 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Add a source, and print the URL that its sender is to be given.
     #[command(
-        after_help = "Examples:\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  BELLWIRE_SOURCE_SECRET=... bellwire source add pay --preset stripe --app my-app --path /hooks/stripe\n  bellwire source add any --preset none --app my-app --rate 20\n\nThe URL is printed alone on stdout; keep it as you would a password. The application is\nmade if it is not there."
+        after_help = "Examples:\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  BELLWIRE_SOURCE_SECRET=... bellwire source add pay --preset stripe --app my-app --path /hooks/stripe\n  bellwire source add any --preset none --app my-app --rate 20\n  bellwire source add orders --app my-app --queue orders.json\n\nThe URL is printed alone on stdout; keep it as you would a password. A source that fetches\nits messages itself has none: its id is printed. The application is made if it is not there."
     )]
     Add(Box<Add>),
     /// List the sources.
@@ -35,6 +37,16 @@ enum Verb {
     /// Show a source, with its listener URL.
     #[command(after_help = "Examples:\n  bellwire source show github\n  bellwire source show github --json")]
     Show {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+    },
+    /// Say how a source is doing that fetches its messages itself: by a schedule, out of a table, off a queue.
+    #[command(
+        after_help = "Examples:\n  bellwire source state orders\n  bellwire source state orders --json | jq .lagSeconds"
+    )]
+    State {
         #[command(flatten)]
         server: ServerArguments,
         /// Its id or uid
@@ -103,11 +115,20 @@ struct Add {
     #[arg(long, value_name = "APP")]
     app: String,
     /// How the sender signs: a preset's name
-    #[arg(long, value_name = "PRESET", required_unless_present = "recipe", conflicts_with = "recipe")]
+    #[arg(long, value_name = "PRESET", required_unless_present_any = ["recipe", "cron", "outbox", "queue"], conflicts_with = "recipe")]
     preset: Option<String>,
     /// A recipe of your own: a file with a JSON object
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
+    /// Messages by a schedule instead: a file with a JSON object as the API has it, `-` for stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "recipe"])]
+    cron: Option<PathBuf>,
+    /// Messages out of a table: likewise
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "recipe", "cron"])]
+    outbox: Option<PathBuf>,
+    /// Messages off a queue: likewise
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "recipe", "cron", "outbox"])]
+    queue: Option<PathBuf>,
     #[command(flatten)]
     secret: SecretArguments,
     /// What the preset wants to know beside secrets; repeat it
@@ -167,16 +188,25 @@ impl ServerArguments {
 impl SecretArguments {
     fn read(self) -> anyhow::Result<Option<String>> {
         let Some(file) = self.secret_file else { return Ok(self.secret) };
-        let mut text = String::new();
-        if file.as_os_str() == "-" {
-            std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
-        } else {
-            text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        }
+        let mut text = read(&file)?;
         let end = text.trim_end_matches(['\r', '\n']).len();
         text.truncate(end);
         Ok(Some(text))
     }
+}
+
+/// A file, or stdin for `-`.
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn read_json(file: &Path) -> anyhow::Result<Value> {
+    serde_json::from_str(&read(file)?).with_context(|| format!("{} is no JSON", file.display()))
 }
 
 impl Verb {
@@ -184,24 +214,32 @@ impl Verb {
         match self {
             Verb::Add(add) => add.run().await,
             Verb::List { server } => {
-                let sources = server.api()?.all("/source", usize::MAX).await?;
-                match server.json {
-                    true => println!("{}", Value::Array(sources)),
-                    false => println!("{}", source_table(&sources)),
+                let api = server.api()?;
+                let sources = api.all("/source", usize::MAX).await?;
+                if server.json {
+                    println!("{}", Value::Array(sources));
+                    return Ok(());
                 }
+                let mut states = Vec::with_capacity(sources.len());
+                for source in &sources {
+                    states.push(state_word(&api, source).await?);
+                }
+                println!("{}", source_table(&sources, &states));
                 Ok(())
             }
             Verb::Show { server, source } => {
                 let api = server.api()?;
                 let mut shown: Value = api.get(&format!("/source/{source}")).await?;
-                let secret: Value = api.get(&format!("/source/{source}/secret")).await?;
-                shown["listenerUrl"] = secret["listenerUrl"].clone();
-                match server.json {
-                    true => println!("{shown}"),
-                    false => shown.as_object().into_iter().flatten().for_each(|(name, value)| {
-                        println!("{name:<18} {}", plain(value));
-                    }),
+                if fetches(&shown).is_none() {
+                    let secret: Value = api.get(&format!("/source/{source}/secret")).await?;
+                    shown["listenerUrl"] = secret["listenerUrl"].clone();
                 }
+                print_members(&shown, server.json);
+                Ok(())
+            }
+            Verb::State { server, source } => {
+                let state: Value = server.api()?.get(&format!("/source/{source}/state")).await?;
+                print_members(&state, server.json);
                 Ok(())
             }
             Verb::Rotate { server, source, secret, grace, token } => {
@@ -251,15 +289,16 @@ impl Add {
                 body.insert(name.to_owned(), value);
             }
         };
-        let recipe = self.recipe.map(|file| {
-            let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            serde_json::from_slice::<Value>(&text).with_context(|| format!("{} is no JSON", file.display()))
-        });
+        let [recipe, cron, outbox, queue] =
+            [self.recipe, self.cron, self.outbox, self.queue].map(|file| file.as_deref().map(read_json).transpose());
         put("uid", Some(json!(self.uid)));
         put("name", Some(json!(self.uid)));
         put("appId", Some(json!(self.app)));
         put("preset", self.preset.map(Value::from));
-        put("recipe", recipe.transpose()?);
+        put("recipe", recipe?);
+        put("cron", cron?);
+        put("outbox", outbox?);
+        put("queue", queue?);
         put("secrets", self.secret.read()?.map(|secret| json!([secret])));
         put(
             "settings",
@@ -280,6 +319,10 @@ impl Add {
             println!("{made}");
             return Ok(());
         }
+        if fetches(&made).is_some() {
+            println!("{}", plain(&made["id"]));
+            return Ok(());
+        }
         eprintln!("id       {}\nuid      {}", plain(&made["id"]), plain(&made["uid"]));
         print_url(&made, false)
     }
@@ -290,6 +333,37 @@ async fn done(api: &Api, method: Method, path: &str, body: String) -> anyhow::Re
     let answer = api.call(method, path, body.into()).await?;
     anyhow::ensure!(answer.is_success(), "the server answers {} {}", answer.status, answer.reason());
     Ok(())
+}
+
+/// The way of a source that fetches its messages itself.
+fn fetches(source: &Value) -> Option<&str> {
+    source["way"].as_str().filter(|way| *way != "http")
+}
+
+/// In a word, how a source is doing.
+async fn state_word(api: &Api, source: &Value) -> anyhow::Result<String> {
+    if source["disabled"] == true {
+        return Ok("disabled".to_owned());
+    }
+    if fetches(source).is_none() {
+        return Ok("enabled".to_owned());
+    }
+    let answer = api.call(Method::GET, &format!("/source/{}/state", plain(&source["id"])), Default::default()).await?;
+    // One that is not there any more is none that fails.
+    let state: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    Ok(match state["failureCount"].as_u64() {
+        Some(0) | None => "enabled".to_owned(),
+        Some(_) => "failing".to_owned(),
+    })
+}
+
+fn print_members(shown: &Value, json: bool) {
+    match json {
+        true => println!("{shown}"),
+        false => shown.as_object().into_iter().flatten().for_each(|(name, value)| {
+            println!("{name:<18} {}", plain(value));
+        }),
+    }
 }
 
 fn print_url(made: &Value, json: bool) -> anyhow::Result<()> {
@@ -309,12 +383,12 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn source_table(sources: &[Value]) -> String {
-    let state = |source: &Value| if source["disabled"] == true { "disabled" } else { "enabled" }.to_owned();
-    let sender = |source: &Value| source["preset"].as_str().unwrap_or("own recipe").to_owned();
-    let rows = sources.iter().map(|source| {
+/// Sources, with a word about each.
+fn source_table(sources: &[Value], states: &[String]) -> String {
+    let sender = |source: &Value| fetches(source).or(source["preset"].as_str()).unwrap_or("own recipe").to_owned();
+    let rows = sources.iter().zip(states).map(|(source, state)| {
         let text = |name: &str| plain(&source[name]);
-        vec![text("id"), text("uid"), sender(source), text("appId"), text("path"), state(source)]
+        vec![text("id"), text("uid"), sender(source), text("appId"), text("path"), state.clone()]
     });
     table(&["ID", "UID", "SENDER", "APPLICATION", "PATH", "STATE"], rows)
 }
@@ -362,7 +436,10 @@ mod tests {
     #[test]
     fn tables_have_a_line_for_each() {
         let source = json!({ "id": "src_1", "uid": "git", "preset": "github", "appId": "app_1", "disabled": true });
-        let told = source_table(&[source]);
+        let told = source_table(&[source], &["disabled".to_owned()]);
+        let queue = json!({ "id": "src_2", "way": "queue", "preset": "none" });
+        let line = source_table(&[queue], &["failing".to_owned()]);
+        assert!(line.contains("queue") && line.contains("failing") && !line.contains("none"), "{line}");
         let line = told.lines().nth(1).expect("a line");
         assert!(["src_1", "git", "github", "app_1", "disabled"].iter().all(|text| line.contains(text)), "{told}");
         assert!(presets_table().lines().any(|line| line.contains("stripe") && line.contains("Stripe")));

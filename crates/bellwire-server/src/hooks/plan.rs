@@ -32,7 +32,7 @@ const ENDPOINT: [&str; 15] = [
 ];
 const ENDPOINT_SHAPE: [&str; 2] = ["format", "content_type"];
 /// Members of a source whose own members are the API's, too.
-const NESTED: [&str; 4] = ["dedupe", "answer", "cron", "outbox"];
+const NESTED: [&str; 5] = ["dedupe", "answer", "cron", "outbox", "queue"];
 const NAME_MAX: usize = 200;
 
 /// One thing that is declared.
@@ -377,6 +377,14 @@ throttle_rate = 5
         let endpoints: Vec<_> = plan.endpoints.iter().map(|e| (e.application.as_str(), e.uid.as_str())).collect();
         assert_eq!(endpoints, [("hooks.github", "hooks.build"), ("shop", "hooks.build"), ("shop", "hooks.forward")]);
         assert_eq!(plan.endpoints[2].body["throttleRate"], 5);
+    }
+
+    #[test]
+    fn names_within_a_way_are_the_apis_too() {
+        let file = "[sources.pay.queue]\nbroker = \"redis\"\nevent_type_from = \"body.type\"\n";
+        let plan = plan(&document(file)).unwrap_or_else(|faults| panic!("{faults}"));
+        let queue = json!({ "broker": "redis", "eventTypeFrom": "body.type" });
+        assert_eq!(plan.sources[0].body["queue"], queue);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the API asks about a source that is no URL: whether it can run here, with these settings.
 
-use super::{cron, outbox};
+use super::{cron, outbox, queue};
 use bellwire_api::backend::PluginFault;
 use bellwire_model::{Timestamp, Way};
 use bellwire_plugin::sql::Named;
@@ -14,14 +14,14 @@ pub(crate) fn check(way: &Way, named: &Named, now: Timestamp) -> Result<(), Vec<
         Way::Http => Vec::new(),
         Way::Cron(cron) => cron::check(cron, now),
         Way::Outbox(outbox) => outbox::check(outbox, named),
-        Way::Queue(_) => vec![("", format!("this server has no sources of the way {}", way.name()))],
+        Way::Queue(text) => {
+            let faults = queue::check(text);
+            return if faults.is_empty() { Ok(()) } else { Err(faults) };
+        }
     };
     if faults.is_empty() {
         return Ok(());
     }
-    let path = |field: &str| match field {
-        "" => vec![way.name().to_owned()],
-        field => vec![way.name().to_owned(), field.to_owned()],
-    };
+    let path = |field: &str| vec![way.name().to_owned(), field.to_owned()];
     Err(faults.into_iter().map(|(field, text)| PluginFault { path: path(field), text }).collect())
 }

@@ -66,6 +66,7 @@ fn brought(cron: &Cron, template: &str, instant: &Instant) -> Brought {
         content_type: ContentType::Json,
         place: cron.schedule.clone(),
         headers: Vec::new(),
+        hops: 0,
     }
 }
 

@@ -7,8 +7,12 @@ use anyhow::Context;
 use bellwire_api::backend::{AcceptError, Backend};
 use bellwire_egress::Client;
 use bellwire_engine::{Draft, fan_out};
-use bellwire_model::{ContentType, DedupeKey, EventTypeFrom, Received, Source, SourceCursor, SourceId, Timestamp};
+use bellwire_model::{
+    ContentType, DedupeKey, EventTypeFrom, KeptRequest, Received, RequestId, RequestOutcome, Source, SourceCursor,
+    SourceId, Timestamp,
+};
 use bellwire_plugin::sql::{Named, tls::Tls};
+use bellwire_receiver::Outcome;
 use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_store::Change;
 use bytes::Bytes;
@@ -38,6 +42,19 @@ pub(crate) struct Brought {
     pub(crate) place: String,
     /// In the place of a request's headers, names in small letters.
     pub(crate) headers: Vec<(String, String)>,
+    /// By how many servers like this one it has been passed on.
+    pub(crate) hops: u8,
+}
+
+/// What a source has fetched and cannot be a message. It is kept like a refused request.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) brought: Brought,
+    pub(crate) outcome: Outcome,
+    /// The status that a request would have been answered with.
+    pub(crate) status: u16,
+    /// Why, for the person who owns the source.
+    pub(crate) reason: String,
 }
 
 /// A source's hand in the program.
@@ -96,6 +113,11 @@ impl Hand {
         self.states().ran(self.source.key, self.now(), next, lag);
     }
 
+    /// Whether so much waits for a commit, or the store is in such a state, that nothing more should be fetched.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.doors.core.crowded().is_some()
+    }
+
     /// How far it has got, in its own words.
     ///
     /// # Errors
@@ -112,12 +134,32 @@ impl Hand {
     /// # Errors
     /// The store failed, or the server stops. Nothing was kept, or all of it: the same page may be brought again.
     pub(super) async fn bring(&self, page: Vec<Brought>, position: Option<String>) -> anyhow::Result<usize> {
+        self.bring_and_refuse(page, Vec::new(), position).await
+    }
+
+    /// As [`Hand::bring`], and keeps what is refused in the same commit: of very many, the newest.
+    ///
+    /// # Errors
+    /// As of [`Hand::bring`]. What is refused may be kept twice if the same page is brought again.
+    pub(super) async fn bring_and_refuse(
+        &self,
+        page: Vec<Brought>,
+        refused: Vec<Refused>,
+        position: Option<String>,
+    ) -> anyhow::Result<usize> {
         let drafts = page.into_iter().map(|brought| self.draft(brought)).collect::<anyhow::Result<Vec<_>>>()?;
         let change = position.map(|position| {
             let moved_at = self.now();
             Change::PutSourceCursor(SourceCursor { source: self.source.key, position: position.into(), moved_at })
         });
-        let changes: Vec<_> = change.into_iter().collect();
+        let outcomes: Vec<Outcome> = refused.iter().map(|refused| refused.outcome).collect();
+        if let Some(Refused { reason, brought, .. }) = refused.last() {
+            let (count, place) = (refused.len(), brought.place.as_str());
+            tracing::info!(source.id = %self.source.id, count, place, reason, "messages of a queue were refused");
+        }
+        let newest = refused.into_iter().rev().take(KeptRequest::COUNT_MAX).rev();
+        let kept = newest.map(|refused| Change::KeepRequest(Arc::new(self.kept(refused))));
+        let changes: Vec<_> = kept.chain(change).collect();
         let taken = loop {
             match self.doors.accept_page(drafts.clone(), changes.clone()).await {
                 Ok(taken) => break taken,
@@ -125,15 +167,43 @@ impl Hand {
                 Err(error) => return Err(error).context("its messages could not be stored"),
             }
         };
+        outcomes.into_iter().for_each(|outcome| self.doors.core.metrics.received(outcome));
         if taken > 0 {
             self.states().brought(self.source.key, self.source.way.name(), self.now(), taken);
         }
         Ok(taken)
     }
 
+    fn received(&self, key: String, place: String, headers: Vec<(String, String)>, hops: u8) -> Received {
+        Received {
+            source: self.source.id,
+            method: self.source.way.name().to_ascii_uppercase(),
+            path: place,
+            query: None,
+            headers,
+            remote: None,
+            hops,
+            dedupe: Some(key),
+        }
+    }
+
+    fn kept(&self, refused: Refused) -> KeptRequest {
+        let Refused { brought: Brought { key, place, headers, hops, payload, .. }, status, reason, .. } = refused;
+        let mut tail = [0; 12];
+        self.doors.random(&mut tail);
+        KeptRequest {
+            id: RequestId::from_parts(self.doors.sequence(), tail),
+            source: self.source.key,
+            outcome: RequestOutcome::Refused { reason },
+            status,
+            received: Arc::new(self.received(key, place, headers, hops)),
+            body: Bytes::copy_from_slice(&payload[..payload.len().min(KeptRequest::BODY_MAX)]),
+        }
+    }
+
     fn draft(&self, brought: Brought) -> anyhow::Result<Draft> {
         let source = &*self.source;
-        let Brought { key, event_type, channels, payload, content_type, place, headers } = brought;
+        let Brought { key, event_type, channels, payload, content_type, place, headers, hops } = brought;
         let event_type = match &source.event_type {
             EventTypeFrom::Fixed(name) => name.clone(),
             EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
@@ -154,16 +224,7 @@ impl Hand {
             })
         };
         drop(candidate);
-        let received = Received {
-            source: source.id,
-            method: source.way.name().to_ascii_uppercase(),
-            path: place,
-            query: None,
-            headers,
-            remote: None,
-            hops: 0,
-            dedupe: Some(key.clone()),
-        };
+        let received = self.received(key.clone(), place, headers, hops);
         Ok(Draft {
             application: source.application,
             fan_out,

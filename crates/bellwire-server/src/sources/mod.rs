@@ -13,6 +13,7 @@ mod check;
 mod cron;
 mod hand;
 mod outbox;
+mod queue;
 mod schedule;
 mod state;
 
@@ -114,6 +115,7 @@ async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
     match &hand.source().way {
         Way::Cron(cron) => cron::run(hand, cron).await,
         Way::Outbox(outbox) => outbox::run(hand, outbox).await,
-        Way::Http | Way::Queue(_) => anyhow::bail!("this server has no way to fetch its messages"),
+        Way::Queue(text) => queue::run(hand, text).await,
+        Way::Http => anyhow::bail!("others post to it"),
     }
 }

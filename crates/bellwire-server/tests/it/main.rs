@@ -9,6 +9,8 @@ mod sources;
 mod shaping;
 mod plugins;
 mod queues;
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod queue_sources;
 mod answers;
 mod waiting;
 mod operational;

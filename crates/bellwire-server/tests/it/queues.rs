@@ -9,7 +9,7 @@ use std::path::Path;
 
 #[cfg(all(feature = "nats", feature = "redis"))]
 #[path = "../../../bellwire-queue/tests/it/real.rs"]
-mod real;
+pub(crate) mod real;
 
 /// Retries for as long as a test takes.
 fn serve(folder: &Path) -> Program {
@@ -40,6 +40,54 @@ fn a_queue_that_is_not_built_in_is_refused_by_name() {
         assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "plugin", "broker"])), "{body}");
         assert!(body["detail"][0]["msg"].as_str().unwrap().contains("--features"), "{body}");
     }
+}
+
+fn source_settings(broker: Broker) -> Value {
+    json!({ "broker": broker.name(), "url": format!("{}://127.0.0.1", broker.name()), "stream": "events" })
+}
+
+#[test]
+fn settings_of_a_source_that_cannot_be_meant_are_refused_with_their_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    assert_eq!(server.call("POST", "/app", json!({ "name": "Acme", "uid": "acme" })).0, 201);
+    let refused = |queue: Value, field: &str, text: &str| {
+        let (status, told) =
+            server.call("POST", "/source", json!({ "uid": "orders", "appId": "acme", "queue": queue }));
+        assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "queue", field])), "{queue}: {told}");
+        assert!(told["detail"][0]["msg"].as_str().unwrap().contains(text), "{told}");
+    };
+    refused(json!({ "broker": "kafka", "url": "kafka://h", "stream": "s" }), "broker", "nats or redis");
+    for broker in Broker::ALL {
+        if !broker.is_built_in() {
+            refused(source_settings(broker), "broker", &format!("--features {}", broker.name()));
+            continue;
+        }
+        for (change, field, text) in [
+            (json!({ "url": "http://h" }), "url", "://host"),
+            (json!({ "stream": "" }), "stream", "from 1 to"),
+            (json!({ "group": "" }), "group", "from 1 to"),
+            (json!({ "start": "middle" }), "start", "unknown variant"),
+            (json!({ "expects": "xml" }), "expects", "unknown variant"),
+            (json!({ "eventTypeFrom": "body." }), "eventTypeFrom", "body.type"),
+            (json!({ "dedupeHeader": "" }), "dedupeHeader", "from 1 to"),
+            (json!({ "nothing": 1 }), "nothing", "unknown field"),
+            match broker {
+                Broker::Nats => (json!({ "payloadField": "data" }), "payloadField", "redis only"),
+                Broker::Redis => (json!({ "subject": "a.b" }), "subject", "nats only"),
+            },
+        ] {
+            let mut queue = source_settings(broker);
+            queue.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            refused(queue, field, text);
+        }
+        if broker == Broker::Nats {
+            let mut queue = source_settings(broker);
+            queue["stream"] = json!("a.b");
+            refused(queue, "stream", "no such names");
+        }
+    }
+    assert!(server.stop().success());
 }
 
 #[cfg(all(feature = "nats", feature = "redis"))]

@@ -13,14 +13,14 @@ fn application(server: &Program, url: &str) {
     assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
 }
 
-fn state(server: &Program, source: &str) -> Value {
+pub(crate) fn state(server: &Program, source: &str) -> Value {
     let (status, state) = server.call("GET", &format!("/source/{source}/state"), Value::Null);
     assert_eq!(status, 200, "{state}");
     state
 }
 
 /// All messages of the application, oldest first: event type and payload.
-fn messages(server: &Program) -> Vec<(String, Value)> {
+pub(crate) fn messages(server: &Program) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     let mut from = String::new();
     loop {

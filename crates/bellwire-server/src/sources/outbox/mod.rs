@@ -183,6 +183,7 @@ fn take(rows: Vec<Row>, table: &str, payload_bytes_max: usize) -> (Vec<Brought>,
             content_type,
             place: table.to_owned(),
             headers: created.into_iter().collect(),
+            hops: 0,
         });
     }
     (taken, None)
