@@ -64,6 +64,8 @@ pub enum Bug {
     EarlierIgnored,
     /// A request that is refused leaves its key behind.
     RefusedLeavesKey,
+    /// How far a source has got is in another batch than what it brought.
+    CursorApart,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -98,6 +100,7 @@ impl Bug {
         Bug::OperationalLost,
         Bug::EarlierIgnored,
         Bug::RefusedLeavesKey,
+        Bug::CursorApart,
     ];
 }
 

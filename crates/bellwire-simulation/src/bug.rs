@@ -20,6 +20,8 @@ pub enum PumpBug {
     AcknowledgedEarly,
     /// A reader's place is committed one message too far.
     PlaceAhead,
+    /// A source goes on behind a page that was not kept.
+    PageForgotten,
 }
 
 /// A bug to be found.
@@ -44,6 +46,7 @@ impl Planted {
             PumpBug::LeasesForgotten,
             PumpBug::AcknowledgedEarly,
             PumpBug::PlaceAhead,
+            PumpBug::PageForgotten,
         ];
         let engine = Bug::ALL.into_iter().map(Planted::Engine);
         engine.chain(StoreBug::ALL.into_iter().map(Planted::Store)).chain(pump.into_iter().map(Planted::Pump)).collect()

@@ -17,6 +17,7 @@ mod bug;
 mod truth;
 mod node;
 mod reader;
+mod feeder;
 mod world;
 
 pub use bug::{Planted, PumpBug};

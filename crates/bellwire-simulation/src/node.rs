@@ -46,6 +46,8 @@ pub(crate) enum Waiter {
     Change(#[expect(dead_code, reason = "for traces")] Vec<Change>),
     /// A reader of a pipe said how a delivery went.
     Settled(Receipt, Use),
+    /// Rows of a table, up to this one.
+    Page(u32),
 }
 
 pub(crate) struct Node {

@@ -48,6 +48,8 @@ pub enum Promise {
     OperatorsAreTold,
     /// A retry comes by the schedule, whatever the wall clock does.
     RetriesKeepTheSchedule,
+    /// What a source fetches becomes a message once, in order, with its place.
+    RowsComeOnce,
     /// An idle engine does nothing, and a busy one no more than it must.
     NoBusyLoop,
 }

@@ -5,6 +5,7 @@
 //! time; every source of chance has its own generator, so the same seed is the same world, always.
 
 use crate::bug::{Planted, PumpBug};
+use crate::feeder::{FED, Feeder};
 use crate::node::{Node, ReceivedKeys, Request, Waiter};
 use crate::reader::{PIPED, READ, Readers, TAKEN};
 use crate::receiver::Class;
@@ -43,6 +44,9 @@ const OPERATIONAL_ENDPOINT: EndpointKey = EndpointKey(601);
 const EVENTS_MAX: u64 = 400_000;
 /// One seed in so many has sources.
 const RECEIVING_OF: u64 = 5;
+/// One seed in so many has a source that fetches its messages itself: those with [`FED_REST`].
+const FED_OF: u64 = 9;
+const FED_REST: u64 = 4;
 /// A healthy endpoint's delivery starts within this after its message was durable.
 const LATENCY_MAX: i64 = 250 * MS;
 /// Likewise with sixteen slots in all, most of which hang: until an attempt is known to hang it counts as a quick one.
@@ -127,6 +131,7 @@ pub(crate) enum Event {
     Take(u64),
     Say(u64, Receipt, Use),
     Poll(u64),
+    Feed(u64),
 }
 
 /// How a commit ends.
@@ -156,6 +161,7 @@ pub(crate) struct World {
     pub(crate) timing: ChaCha8Rng,
     tells: ChaCha8Rng,
     pub(crate) readers: Readers,
+    pub(crate) feeder: Feeder,
     pub(crate) store: Arc<SimStore>,
     pub(crate) node: Option<Node>,
     generation: u64,
@@ -216,6 +222,7 @@ impl World {
             timing: stream(4),
             tells: stream(5),
             readers: Readers::new(stream(6)),
+            feeder: Feeder::new(stream(7)),
             store: Arc::new(SimStore::new(bug.and_then(Planted::in_store))),
             node: None,
             generation: 0,
@@ -300,6 +307,10 @@ impl World {
         }
         if self.readers.rng.random_ratio(1, 3) {
             self.found_pipes(&mut changes);
+        }
+        if self.seed % FED_OF == FED_REST {
+            changes.push(Change::PutApplication(Arc::new(application(FED, None))));
+            self.found_feeder(organisation(), &mut changes);
         }
         let batch = bellwire_store::Batch { changes, ..Default::default() };
         self.store.commit(&batch).expect("an empty store takes everything");
@@ -572,6 +583,7 @@ impl World {
             Event::Take(generation) => return self.take(generation),
             Event::Say(generation, receipt, what) => self.said(generation, receipt, what),
             Event::Poll(generation) => return self.poll(generation),
+            Event::Feed(generation) => self.feed(generation),
         }
         Ok(())
     }
@@ -595,6 +607,10 @@ impl World {
 
     pub(crate) fn note_reader(&mut self, what: &str, message: Sequence) {
         self.note(what, [message.as_u64(), 0, 0]);
+    }
+
+    pub(crate) fn note_feeder(&mut self, what: &str, row: u32) {
+        self.note(what, [u64::from(row), 0, 0]);
     }
 
     /// A reader has taken a delivery.
@@ -1011,6 +1027,7 @@ impl World {
         self.truth.tells(batch)?;
         self.store.commit(batch).expect("a store in memory takes everything");
         self.truth.committed(batch, &self.store, self.now)?;
+        self.feeder.committed(batch, &self.store)?;
         if self.events.is_multiple_of(16) {
             self.truth.sum_comes_out(&self.store)?;
         }
@@ -1106,6 +1123,7 @@ impl World {
                 Waiter::Refused(request) if kept => self.check_refused(&request)?,
                 Waiter::Refused(request) => self.after(0, Event::Look(self.generation, request)),
                 Waiter::Settled(receipt, what) => self.settled(receipt, what, kept),
+                Waiter::Page(through) => self.fed(through, kept),
                 Waiter::Change(_) => {
                     if let Some(node) = &mut self.node {
                         node.changing = false;
@@ -1464,6 +1482,7 @@ impl World {
         self.after(0, Event::Upkeep);
         self.slice_planned = false;
         self.plan_slice();
+        self.feeder_restart();
         self.readers_restart()
     }
 
@@ -1633,6 +1652,7 @@ impl World {
             return broken(Promise::NoBusyLoop, format!("it does not come to rest; next in {wait} s"));
         }
         self.truth.at_rest(&self.store)?;
+        self.feeder.at_rest()?;
         let Some(node) = &self.node else { return broken(Promise::BackAtOnce, "nobody is there at the end") };
         for endpoint in node.catalogue.endpoints() {
             let stored = Some((endpoint.disabled, endpoint.health.failing_since));

@@ -370,7 +370,7 @@ impl Intake {
         &mut self,
         now: Timestamp,
         drafts: Vec<Draft>,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
         looked: BatchNumber,
     ) -> Result<(usize, BatchNumber), OfferError> {
         if self.closed {
@@ -399,6 +399,11 @@ impl Intake {
         }
         self.now = self.now.max(now);
         self.make_room(bytes);
+        if self.planted.has(Bug::CursorApart) {
+            self.queued += changes.len();
+            self.back().changes.append(&mut changes);
+            self.begin_batch();
+        }
         let taken = new.len();
         for (draft, own) in new {
             self.take(now, draft, own);
@@ -543,6 +548,11 @@ impl Intake {
         if !full || open.accepted.is_empty() {
             return;
         }
+        self.begin_batch();
+    }
+
+    /// The newest batch takes nothing any more.
+    fn begin_batch(&mut self) {
         let after = self.source.last();
         self.back().attempts_after = Some(after);
         self.source = SequenceSource::after(Sequence::from_u64(after.as_u64() + RECORDS_PER_BATCH_MAX as u64));
