@@ -200,14 +200,11 @@ impl<'a> Event<'a> {
         self.message.content_type.as_str()
     }
 
-    /// The payload as JSON text: itself if it is JSON, an object of its fields if it is a form.
+    /// The payload as JSON text, as everybody sees it who looks into bodies.
     fn json(&self) -> Option<&str> {
+        let message = self.message;
         let made = self.json.get_or_init(|| {
-            let text = std::str::from_utf8(self.payload()).ok()?;
-            if self.message.content_type.as_str().starts_with("application/x-www-form-urlencoded") {
-                return Some(Cow::Owned(serde_json::to_string(&Pairs::parse(text)).ok()?));
-            }
-            serde_json::from_str::<IgnoredAny>(text).ok().map(|_| Cow::Borrowed(text))
+            bellwire_body::json(message.content_type.as_str(), message.payload.as_deref().unwrap_or_default())
         });
         made.as_deref()
     }
@@ -360,7 +357,7 @@ impl Visitor<'_> for Same<'_> {
     }
 }
 
-/// Fields of a form or a query, in order; a name that comes twice has a list.
+/// Fields of a query, in order; a name that comes twice has a list.
 struct Pairs<'a>(Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>);
 
 impl<'a> Pairs<'a> {
@@ -446,10 +443,14 @@ impl Serialize for Event<'_> {
         }
         match self.json() {
             // Checked to be JSON when it was made.
-            Some(json) => map.serialize_entry(
-                "payload",
-                serde_json::from_str::<&RawValue>(json).map_err(serde::ser::Error::custom)?,
-            )?,
+            Some(json) => {
+                let payload = serde_json::from_str::<&RawValue>(json).map_err(serde::ser::Error::custom)?;
+                // For languages whose numbers are doubles.
+                if bellwire_body::may_be_long(json) {
+                    map.serialize_entry("payloadText", json)?;
+                }
+                map.serialize_entry("payload", payload)?;
+            }
             None => match std::str::from_utf8(self.payload()) {
                 Ok(text) => map.serialize_entry("payload", text)?,
                 Err(_) => {
@@ -574,7 +575,10 @@ pub(crate) mod tests {
         };
         check(PAYLOAD.as_bytes(), "application/json", &format!("\"payload\":{PAYLOAD}"));
         check(b"a=1&b=x+y&a=2", "application/x-www-form-urlencoded", r#""payload":{"a":["1","2"],"b":"x y"}"#);
-        check(b"<a/>", "application/xml", r#""payload":"<a/>""#);
+        check(b"<a><b>1</b></a>", "application/xml", r#""payload":{"a":{"b":"1"}}"#);
+        check(b"<!DOCTYPE a><a/>", "application/xml", r#""payload":"<!DOCTYPE a><a/>""#);
+        let part = b"--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--";
+        check(part, "multipart/form-data; boundary=x", r#""payload":{"a":"1"}"#);
         check(&[0xff, 0], "application/octet-stream", r#""payload":null,"payloadBase64":"/wA=""#);
     }
 }

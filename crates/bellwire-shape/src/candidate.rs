@@ -1,7 +1,7 @@
 //! A message as a filter sees it.
 
+use bellwire_body::Value;
 use bellwire_model::{ContentType, Message};
-use serde_json::{Map, Value};
 use std::cell::OnceCell;
 
 /// What a filter may ask about a message. The payload is parsed at most once, and only when a filter asks for it.
@@ -16,8 +16,7 @@ pub struct Candidate<'m> {
     /// Its tags.
     pub tags: &'m [String],
     payload: &'m [u8],
-    /// The payload is a form.
-    form: bool,
+    content_type: &'m str,
     parsed: OnceCell<Value>,
 }
 
@@ -30,14 +29,21 @@ impl<'m> Candidate<'m> {
         tags: &'m [String],
         payload: &'m [u8],
     ) -> Self {
-        Candidate { event_type, event_id, channels, tags, payload, form: false, parsed: OnceCell::new() }
+        Candidate {
+            event_type,
+            event_id,
+            channels,
+            tags,
+            payload,
+            content_type: "application/json",
+            parsed: OnceCell::new(),
+        }
     }
 
-    /// The same, with the payload's media type: a form is read as one.
+    /// The same, with the payload's media type: forms, multipart bodies and XML are read as what they are.
     #[must_use]
-    pub fn typed(mut self, content_type: &ContentType) -> Self {
-        let media = content_type.as_str().split(';').next().unwrap_or_default().trim();
-        self.form = media.eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    pub fn typed(mut self, content_type: &'m ContentType) -> Self {
+        self.content_type = content_type.as_str();
         self
     }
 
@@ -47,48 +53,49 @@ impl<'m> Candidate<'m> {
         Some(Self::new(event_type, event_id.as_deref(), channels, tags, payload.as_deref()?).typed(content_type))
     }
 
-    /// The payload as JSON: a form as an object, with a list for a name that comes twice. What is neither is a string of its text, with U+FFFD for what is no text.
+    /// The payload as JSON, as [`bellwire_body::json`] has it. What is none is a string of its text, with U+FFFD for what is no text.
     pub(crate) fn payload(&self) -> &Value {
         self.parsed.get_or_init(|| {
-            if self.form {
-                return form(self.payload);
-            }
-            serde_json::from_slice(self.payload)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(self.payload).into_owned()))
+            let json = bellwire_body::json(self.content_type, self.payload);
+            json.and_then(|text| Value::parse(&text))
+                .unwrap_or_else(|| Value::String(String::from_utf8_lossy(self.payload).into_owned()))
         })
     }
-}
-
-/// So many fields of a form are looked at; the rest is as if it were not there.
-const FIELDS_MAX: usize = 4_096;
-
-fn form(text: &[u8]) -> Value {
-    let mut fields = Map::new();
-    for (name, value) in form_urlencoded::parse(text).take(FIELDS_MAX) {
-        let value = Value::String(value.into_owned());
-        match fields.get_mut(&*name) {
-            None => drop(fields.insert(name.into_owned(), value)),
-            Some(Value::Array(values)) => values.push(value),
-            Some(first) => *first = Value::Array(vec![first.take(), value]),
-        }
-    }
-    Value::Object(fields)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    fn seen(candidate: &Candidate<'_>) -> Option<String> {
+        candidate.payload().to_json()
+    }
 
     #[test]
     fn a_form_is_an_object_only_if_it_says_so() {
         let payload = b"From=%2B1555&Body=a+b&Media=1&Media=2&Media=3&n";
         let candidate = || Candidate::new("a", None, &[], &[], payload);
         let form = ContentType::Other("Application/X-WWW-Form-Urlencoded; charset=utf-8".into());
-        let expected = json!({ "From": "+1555", "Body": "a b", "Media": ["1", "2", "3"], "n": "" });
-        assert_eq!(candidate().typed(&form).payload(), &expected);
+        let expected = r#"{"From":"+1555","Body":"a b","Media":["1","2","3"],"n":""}"#;
+        assert_eq!(seen(&candidate().typed(&form)).as_deref(), Some(expected));
         for other in [ContentType::Json, ContentType::Other("text/plain".into())] {
-            assert_eq!(candidate().typed(&other).payload(), &json!(String::from_utf8_lossy(payload)));
+            assert_eq!(
+                candidate().typed(&other).payload(),
+                &Value::String(String::from_utf8_lossy(payload).into_owned())
+            );
         }
+    }
+
+    #[test]
+    fn xml_and_multipart_bodies_are_objects() {
+        let check = |content_type: &str, payload: &str, expected: &str| {
+            let content_type = ContentType::Other(content_type.into());
+            let candidate = Candidate::new("a", None, &[], &[], payload.as_bytes()).typed(&content_type);
+            assert_eq!(seen(&candidate).as_deref(), Some(expected));
+        };
+        check("text/xml; charset=utf-8", "<a><b>1</b></a>", r#"{"a":{"b":"1"}}"#);
+        check("text/xml", "<!DOCTYPE a><a/>", r#""<!DOCTYPE a><a/>""#);
+        let part = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--";
+        check("multipart/form-data; boundary=x", part, r#"{"a":"1"}"#);
     }
 }

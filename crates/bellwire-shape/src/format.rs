@@ -8,10 +8,10 @@
 //! **Form.** `application/x-www-form-urlencoded` in UTF-8: `a=1`, members of members as `a[b]=1`, items as `a[0]=1`, `null` as nothing
 //! after the `=`. The payload must be an object; empty objects and arrays leave nothing.
 
+use bellwire_body::Value;
 use bellwire_model::Format;
 use quick_xml::Writer;
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
-use serde_json::Value;
 use std::borrow::Cow;
 
 /// Names are repeated for each item, so what is written can be far larger than what was accepted.
@@ -33,7 +33,9 @@ pub enum FormatError {
 
 /// The payload in `format`, and its media type. `None`: as it is.
 pub fn write(format: Format, payload: &[u8]) -> Result<Option<(Vec<u8>, &'static str)>, FormatError> {
-    let parse = || serde_json::from_slice(payload).map_err(|_| FormatError::NotJson);
+    let text = || std::str::from_utf8(payload).ok();
+    // Numbers as they are written: whoever gets another format gets the same digits.
+    let parse = || text().and_then(Value::parse_as_written).ok_or(FormatError::NotJson);
     match format {
         Format::Json => Ok(None),
         Format::Xml => Ok(Some((xml(&parse()?)?, media_type(format)))),
@@ -81,7 +83,7 @@ fn element(writer: &mut Writer<Vec<u8>>, name: &str, value: &Value) -> Result<()
         }
         return Ok(());
     }
-    if value.is_null() {
+    if *value == Value::Null {
         return put(writer, Event::Empty(BytesStart::new(name).with_attributes([("nil", "true")])));
     }
     put(writer, Event::Start(BytesStart::new(name)))?;
@@ -92,7 +94,9 @@ fn element(writer: &mut Writer<Vec<u8>>, name: &str, value: &Value) -> Result<()
             }
         }
         Value::String(text) => put(writer, Event::Text(BytesText::new(&xml_text(text))))?,
-        other => put(writer, Event::Text(BytesText::new(&other.to_string())))?,
+        Value::Number(number) => put(writer, Event::Text(BytesText::new(&number.text())))?,
+        Value::Bool(value) => put(writer, Event::Text(BytesText::new(if *value { "true" } else { "false" })))?,
+        Value::Null | Value::Array(_) => {}
     }
     put(writer, Event::End(BytesEnd::new(name)))
 }
@@ -150,7 +154,8 @@ fn pairs(text: &mut String, name: String, value: &Value) -> Result<(), FormatErr
         }
         Value::Null => "".into(),
         Value::String(value) => value.as_str().into(),
-        other => other.to_string().into(),
+        Value::Number(number) => number.text(),
+        Value::Bool(value) => if *value { "true" } else { "false" }.into(),
     };
     if !text.is_empty() {
         text.push('&');
@@ -187,6 +192,7 @@ mod tests {
             r#"{"l":[1,{"x":2},[3,4],[]]}"#,
             "<payload><l>1</l><l><x>2</x></l><l><item>3</item><item>4</item></l><l></l></payload>",
         );
+        check(r#"{"n":12345678901234567890.10}"#, "<payload><n>12345678901234567890.10</n></payload>");
         check(r#"[1,"two"]"#, "<payload><item>1</item><item>two</item></payload>");
         check(r#""text""#, "<payload>text</payload>");
         check("{}", "<payload></payload>");

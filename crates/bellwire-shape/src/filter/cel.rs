@@ -7,6 +7,7 @@
 
 use super::FilterFault;
 use super::evaluate::{Arithmetic, Function, Literal, Loop, Node, Order, Variable};
+use bellwire_body::is_exact;
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators};
 use cel::parser::Parser;
 
@@ -17,6 +18,8 @@ const LOOPS_NESTED_MAX: usize = 2;
 /// Brackets and operators in a source: bounds how deep the parser goes before there is a tree to look at.
 const OPERATORS_MAX: usize = 512;
 const BRACKETS_DEEP_MAX: usize = 32;
+/// A number in a source has at most so many characters to be read digit by digit.
+const DECIMAL_MAX: usize = 128;
 const REGEX_BYTES_MAX: usize = 256 * 1024;
 /// Room for the parser, which is recursive.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
@@ -160,11 +163,24 @@ impl Compiler<'_> {
             LiteralValue::Boolean(value) => Literal::Bool(*value.inner()),
             LiteralValue::Int(value) => Literal::Int(*value.inner()),
             LiteralValue::UInt(value) => Literal::Uint(*value.inner()),
-            LiteralValue::Double(value) => Literal::Double(*value.inner()),
+            LiteralValue::Double(value) => self.double(at, *value.inner()),
             LiteralValue::String(value) => Literal::String(value.inner().to_owned()),
             LiteralValue::Null => Literal::Null,
             LiteralValue::Bytes(_) => return Err(self.fault(at, "bytes cannot be written in a filter; use a string")),
         })
+    }
+
+    /// A decimal of more digits than `f64` has is taken from the source.
+    fn double(&self, at: &IdedExpr, value: f64) -> Literal {
+        let Some((start, _)) = self.info.offset_for(at.id) else { return Literal::Double(value) };
+        let mut text: String = self.source.chars().skip(start as usize).take(DECIMAL_MAX).collect();
+        let end = text.char_indices().position(|(at, c)| {
+            let is_sign = matches!(c, '+' | '-') && text[..at].ends_with(['e', 'E']);
+            !(c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E') || is_sign)
+        });
+        text.truncate(end.unwrap_or(text.len()));
+        // Only if it is what was parsed.
+        if text.parse() == Ok(value) && !is_exact(&text) { Literal::Decimal(text) } else { Literal::Double(value) }
     }
 
     fn identifier(&self, at: &IdedExpr, name: &str) -> Result<Node, FilterFault> {

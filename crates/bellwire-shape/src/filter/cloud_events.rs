@@ -6,6 +6,7 @@
 
 use super::FilterFault;
 use crate::candidate::Candidate;
+use bellwire_body::Value as Part;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
@@ -73,15 +74,15 @@ impl Attribute {
             Attribute::Payload(path) => path,
         };
         let found = path.iter().try_fold(candidate.payload(), |value, step| match value {
-            Value::Object(members) => members.get(step),
-            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+            Part::Object(members) => members.get(step),
+            Part::Array(items) => items.get(step.parse::<usize>().ok()?),
             _ => None,
         })?;
         match found {
-            Value::String(text) => Some(text.as_str().into()),
-            Value::Number(number) => Some(number.to_string().into()),
-            Value::Bool(value) => Some(if *value { "true" } else { "false" }.into()),
-            Value::Null | Value::Array(_) | Value::Object(_) => None,
+            Part::String(text) => Some(text.as_str().into()),
+            Part::Number(number) => Some(number.text()),
+            Part::Bool(value) => Some(if *value { "true" } else { "false" }.into()),
+            Part::Null | Part::Array(_) | Part::Object(_) => None,
         }
     }
 

@@ -2,17 +2,19 @@
 //!
 //! The semantics are those of the CEL specification, version 0.24, for what a filter can hold: `&&` and `||` absorb an error
 //! that the other side makes irrelevant, `==` of different types is false, numbers of different types compare by value. Two
-//! things differ, because JSON has one type of number: whole numbers of a payload are `int` (or `uint`, or `double` beyond
-//! 64 bits), and arithmetic between `int`, `uint` and `double` is allowed.
+//! things differ, because JSON has one type of number: whole numbers of a payload are `int` (or `uint`), and arithmetic between
+//! `int`, `uint` and `double` is allowed. A number that none of the three holds without loss, whole or not, compares with every digit that was
+//! written, and calculates as `double`.
 //!
 //! Each part costs one step, and what walks over text or lists costs more. When the steps are used up the filter has failed,
 //! whatever stands around it.
 
 use super::cel::Program;
 use crate::candidate::Candidate;
+use bellwire_body::{Number, Value, compare};
 use bellwire_model::Timestamp;
 use regex::Regex;
-use serde_json::Value;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -59,6 +61,8 @@ pub(super) enum Literal {
     Int(i64),
     Uint(u64),
     Double(f64),
+    /// A decimal that `f64` does not hold, as it is written.
+    Decimal(String),
     String(String),
 }
 
@@ -137,6 +141,8 @@ enum Val<'v> {
     Int(i64),
     Uint(u64),
     Double(f64),
+    /// As it is written.
+    Decimal(Text<'v>),
     String(Text<'v>),
     Timestamp(Timestamp),
     /// An array or an object of the payload.
@@ -421,6 +427,11 @@ impl<'v> Evaluation<'v> {
                     Val::Int(value) => Some(*value),
                     Val::Uint(value) => i64::try_from(*value).ok(),
                     Val::Double(value) if value.abs() < 9.223_372_036_854_775e18 => Some(*value as i64),
+                    Val::Decimal(text) => {
+                        self.charge_text(text.len())?;
+                        let whole = text.split_once('.').map_or(&**text, |(whole, _)| whole);
+                        whole.parse().ok().filter(|_| !text.contains(['e', 'E']))
+                    }
                     Val::String(text) if text.len() <= 32 => text.parse().ok(),
                     _ => None,
                 };
@@ -428,6 +439,7 @@ impl<'v> Evaluation<'v> {
             }
             Function::Double => {
                 let of = self.node(first)?;
+                self.charge_text(of.digits())?;
                 let number = match &of {
                     Val::String(text) if text.len() <= 64 => text.parse().ok(),
                     other => other.double(),
@@ -440,6 +452,7 @@ impl<'v> Evaluation<'v> {
                 Val::Int(value) => Ok(Val::String(value.to_string().into())),
                 Val::Uint(value) => Ok(Val::String(value.to_string().into())),
                 Val::Double(value) => Ok(Val::String(value.to_string().into())),
+                Val::Decimal(text) => Ok(Val::String(text)),
                 other => fault(format!("{} cannot become a string", other.type_name())),
             },
             Function::Timestamp => {
@@ -485,7 +498,10 @@ impl<'v> Evaluation<'v> {
                     true
                 }
                 (Some(_), Some(_)) => false,
-                _ => left.order_of_numbers(right) == Some(Ordering::Equal),
+                _ => {
+                    self.charge_text(left.digits() + right.digits())?;
+                    left.order_of_numbers(right) == Some(Ordering::Equal)
+                }
             },
         })
     }
@@ -498,7 +514,10 @@ impl<'v> Evaluation<'v> {
             }
             (Val::Bool(left), Val::Bool(right)) => Ok(Some(left.cmp(right))),
             (Val::Timestamp(left), Val::Timestamp(right)) => Ok(Some(left.cmp(right))),
-            _ if left.is_number() && right.is_number() => Ok(left.order_of_numbers(right)),
+            _ if left.is_number() && right.is_number() => {
+                self.charge_text(left.digits() + right.digits())?;
+                Ok(left.order_of_numbers(right))
+            }
             _ => fault(format!("{} and {} cannot be compared", left.type_name(), right.type_name())),
         }
     }
@@ -520,6 +539,7 @@ impl<'v> Evaluation<'v> {
 
     fn arithmetic(&mut self, arithmetic: Arithmetic, left: Val<'v>, right: Val<'v>) -> Answer<'v> {
         use Arithmetic::{Add, Divide, Modulo, Multiply, Subtract};
+        self.charge_text(left.digits() + right.digits())?;
         let whole = match (arithmetic, &left, &right) {
             (Add, Val::String(a), Val::String(b)) => {
                 self.charge(1 + (a.len() + b.len()) / 8)?;
@@ -560,6 +580,10 @@ fn negate<'v>(value: Val<'v>) -> Answer<'v> {
     match value {
         Val::Int(value) => value.checked_neg().map(Val::Int).map_or_else(|| fault("a number becomes too large"), Ok),
         Val::Double(value) => Ok(Val::Double(-value)),
+        Val::Decimal(text) => Ok(Val::Decimal(match text.strip_prefix('-') {
+            Some(text) => text.to_owned().into(),
+            None => format!("-{}", &*text).into(),
+        })),
         other => fault(format!("{} has no negative", other.type_name())),
     }
 }
@@ -596,6 +620,7 @@ impl<'v> From<&'v Literal> for Val<'v> {
             Literal::Int(value) => Val::Int(*value),
             Literal::Uint(value) => Val::Uint(*value),
             Literal::Double(value) => Val::Double(*value),
+            Literal::Decimal(text) => Val::Decimal(text.as_str().into()),
             Literal::String(text) => Val::String(text.as_str().into()),
         }
     }
@@ -606,11 +631,10 @@ impl<'v> From<&'v Value> for Val<'v> {
         match value {
             Value::Null => Val::Null,
             Value::Bool(value) => Val::Bool(*value),
-            Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Val::Int(value),
-                (None, Some(value)) => Val::Uint(value),
-                (None, None) => Val::Double(number.as_f64().unwrap_or(f64::NAN)),
-            },
+            Value::Number(Number::Int(value)) => Val::Int(*value),
+            Value::Number(Number::Uint(value)) => Val::Uint(*value),
+            Value::Number(Number::Double(value)) => Val::Double(*value),
+            Value::Number(Number::Decimal(text)) => Val::Decimal((&**text).into()),
             Value::String(text) => Val::String(text.as_str().into()),
             Value::Array(_) | Value::Object(_) => Val::Json(value),
         }
@@ -622,7 +646,7 @@ impl<'v> Val<'v> {
         match self {
             Val::Null => "null",
             Val::Bool(_) => "a boolean",
-            Val::Int(_) | Val::Uint(_) | Val::Double(_) => "a number",
+            Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Decimal(_) => "a number",
             Val::String(_) => "a string",
             Val::Timestamp(_) => "a time",
             Val::Json(Value::Object(_)) => "an object",
@@ -671,7 +695,7 @@ impl<'v> Val<'v> {
     }
 
     fn is_number(&self) -> bool {
-        matches!(self, Val::Int(_) | Val::Uint(_) | Val::Double(_))
+        matches!(self, Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Decimal(_))
     }
 
     fn double(&self) -> Option<f64> {
@@ -679,6 +703,26 @@ impl<'v> Val<'v> {
             Val::Int(value) => Some(*value as f64),
             Val::Uint(value) => Some(*value as f64),
             Val::Double(value) => Some(*value),
+            Val::Decimal(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// How much text a number is.
+    fn digits(&self) -> usize {
+        match self {
+            Val::Decimal(text) => text.len(),
+            _ => 0,
+        }
+    }
+
+    /// As it is written; `None` for what is no number, or none that is finite.
+    fn number_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Val::Int(value) => Some(value.to_string().into()),
+            Val::Uint(value) => Some(value.to_string().into()),
+            Val::Double(value) => value.is_finite().then(|| format!("{value:e}").into()),
+            Val::Decimal(text) => Some((&**text).into()),
             _ => None,
         }
     }
@@ -692,7 +736,14 @@ impl<'v> Val<'v> {
         };
         match (whole(self), whole(other)) {
             (Some(left), Some(right)) => Some(left.cmp(&right)),
-            _ => self.double()?.partial_cmp(&other.double()?),
+            _ => match (self, other) {
+                (Val::Double(left), Val::Double(right)) => left.partial_cmp(right),
+                // What only one of them is, is compared digit by digit.
+                _ => match (self.number_text(), other.number_text()) {
+                    (Some(left), Some(right)) => Some(compare(&left, &right)),
+                    _ => self.double()?.partial_cmp(&other.double()?),
+                },
+            },
         }
     }
 }

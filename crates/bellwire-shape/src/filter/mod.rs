@@ -159,6 +159,7 @@ mod tests {
         check("payload.currency.lowerAscii() == 'eur' && 'x'.upperAscii() == 'X'", true);
         check("payload.currency.contains('U') ? payload.amount > 5 : false", true);
         check("int('7') == 7 && double(payload.amount) == 1200.0 && string(payload.amount) == '1200'", true);
+        check("payload.rate == 0.5 && payload.rate < 0.5000000000000000001", true);
         check("timestamp(payload.at) > timestamp('2026-02-28T23:00:00-05:00')", true);
         check("payload.currency + '!' == 'EUR!'", true);
         check("'a' < 'b' && false < true", true);
@@ -250,6 +251,25 @@ mod tests {
             }
             assert!(n < 20);
         }
+    }
+
+    #[test]
+    fn big_numbers_compare_with_every_digit() {
+        let payload = r#"{"id":12345678901234567890123,"next":12345678901234567890124,"sum":12345678901234567890.10,"at":9007199254740993,
+            "huge":1e400,"zero":-0,"big":18446744073709551615}"#;
+        let check = |filter: &str| assert_eq!(verdict(filter, payload), Verdict::Match, "{filter}");
+        check("payload.id < payload.next && payload.id != payload.next && payload.id == payload.id");
+        check("string(payload.id) == '12345678901234567890123'");
+        check("payload.sum == 12345678901234567890.1 && payload.sum > 12345678901234567890.09");
+        check("payload.sum == 12345678901234567890.10");
+        check("string(payload.sum) == '12345678901234567890.10'");
+        check("payload.at != 9007199254740992 && payload.at > 9007199254740992.0 && payload.at < 9007199254740994.0");
+        check("payload.huge > payload.id && -payload.huge < -payload.id && payload.zero == 0");
+        check("payload.id > payload.big && payload.id in [payload.next, payload.id]");
+        check("double(payload.id) > 1.0e22 && payload.id * 2 > 2.0e22");
+        assert!(matches!(verdict("int(payload.id) == 1", payload), Verdict::Fault(_)));
+        let long = format!("{{\"a\":0.{0}1,\"b\":0.{0}2}}", "0".repeat(1_000_000));
+        assert!(matches!(verdict("payload.a < payload.b", &long), Verdict::Fault(_)), "more than it may cost");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | `header:X-Event` | a header's value |
 //! | `query:token` | a parameter of the query, decoded |
-//! | `form:name` | a field of a form body, decoded |
-//! | `json:data.id` | a value of the body, `*` for every item of a list |
+//! | `form:name` | a field of a form or multipart body, decoded |
+//! | `json:data.id` | a value of the body, `*` for every item of a list; of forms, multipart bodies and XML, as they are read |
 //! | `xml:OrganizationId` | the text of the one element of that name |
 //! | `method`, `path`, `path_and_query` | as in the request line |
 //! | `url`, `url_decoded` | the URL as the sender knows it; the same with `%2F` and the like decoded |
@@ -15,6 +15,8 @@
 //! | `parameter:created` | a parameter of an HTTP message signature |
 
 use std::{borrow::Cow, fmt};
+
+use bellwire_body::Element;
 
 use super::{
     json::{JsonFault, Path, VALUES_MAX, text},
@@ -167,14 +169,12 @@ impl Field {
     }
 
     fn element<'a>(&self, body: &'a [u8], name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
-        let body = std::str::from_utf8(body).map_err(|_| self.malformed("in UTF-8"))?;
-        let tag = format!("<{name}>");
-        let mut parts = body.split(&tag);
-        let (_, after) = (parts.next(), parts.next());
-        if parts.next().is_some() {
-            return Err(Refusal::Ambiguous { field: self.to_string() });
+        match bellwire_body::element(body, name) {
+            None => Err(self.malformed("in an XML text without a document type")),
+            Some(Element::Several) => Err(Refusal::Ambiguous { field: self.to_string() }),
+            Some(Element::Missing) => Ok(None),
+            Some(Element::Found(text)) => Ok(Some(Cow::Owned(text))),
         }
-        Ok(after.and_then(|after| after.split_once('<')).map(|(text, _)| Cow::Borrowed(text.trim())))
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
         let field = Field::parse("xml:Id").expect("a field");
         assert_eq!(field.text(&scope(b"<a><Id> 7 </Id></a>")), Ok(Some("7".into())));
         assert_eq!(field.text(&scope(b"<a><Ids>7</Ids></a>")), Ok(None));
-        assert!(field.text(&scope(b"<Id>7</Id><Id>8</Id>")).is_err());
+        assert!(field.text(&scope(b"<a><Id>7</Id><Id>8</Id></a>")).is_err());
         assert!(field.text(&scope(b"\xff")).is_err());
     }
 }

@@ -147,7 +147,8 @@ impl Verifier {
         if handshaker.kind.is_proven() != verified {
             return None;
         }
-        let scope = Scope { request: *request, json: request.body, url: request.url, list: None, proven: b"{}" };
+        let json = request.json();
+        let scope = Scope { request: *request, json: &json, url: request.url, list: None, proven: b"{}" };
         handshaker.answer(&scope)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bellwire_body::Kind;
+
 use super::refusal::Refusal;
 
 /// A request as it was received. Borrowed, so that the body is never copied.
@@ -66,23 +68,38 @@ impl<'a> ReceivedRequest<'a> {
         pair_value("query", self.query().as_bytes(), name)
     }
 
-    /// A field of a form body.
+    /// A field of a form or multipart body.
     pub(crate) fn form_value(&self, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
-        pair_value("form", self.form(), name)
+        single("form", bellwire_body::fields(self.content_type(), self.body).into_iter(), name)
+    }
+
+    /// The body as JSON, if it is a form, a multipart body or XML; else as it is, whatever that be.
+    pub(crate) fn json(&self) -> Cow<'a, [u8]> {
+        bellwire_body::json_or_raw(self.content_type(), self.body)
+    }
+
+    /// What the body is called; nothing if it is not called anything.
+    pub(crate) fn content_type(&self) -> &'a str {
+        let first = self.header_values("content-type").next();
+        first.and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
     }
 
     /// The body if it is a form, else nothing.
     pub(crate) fn form(&self) -> &'a [u8] {
-        let form = "application/x-www-form-urlencoded";
-        let is_form = self
-            .header_values("content-type")
-            .any(|value| value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form.as_bytes())));
-        if is_form { self.body } else { b"" }
+        if Kind::of(self.content_type()) == Kind::Form { self.body } else { b"" }
     }
 }
 
 fn pair_value<'a>(kind: &str, pairs: &'a [u8], name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
-    let mut values = form_urlencoded::parse(pairs).filter(|(other, _)| other == name).map(|(_, value)| value);
+    single(kind, form_urlencoded::parse(pairs), name)
+}
+
+fn single<'a>(
+    kind: &str,
+    pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>,
+    name: &str,
+) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let mut values = pairs.filter(|(other, _)| other == name).map(|(_, value)| value);
     let Some(first) = values.next() else { return Ok(None) };
     if values.any(|other| other != first) {
         return Err(Refusal::Ambiguous { field: format!("{kind}:{name}") });
@@ -129,6 +146,10 @@ mod tests {
         assert_eq!(request(&[]).form_value("k"), Ok(None));
         let headers: &[(&str, &[u8])] = &[("Content-Type", b"application/x-www-form-urlencoded; charset=UTF-8")];
         assert_eq!(request(headers).form_value("k"), Ok(Some("v".into())));
+        let headers: &[(&str, &[u8])] = &[("Content-Type", b"multipart/form-data; boundary=x")];
+        let body = b"--x\r\ncontent-disposition: form-data; name=\"k\"\r\n\r\nv\r\n--x--";
+        assert_eq!(ReceivedRequest { body, ..request(headers) }.form_value("k"), Ok(Some("v".into())));
+        assert_eq!(&*ReceivedRequest { body, ..request(headers) }.json(), br#"{"k":"v"}"#);
     }
 
     #[test]

@@ -7,11 +7,12 @@
 //! Pure: the time and the parsed body come in as arguments. Made once for a source, asked for every request.
 
 use super::request::ReceivedRequest;
+use bellwire_body::{Kind, Value};
 use hmac::{Hmac, KeyInit, Mac};
 use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::Value as Json;
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use std::borrow::Cow;
@@ -162,24 +163,29 @@ impl Rule {
     }
 }
 
-/// The body as a tree, by its content type: JSON, or a form with the first value of each name. Others have none.
+/// The body as a tree with numbers as they are written, if its content type says how to read it: JSON, a form, multipart or XML.
+/// Of a list, `root` is the list; of a name that a form has several times, the first value counts. As adnanh's has it.
 pub(super) fn payload(request: &ReceivedRequest<'_>) -> Option<Value> {
-    let content_type = request.header_values("content-type").next().unwrap_or_default().to_ascii_lowercase();
-    if content_type.windows(4).any(|part| part == b"json") {
-        return match serde_json::from_slice(request.body).ok()? {
-            // As adnanh's has it.
-            list @ Value::Array(_) => Some(Value::Object([("root".to_owned(), list)].into_iter().collect())),
-            other => Some(other),
-        };
-    }
-    if request.form().is_empty() {
+    let content_type = request.content_type();
+    let kind = Kind::of(content_type);
+    if kind == Kind::Other && !content_type.to_ascii_lowercase().contains("json") {
         return None;
     }
-    let mut members = serde_json::Map::new();
-    for (name, value) in form_urlencoded::parse(request.form()) {
-        members.entry(name).or_insert_with(|| Value::String(value.into_owned()));
+    let mut value = Value::parse_as_written(&bellwire_body::json(content_type, request.body)?)?;
+    match &mut value {
+        Value::Array(_) => return Some(Value::Object([("root".to_owned(), value)].into_iter().collect())),
+        Value::Object(members) if kind == Kind::Form => {
+            for member in members.values_mut() {
+                if let Value::Array(values) = member
+                    && !values.is_empty()
+                {
+                    *member = values.swap_remove(0);
+                }
+            }
+        }
+        _ => {}
     }
-    Some(Value::Object(members))
+    Some(value)
 }
 
 impl fmt::Debug for Rules {
@@ -238,16 +244,15 @@ impl Parameter {
             "request" => request.remote.map(|address| address.to_string().into()),
             "string" => Some(self.name.as_str().into()),
             "raw-request-body" => Some(String::from_utf8_lossy(request.body)),
-            "entire-payload" => request.payload.map(|payload| payload.to_string().into()),
+            "entire-payload" => request.payload?.to_json().map(Cow::Owned),
             "entire-headers" => {
-                let text = |value: &[u8]| Value::from(String::from_utf8_lossy(value).into_owned());
+                let text = |value: &[u8]| Json::from(String::from_utf8_lossy(value).into_owned());
                 let all = request.headers.iter().map(|(name, value)| ((*name).to_owned(), text(value)));
-                Some(Value::Object(all.collect()).to_string().into())
+                Some(Json::Object(all.collect()).to_string().into())
             }
             "entire-query" => {
-                let all =
-                    pairs(request.query).map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())));
-                Some(Value::Object(all.collect()).to_string().into())
+                let all = pairs(request.query).map(|(name, value)| (name.into_owned(), Json::from(value.into_owned())));
+                Some(Json::Object(all.collect()).to_string().into())
             }
             _ => None,
         }
@@ -520,27 +525,30 @@ fn text_of(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => text.as_str().into(),
         Value::Null => "".into(),
-        other => other.to_string().into(),
+        Value::Bool(value) => if *value { "true" } else { "false" }.into(),
+        Value::Number(number) => number.text(),
+        Value::Array(_) | Value::Object(_) => value.to_json().unwrap_or_default().into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value as Written;
     use serde_json::json;
 
     const NOW: i64 = 1_504_765_804;
     const SHA256: &str = "f417af3a21bd70379b5796d5f013915e7029f62c580fb0f500f59a35a6f04c89";
     const SHA512: &str = "4ab17cc8ec668ead8bf498f87f8f32848c04d5ca3c9bcfcd3db9363f0deb44e580b329502a7fdff633d4d8fca301cc5c94a55a2fec458c675fb0ff2655898324";
 
-    fn rules(rule: Value) -> Rules {
+    fn rules(rule: Written) -> Rules {
         let rule: Rule = serde_json::from_value(rule).unwrap_or_else(|error| panic!("{error}"));
         Rules::new(&rule).unwrap_or_else(|faults| panic!("{faults:?}"))
     }
 
-    fn verdict(rule: Value, headers: &[(&str, &str)], body: &str) -> Verdict {
+    fn verdict(rule: Written, headers: &[(&str, &str)], body: &str) -> Verdict {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let payload: Option<Value> = serde_json::from_str(body).ok();
+        let payload = Value::parse_as_written(body);
         let request = RuleRequest {
             method: "POST",
             headers: &headers,
@@ -552,18 +560,19 @@ mod tests {
         rules(rule).verdict(&request, NOW)
     }
 
-    fn value(source: &str, name: &str, value: &str) -> Value {
+    fn value(source: &str, name: &str, value: &str) -> Written {
         json!({ "match": { "type": "value", "value": value, "parameter": { "source": source, "name": name } } })
     }
 
-    fn hmac(digest: &str, secret: &str) -> Value {
+    fn hmac(digest: &str, secret: &str) -> Written {
         let parameter = json!({ "source": "header", "name": "X-Signature" });
         json!({ "match": { "type": format!("payload-hmac-{digest}"), "secret": secret, "parameter": parameter } })
     }
 
     #[test]
     fn every_source_gives_its_text() {
-        let body = r#"{"a.b":"dotted","a":{"b":"deep","list":[{"x":1.50},true]},"n":12345678901234567890,"none":null}"#;
+        let body =
+            r#"{"a.b":"dotted","a":{"b":"deep","list":[{"x":1.50},true]},"n":12345678901234567890.10,"none":null}"#;
         let check = |source: &str, name: &str, text: &str| {
             assert_eq!(
                 verdict(value(source, name, text), &[("X-One", "1"), ("x-one", "2")], body),
@@ -575,11 +584,12 @@ mod tests {
         check("url", "token", "t 1");
         check("query", "empty", "");
         check("payload", "a.b", "dotted");
-        check("payload", "a.list.0.x", "1.5");
+        check("payload", "a.list.0.x", "1.50");
         check("payload", "a.list.1", "true");
-        check("payload", "n", "12345678901234567890");
+        check("payload", "n", "12345678901234567890.10");
+        check("entire-payload", "", body);
         check("payload", "none", "");
-        check("payload", "a.list", r#"[{"x":1.5},true]"#);
+        check("payload", "a.list", r#"[{"x":1.50},true]"#);
         check("request", "method", "POST");
         check("request", "remote-addr", "192.0.2.7");
         check("string", "x", "x");
@@ -686,7 +696,7 @@ mod tests {
         let rule = json!({ "match": { "type": "scalr-signature", "secret": "bilFGi4ZVZUdG+C6r0NIM9tuRq6PaG33R3eBUVhLwMAErGBaazvXe4Gq2DcJs5q+" } });
         let date = "Thu 07 Sep 2017 06:30:04 UTC";
         let signature = "48e395e38ac48988929167df531eb2da00063a7d";
-        let check = |rule: &Value, now: i64, date: &str, fits: bool| {
+        let check = |rule: &Written, now: i64, date: &str, fits: bool| {
             let headers = [("X-Signature", signature.as_bytes()), ("Date", date.as_bytes())];
             let request = RuleRequest {
                 method: "POST",
@@ -710,7 +720,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_told_with_its_place() {
-        let check = |rule: Value, path: &str, text: &str| {
+        let check = |rule: Written, path: &str, text: &str| {
             let rule: Rule = serde_json::from_value(rule).unwrap_or_else(|error| panic!("{error}"));
             let faults = Rules::new(&rule).expect_err("is wrong");
             assert!(faults[0].path == path && faults[0].text.contains(text), "{faults:?}");
@@ -742,6 +752,25 @@ mod tests {
         let many = json!({ "or": vec![value("string", "a", "b"); 300] });
         let rule: Rule = serde_json::from_value(many).unwrap_or_default();
         assert!(Rules::new(&rule).is_err());
+    }
+
+    #[test]
+    fn a_body_is_read_by_its_content_type() {
+        let check = |content_type: &str, body: &str, expected: Option<&str>| {
+            let headers: &[(&str, &[u8])] = &[("content-type", content_type.as_bytes())];
+            let (body, url) = (body.as_bytes(), "https://x.example/a");
+            let request = ReceivedRequest { method: "POST", url, path_and_query: "/a", headers, body };
+            let found = payload(&request).and_then(|value| value.to_json());
+            assert_eq!(found.as_deref(), expected, "{content_type}");
+        };
+        check("application/vnd.x+JSON", "[1.50]", Some(r#"{"root":[1.50]}"#));
+        check("application/x-www-form-urlencoded", "a=1&a=2&b=", Some(r#"{"a":"1","b":""}"#));
+        check("text/xml", "<a b='1'><c>2</c></a>", Some(r#"{"a":{"-b":"1","c":"2"}}"#));
+        let parts = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nz\r\n--x--";
+        check("multipart/form-data; boundary=x", parts, Some(r#"{"a":"z"}"#));
+        for (content_type, body) in [("text/plain", "{}"), ("", "{}"), ("application/json", "{"), ("text/xml", "<a>")] {
+            check(content_type, body, None);
+        }
     }
 
     #[test]
@@ -791,7 +820,7 @@ mod tests {
             Err(Refusal::Rules { text: "the signature does not fit".into() }),
         );
 
-        let broken = |recipe: Value, field: &str| {
+        let broken = |recipe: Written, field: &str| {
             let recipe: Recipe = serde_json::from_value(recipe).unwrap_or_else(|error| panic!("{error}"));
             let faults = Verifier::new(&recipe, &Supplied::default()).map(|_| ()).expect_err("is wrong");
             assert_eq!(faults[0].field, field, "{faults:?}");

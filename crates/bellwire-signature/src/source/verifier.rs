@@ -163,7 +163,8 @@ impl Verifier {
             return self.prove_by_rules(rules, request, remote, now_seconds);
         }
         let url = self.url_of(request);
-        let scope = Scope { request: *request, json: request.body, url: &url, list: None, proven: b"{}" };
+        let json = request.json();
+        let scope = Scope { request: *request, json: &json, url: &url, list: None, proven: b"{}" };
         let way = self.way(&scope)?;
         let list = way.place.as_ref().map(|place| place.list(&scope)).transpose()?.flatten();
         let scope = Scope { list, ..scope };
@@ -204,7 +205,8 @@ impl Verifier {
             Verdict::Refused(text) => return Err(Refusal::Rules { text }),
         }
         let url = self.url_of(request);
-        let scope = Scope { request: *request, json: request.body, url: &url, list: None, proven: b"{}" };
+        let json = request.json();
+        let scope = Scope { request: *request, json: &json, url: &url, list: None, proven: b"{}" };
         Ok(Proof {
             dedupe_key: self.identity.dedupe_key(&scope),
             event_type: self.identity.event_type(&scope),

@@ -78,7 +78,7 @@ fn for_all() -> impl Iterator<Item = Note> {
         "a wrong or missing signature is answered with 401 and nothing else, not with 500 or 200; HMACs are compared as bytes, so upper-case hexadecimal fits",
         "signatures are checked over the raw body whatever its content type is; adnanh's signs nothing of a multipart body",
         "what a request lacks makes its condition false, wherever it stands; `or` tries all its branches, as with trigger-signature-soft-failures",
-        "rules and arguments see JSON and form bodies; of XML and multipart bodies they see the raw text only (raw-request-body)",
+        "a file in a multipart body is an object with its name and content, not left out; of a multipart name that comes several times arguments and rules see a list, not the first",
         "a body of more than 1 MiB is answered with 413 (body_bytes_max), a command is ended after an hour (timeout_ms), and the server's bounds hold for how many run at a time",
         "a command gets only the variables that are named here, and PATH; adnanh's hands its own environment on (inherit, plugins.command_environment)",
     ]
