@@ -2,6 +2,7 @@
 
 use crate::field::Faults;
 use bellwire_model::{Conflict, Dedupe, DedupeFrom, SourceAnswer};
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,6 +16,11 @@ const PLACES_MAX: usize = 8;
 const PLACE_BYTES_MAX: usize = 256;
 const WINDOW_SECONDS_MAX: u64 = 90 * 24 * 3600;
 const ANSWER_BYTES_MAX: usize = 4_096;
+/// Headers of an answer.
+const HEADERS_MAX: usize = 32;
+/// They belong to the connection.
+const CONNECTION_HEADERS: [&str; 8] =
+    ["connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 /// Senders have no more patience.
 const WAIT_MS_MAX: u32 = 30_000;
 /// The first part of paths that are the server's own.
@@ -111,11 +117,14 @@ impl DedupeWire {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[schemars(rename = "SourceAnswer")]
 pub(crate) struct AnswerWire {
-    /// 202 if absent.
-    #[schemars(range(min = 200, max = 299))]
+    /// 202 if absent. Senders take another than 2xx for a failure, though the request was accepted.
+    #[schemars(range(min = 200, max = 599))]
     status: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
     body: String,
+    /// Headers of the answer, also of an endpoint's that is passed on, unless that has them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
     /// For so many milliseconds an endpoint is waited for, whose answer (a plugin's `respond`, or a 2xx) is passed on to the sender;
     /// `status` and `body` are answered if none comes. Not at all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,23 +141,38 @@ impl Default for AnswerWire {
 impl AnswerWire {
     pub(crate) fn of(answer: &SourceAnswer) -> Self {
         let wait_ms = answer.wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(WAIT_MS_MAX));
-        AnswerWire { status: answer.status, body: answer.body.clone(), wait_ms }
+        let headers = answer.headers.iter().cloned().collect();
+        AnswerWire { status: answer.status, body: answer.body.clone(), headers, wait_ms }
     }
 
     pub(crate) fn check(self, faults: &mut Faults) -> SourceAnswer {
-        if !(200..=299).contains(&self.status) {
-            faults.add_at(&["answer", "status"], "`status` must be between 200 and 299");
+        if !(200..=599).contains(&self.status) {
+            faults.add_at(&["answer", "status"], "`status` must be between 200 and 599");
+        }
+        if self.headers.len() > HEADERS_MAX {
+            faults.add_at(&["answer", "headers"], format!("an answer has at most {HEADERS_MAX} headers of its own"));
+        }
+        for (name, value) in &self.headers {
+            let fits = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
+            if !fits || value.len() > ANSWER_BYTES_MAX {
+                let msg = format!(
+                    "{name:?} cannot be sent as a header: visible characters, at most {ANSWER_BYTES_MAX} of them"
+                );
+                faults.add_at(&["answer", "headers", name], msg);
+            } else if CONNECTION_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+                faults.add_at(&["answer", "headers", name], format!("{name} is the server's own"));
+            }
         }
         if self.body.len() > ANSWER_BYTES_MAX {
             faults.add_at(&["answer", "body"], format!("`body` must have at most {ANSWER_BYTES_MAX} bytes"));
-        } else if self.status == 204 && !self.body.is_empty() {
-            faults.add_at(&["answer", "body"], "an answer with the status 204 has no body");
+        } else if matches!(self.status, 204 | 304) && !self.body.is_empty() {
+            faults.add_at(&["answer", "body"], format!("an answer with the status {} has no body", self.status));
         }
         if self.wait_ms.is_some_and(|wait| !(1..=WAIT_MS_MAX).contains(&wait)) {
             faults.add_at(&["answer", "waitMs"], format!("`waitMs` must be between 1 and {WAIT_MS_MAX}"));
         }
         let wait = self.wait_ms.map(|wait| Duration::from_millis(u64::from(wait)));
-        SourceAnswer { status: self.status, body: self.body, wait }
+        SourceAnswer { status: self.status, body: self.body, headers: self.headers.into_iter().collect(), wait }
     }
 }
 

@@ -192,17 +192,19 @@ pub enum EventTypeFrom {
 /// What is answered to a request that was accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourceAnswer {
-    /// 2xx.
+    /// 200 to 599; senders take another than 2xx for a failure.
     pub status: u16,
     /// Text.
     pub body: String,
+    /// Sent with it, and with an endpoint's own answer unless that has them.
+    pub headers: Vec<(String, String)>,
     /// For so long an endpoint is waited for, whose own answer is passed on instead; not at all if absent.
     pub wait: Option<Duration>,
 }
 
 impl Default for SourceAnswer {
     fn default() -> Self {
-        SourceAnswer { status: 202, body: String::new(), wait: None }
+        SourceAnswer { status: 202, body: String::new(), headers: Vec::new(), wait: None }
     }
 }
 

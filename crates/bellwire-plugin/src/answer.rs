@@ -74,6 +74,8 @@ pub struct Ran {
     pub answer: Answer,
     /// What it wants sent.
     pub emitted: Vec<Emitted>,
+    /// What whoever waits is told though the run itself says nothing to them: of one that failed, for example.
+    pub told: Option<Response>,
     /// What it wrote for its owner: console, standard output and standard error.
     pub output: Bytes,
 }
@@ -81,7 +83,7 @@ pub struct Ran {
 impl Ran {
     /// Without output.
     pub(crate) fn quiet(answer: Answer) -> Ran {
-        Ran { answer, emitted: Vec::new(), output: Bytes::new() }
+        Ran { answer, emitted: Vec::new(), told: None, output: Bytes::new() }
     }
 
     /// It was not for the plugin.
@@ -103,7 +105,7 @@ impl Ran {
     pub fn response(&self) -> Option<&Response> {
         match &self.answer {
             Answer::Respond(response) => Some(response),
-            _ => None,
+            _ => self.told.as_ref(),
         }
     }
 
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     fn outcome(answer: Answer, output: &'static str) -> Outcome {
-        Ran { answer, emitted: Vec::new(), output: output.into() }.outcome(Timestamp::EPOCH, Duration::ZERO)
+        Ran { answer, emitted: Vec::new(), told: None, output: output.into() }.outcome(Timestamp::EPOCH, Duration::ZERO)
     }
 
     #[test]

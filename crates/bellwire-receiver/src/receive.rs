@@ -186,7 +186,7 @@ impl Receiver {
         match accepted {
             Accepted::New(message) => {
                 tracing::debug!(source.id = %source.id, message.id = %message.id, "a request became a message");
-                let answer = says.map_or_else(|| respond::accepted(source), respond::passed_on);
+                let answer = says.map_or_else(|| respond::accepted(source), |says| respond::passed_on(source, says));
                 Ok(Responded { answer, outcome: Outcome::Accepted, kept: None })
             }
             Accepted::Same(message) => again(source, message.as_deref(), read),

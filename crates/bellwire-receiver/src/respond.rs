@@ -89,11 +89,20 @@ pub(crate) fn accepted(source: &Source) -> Response<Body> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
+    for (name, value) in own_headers(source) {
+        answer.headers_mut().insert(name, value);
+    }
     answer
 }
 
-/// As an endpoint has it. What belongs to the connection is ours.
-pub(crate) fn passed_on(says: EndpointSays) -> Response<Body> {
+/// The headers that the source's answers have.
+fn own_headers(source: &Source) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let headers = source.answer.headers.iter();
+    headers.filter_map(|(name, value)| Some((name.parse().ok()?, HeaderValue::from_str(value).ok()?)))
+}
+
+/// As an endpoint has it, with the source's own headers. What belongs to the connection is ours.
+pub(crate) fn passed_on(source: &Source, says: EndpointSays) -> Response<Body> {
     const OURS: [&str; 8] =
         ["connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
     let looks_like_json = matches!(says.body.trim_ascii_start().first(), Some(b'{' | b'['));
@@ -103,6 +112,9 @@ pub(crate) fn passed_on(says: EndpointSays) -> Response<Body> {
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in own_headers(source) {
+        headers.insert(name, value);
+    }
     for (name, value) in says.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
             && !OURS.contains(&name.as_str())

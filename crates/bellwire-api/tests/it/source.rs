@@ -64,7 +64,7 @@ async fn every_fault_is_told_with_its_place() {
     let world = world().await;
     let body = json!({ "appId": "nobody", "preset": "github", "recipe": {}, "methods": ["POST", "BREW"], "rate": 0,
         "path": "/api/x", "bodyBytesMax": 0, "trustedProxies": ["x"], "eventType": "a b", "url": "ftp://x",
-        "answer": { "status": 302 }, "dedupe": { "by": "places" }, "uid": "src_x" });
+        "answer": { "status": 600 }, "dedupe": { "by": "places" }, "uid": "src_x" });
     let told = world.post(ALL, body).await.expect(422);
     let mut places: Vec<String> = told["detail"]
         .as_array()

@@ -1,23 +1,26 @@
 //! Command: a program is run for each message, without a shell.
 //!
-//! Its arguments and its environment are templates, each argument stays one argument whatever the event holds; the payload is on
+//! Its arguments, its environment and its files are templates, each argument stays one argument whatever the event holds; the payload is on
 //! its standard input, or in a file. It runs in a process group of its own, which is ended as a whole when the program has
 //! exited, at the deadline, and when the server stops or dies ([`warden`]). What it writes is kept with the attempt.
 //!
 //! Its exit status decides, as `sysexits.h` has it: 0 done, 75 (`EX_TEMPFAIL`) try again, 65 and 78 (`EX_DATAERR`, `EX_CONFIG`)
-//! end now, anything else try again.
+//! end now, anything else try again. With `respond`, a sender that waits is told what it wrote.
 
 mod group;
 pub mod warden;
 
-use crate::answer::{Answer, Console, Ran};
+use crate::answer::{Answer, Console, Ran, Response};
 use crate::event::{Event, Root};
 use crate::settings::{Fault, Millis};
 use crate::template::{Beside, Template};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_model::FailureClass;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
 use group::Group;
+use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,6 +37,8 @@ use tokio::time::timeout;
 use warden::Warden;
 
 const ARGUMENTS_MAX: usize = 256;
+const FILES_MAX: usize = 32;
+const ERROR_BODY_MAX: usize = 4_096;
 /// Beyond this the system refuses an argument.
 const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
 /// What the program wrote before it exited, or before its group was ended, is read for this long at most.
@@ -63,8 +68,13 @@ pub(crate) struct Command {
     /// Variables of the server's own that are handed on; the operator must allow each.
     #[serde(default)]
     inherit: Vec<String>,
+    /// Files that are there while it runs: by the variable that names them.
+    #[serde(default)]
+    files: BTreeMap<String, Content>,
     #[serde(default)]
     stdin: Stdin,
+    /// What a sender that waits is told; nothing if absent.
+    respond: Option<Respond>,
     /// Where it runs; the root folder if absent.
     working_directory: Option<PathBuf>,
     uid: Option<u32>,
@@ -76,6 +86,64 @@ pub(crate) struct Command {
     grace_ms: Millis<0, 60_000>,
     #[serde(default = "output_default")]
     output_bytes_max: usize,
+}
+
+/// What stands in a file.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    content: Template,
+    /// The content is base64, and the file has what it stands for.
+    #[serde(default)]
+    base64: bool,
+}
+
+/// What a program's run is for a sender that waits: its output.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Respond {
+    /// If it exits with 0,
+    status: u16,
+    /// and if it fails in whatever way.
+    error_status: u16,
+    /// Told instead of the output if it fails.
+    error_body: Option<String>,
+    headers: BTreeMap<String, String>,
+}
+
+impl Default for Respond {
+    fn default() -> Self {
+        Respond { status: 200, error_status: 500, error_body: None, headers: BTreeMap::new() }
+    }
+}
+
+impl Respond {
+    fn check(&self, faults: &mut Vec<Fault>) {
+        for (name, status) in [("status", self.status), ("error_status", self.error_status)] {
+            if !(200..=599).contains(&status) {
+                faults.push(Fault::new(&["respond", name], "expected a status from 200 to 599"));
+            }
+        }
+        if self.error_body.as_ref().is_some_and(|body| body.len() > ERROR_BODY_MAX) {
+            faults.push(Fault::new(&["respond", "error_body"], format!("at most {ERROR_BODY_MAX} bytes")));
+        }
+        let sendable =
+            |name: &str, value: &str| HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
+        for (name, _) in self.headers.iter().filter(|(name, value)| !sendable(name, value)) {
+            faults.push(Fault::new(&["respond", "headers", name], "it cannot be sent as a header"));
+        }
+    }
+
+    /// What is told of a run. The output of one that is done becomes the answer, and is not kept twice.
+    fn tell(&self, ran: Ran) -> Ran {
+        let headers = || self.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        if ran.answer == Answer::Ack {
+            let answer = Answer::Respond(Response { status: self.status, headers: headers(), body: ran.output });
+            return Ran { answer, output: Bytes::new(), ..ran };
+        }
+        let body = self.error_body.clone().map_or_else(|| ran.output.clone(), Bytes::from);
+        Ran { told: Some(Response { status: self.error_status, headers: headers(), body }), ..ran }
+    }
 }
 
 fn timeout_default() -> Millis<10, 3_600_000> {
@@ -129,6 +197,23 @@ impl Command {
             if digest(template) {
                 faults.push(Fault::new(&["env", name], "count and list are for notifications"));
             }
+        }
+        if self.files.len() > FILES_MAX {
+            faults.push(Fault::new(&["files"], format!("at most {FILES_MAX} files")));
+        }
+        for (name, file) in &self.files {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                faults.push(Fault::new(&["files", name], "a variable's name is not empty and has no ="));
+            }
+            if self.env.contains_key(name) {
+                faults.push(Fault::new(&["files", name], "the variable stands in `env`, too"));
+            }
+            if digest(&file.content) || file.content.names(Root::File) {
+                faults.push(Fault::new(&["files", name, "content"], "file, count and list are not to be had here"));
+            }
+        }
+        if let Some(respond) = &self.respond {
+            respond.check(faults);
         }
         for name in self.inherit.iter().filter(|name| !allowed.environment.contains_key(*name)) {
             let text =
@@ -189,22 +274,27 @@ impl Command {
         if let Err(text) = self.resolve(allowed, trusted) {
             return Ran::broken(FailureClass::Plugin, text);
         }
-        match self.start(event, allowed, warden) {
+        let ran = match self.start(event, allowed, warden) {
             Ok(started) => started.end(self).await,
             Err(Refused::Event(text)) => Ran::quiet(Answer::Fail(text)),
             Err(Refused::Here(error)) => {
                 Ran::broken(FailureClass::Plugin, format!("{} could not be started: {error}", self.program.display()))
             }
+        };
+        match &self.respond {
+            Some(respond) => respond.tell(ran),
+            None => ran,
         }
     }
 
     fn start(&self, event: &Event<'_>, allowed: &Allowed, warden: &Warden) -> Result<Started, Refused> {
         let names_file = |template: &Template| template.names(Root::File);
-        let file = match self.args.iter().chain(self.env.values()).any(names_file) {
-            true => Some(self.payload_file(event.payload())?),
-            false => None,
-        };
-        let beside = Beside { file: file.as_ref().and_then(|file| file.path().to_str()), ..Beside::default() };
+        let mut files = Vec::with_capacity(self.files.len() + 1);
+        if self.args.iter().chain(self.env.values()).any(names_file) {
+            files.push(self.file_with(event.payload())?);
+        }
+        let payload_file = files.first().and_then(|file| file.path().to_str().map(str::to_owned));
+        let beside = Beside { file: payload_file.as_deref(), ..Beside::default() };
         // `program`, not what it leads to: many programs look at the name that they are called by.
         let (mut command, opens) = warden.gate(&self.program);
         for (place, argument) in self.args.iter().enumerate() {
@@ -219,6 +309,18 @@ impl Command {
         command.envs(self.inherit.iter().filter_map(|name| allowed.environment.get_key_value(name)));
         for (name, value) in &self.env {
             command.env(name, sendable(value.render(event, beside), || format!("variable {name}"))?);
+        }
+        for (name, file) in &self.files {
+            let content = file.content.render(event, Beside::default()).into_bytes();
+            let content = match file.base64 {
+                true => BASE64_STANDARD.decode(content.trim_ascii()).map_err(|error| {
+                    Refused::Event(format!("what the file {name} is made of is no base64: {error}"))
+                })?,
+                false => content,
+            };
+            let file = self.file_with(&content)?;
+            command.env(name, file.path());
+            files.push(file);
         }
         command.current_dir(self.working_directory.as_deref().unwrap_or(Path::new("/")));
         if let Some(gid) = self.gid {
@@ -247,14 +349,14 @@ impl Command {
             stdin: pipe::Sender::from_owned_fd(stdin)?,
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            _file: file,
+            _files: files,
         })
     }
 
-    /// The payload in a file that only its reader can open; it goes when the run ends.
-    fn payload_file(&self, payload: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    /// A file with this in it that only its reader can open; it goes when the run ends.
+    fn file_with(&self, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix("bellwire-").tempfile()?;
-        file.write_all(payload)?;
+        file.write_all(content)?;
         file.flush()?;
         if self.uid.is_some() || self.gid.is_some() {
             std::os::unix::fs::fchown(&file, self.uid, self.gid)?;
@@ -300,13 +402,13 @@ struct Started {
     stdin: pipe::Sender,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
-    _file: Option<tempfile::NamedTempFile>,
+    _files: Vec<tempfile::NamedTempFile>,
 }
 
 impl Started {
     /// Waits for its end, or brings it about.
     async fn end(self, settings: &Command) -> Ran {
-        let Started { group, mut child, input, mut stdin, mut stdout, mut stderr, _file } = self;
+        let Started { group, mut child, input, mut stdin, mut stdout, mut stderr, _files } = self;
         let console = parking_lot::Mutex::new(Console::new(settings.output_bytes_max));
         let talking = async {
             let writing = async {
@@ -344,7 +446,7 @@ impl Started {
             Ok(status) => answer(status),
             Err(error) => Answer::Broken(FailureClass::Plugin, format!("the program's end was not seen: {error}")),
         };
-        Ran { answer, emitted: Vec::new(), output: console.into_inner().into_bytes() }
+        Ran { answer, emitted: Vec::new(), told: None, output: console.into_inner().into_bytes() }
     }
 }
 

@@ -73,6 +73,59 @@ fn an_event_reaches_a_program() {
 }
 
 #[test]
+fn parts_of_an_event_are_handed_on_as_files() {
+    let files = json!({
+        "ONE": { "content": "{{payload.text}}" },
+        "TWO": { "content": "{{payload.file}}", "base64": true },
+        "NONE": { "content": "{{payload.missing}}" },
+    });
+    let script = r#"cat "$ONE" "$TWO" "$NONE"; echo; echo "$ONE" "$TWO""#;
+    let settings = json!({ "program": "/bin/sh", "args": ["-c", script], "files": files });
+    let ran = run(settings.clone(), r#"{"text":"a b\n","file":"Yw0K"}"#);
+    let output = String::from_utf8(ran.output.to_vec()).expect("text");
+    let (content, paths) = output.split_once("\n\n").expect(&output);
+    assert_eq!(content.trim_end(), "a b\nc");
+    for path in paths.split_whitespace() {
+        assert!(!Path::new(path).exists(), "{path} is still there");
+    }
+    let ran = run(settings, r#"{"file":"not base64!"}"#);
+    assert!(matches!(&ran.answer, Answer::Fail(why) if why.contains("the file TWO")), "{:?}", ran.answer);
+    for (files, path) in [
+        (json!({ "A=B": { "content": "" } }), ["files", "A=B"].as_slice()),
+        (json!({ "A": { "content": "{{file}}" } }), &["files", "A", "content"]),
+        (json!({ "A": { "content": "", "mode": 7 } }), &["files", "A", "mode"]),
+    ] {
+        let faults = faults(json!({ "program": "/bin/true", "files": files }), false);
+        assert_eq!(faults.first().map(|fault| fault.path.clone()).unwrap_or_default(), path, "{faults:?}");
+    }
+}
+
+#[test]
+fn a_sender_that_waits_is_told_what_was_written() {
+    let respond = json!({ "status": 201, "headers": { "x-a": "b" } });
+    let told = |script: &str, respond: &Value| {
+        let ran = run(json!({ "program": "/bin/sh", "args": ["-c", script], "respond": respond }), "{}");
+        let response = ran.response().cloned().expect("something is told");
+        let output = ran.outcome(bellwire_model::Timestamp::EPOCH, Duration::ZERO);
+        (response.status, String::from_utf8_lossy(&response.body).into_owned(), output)
+    };
+    let (status, body, outcome) = told("echo out; echo err >&2", &respond);
+    assert!(status == 201 && body.contains("out\n") && body.contains("err\n"), "{status} {body}");
+    assert!(outcome.is_success() && outcome.body == body, "kept once: {outcome:?}");
+    let (status, body, outcome) = told("echo out; exit 3", &respond);
+    assert_eq!((status, body.as_str()), (500, "out\n"));
+    assert!(!outcome.is_success() && outcome.body.ends_with(b"out\n"), "{outcome:?}");
+    let (status, body, _) = told("echo out; exit 3", &json!({ "error_status": 503, "error_body": "no" }));
+    assert_eq!((status, body.as_str()), (503, "no"));
+    let faults =
+        faults(json!({ "program": "/bin/true", "respond": { "status": 99, "headers": { "a b": "" } } }), false);
+    assert_eq!(
+        faults.iter().map(|fault| fault.path.join(".")).collect::<Vec<_>>(),
+        ["respond.status", "respond.headers.a b"]
+    );
+}
+
+#[test]
 fn the_exit_status_decides() {
     let check = |code: u8, expected: fn(&Answer) -> bool| {
         let ran = run(shell(&format!("echo out; echo err >&2; exit {code}")), "{}");

@@ -176,7 +176,7 @@ impl Javascript {
                 (Answer::Broken(FailureClass::Timeout, text), Vec::new())
             }
         };
-        Ran { answer, emitted, output: console.into_bytes() }
+        Ran { answer, emitted, told: None, output: console.into_bytes() }
     }
 }
 

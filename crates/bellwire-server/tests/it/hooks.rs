@@ -144,6 +144,8 @@ plugin = { runs = "command", program = "./build", args = ["{{type}}", "{{payload
             == [Some("hooks.forge")])
         .then_some(())
     });
+    // The endpoint comes after its source.
+    eventually("all of the change is in force", || (program.log().matches(" as they were").count() >= 2).then_some(()));
     assert!(post(&program, "/hooks/github", &headers("push", "4"), "Hello, World!").0 < 300);
     assert_eq!(ran(folder.path(), 2).lines().count(), 2);
 }
@@ -188,4 +190,97 @@ fn hooks_of_adnanh_s_run_at_their_old_path_and_answer_as_they_did() {
     // It runs every time: it has no duplicates.
     assert_eq!(post(&program, "/hooks/redeploy", signed, body).0, 200);
     assert_eq!(ran(folder.path(), 2).lines().count(), 2);
+}
+
+#[test]
+fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    write("say.sh", "#!/bin/sh\nprintf 'said %s' \"$1\"\n");
+    write("fail.sh", "#!/bin/sh\nprintf 'no: %s' \"$1\"\nexit 3\n");
+    write("files.sh", "#!/bin/sh\ncat \"$HOOK_FILE\" \"$PLAIN\" \"$ALL\"\n");
+    let argument = json!([{ "source": "payload", "name": "a" }]);
+    let hook = |id: &str, command: &str, more: Value| {
+        let mut hook = json!({ "id": id, "execute-command": command, "pass-arguments-to-command": argument });
+        hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        hook
+    };
+    let hooks = json!([
+        hook(
+            "output",
+            "./say.sh",
+            json!({
+                "include-command-output-in-response": true,
+                "success-http-response-code": 201,
+                "response-headers": [{ "name": "X-Served-By", "value": "hooks" }],
+            })
+        ),
+        hook("failing", "./fail.sh", json!({ "include-command-output-in-response": true })),
+        hook(
+            "failing-output",
+            "./fail.sh",
+            json!({
+                "include-command-output-in-response": true,
+                "include-command-output-in-response-on-error": true,
+            })
+        ),
+        hook(
+            "elsewhere",
+            "./say.sh",
+            json!({
+                "response-message": "look there",
+                "success-http-response-code": 302,
+                "response-headers": [{ "name": "Location", "value": "/there" }],
+                "trigger-rule": { "match": { "type": "value", "value": "z", "parameter": { "source": "payload", "name": "a" } } },
+                "trigger-rule-mismatch-http-response-code": 500,
+            })
+        ),
+        hook(
+            "files",
+            "./files.sh",
+            json!({
+                "include-command-output-in-response": true,
+                "pass-file-to-command": [
+                    { "source": "payload", "name": "file", "base64decode": true },
+                    { "source": "payload", "name": "deep.text", "envname": "PLAIN" },
+                    { "source": "raw-request-body", "envname": "ALL" },
+                ],
+            })
+        ),
+    ]);
+    std::fs::write(folder.path().join("hooks.json"), hooks.to_string()).unwrap();
+    let output = run(folder.path(), &["import", "adnanh", "hooks.json", "-o", "hooks.toml"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("5 of 5 hooks taken over, 0 things to look at"), "{told}");
+
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    let ask = |id: &str, kind: &str, body: &str| {
+        let length = body.len();
+        program.raw_with_head(&format!(
+            "POST /hooks/{id} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let check = |id: &str, kind: &str, body: &str, status: u16, text: &str| {
+        let (found, head, said) = ask(id, kind, body);
+        assert_eq!((found, said.as_str()), (status, text), "{id}");
+        head
+    };
+    const JSON: &str = "application/json";
+    let head = check("output", JSON, r#"{"a":12345678901234567890.10}"#, 201, "said 12345678901234567890.10");
+    assert!(head.contains("x-served-by: hooks"), "{head}");
+    let part = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nparts\r\n--x--\r\n";
+    check("output", "multipart/form-data; boundary=x", part, 201, "said parts");
+    check("output", "application/x-www-form-urlencoded", "a=field", 201, "said field");
+    let error = "Error occurred while executing the hook's command. Please check your logs for more details.";
+    check("failing", JSON, r#"{"a":1}"#, 500, error);
+    check("failing-output", JSON, r#"{"a":1}"#, 500, "no: 1");
+    let head = check("elsewhere", JSON, r#"{"a":"z"}"#, 302, "look there");
+    assert!(head.contains("location: /there"), "{head}");
+    check("elsewhere", JSON, r#"{"a":"y"}"#, 500, "Hook rules were not satisfied.");
+    let body = r#"{"file":"b25lLA==","deep":{"text":"two,"}}"#;
+    check("files", JSON, body, 200, &format!("one,two,{body}"));
 }

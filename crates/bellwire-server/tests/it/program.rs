@@ -104,6 +104,12 @@ impl Program {
 
     /// The exact bytes of a request; answers status (0 if there was none) and body.
     pub(crate) fn raw(&self, request: &str) -> (u16, String) {
+        let (status, _, body) = self.raw_with_head(request);
+        (status, body)
+    }
+
+    /// The same with the answer's head.
+    pub(crate) fn raw_with_head(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -112,7 +118,7 @@ impl Program {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        (head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0), body.to_owned())
+        (head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0), head.to_owned(), body.to_owned())
     }
 
     /// SIGKILL.

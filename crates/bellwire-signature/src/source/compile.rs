@@ -64,8 +64,8 @@ pub(super) fn compile(recipe: &Recipe, supplied: &Supplied) -> Result<Verifier, 
 
 /// The tree of conditions with settings in their places.
 fn rules(recipe: &Recipe, settings: &BTreeMap<String, String>, faults: &mut Faults) -> Option<Rules> {
-    if recipe.unsatisfied_status.is_some_and(|status| !(200..500).contains(&status)) {
-        faults.tell("unsatisfied_status", "it must be from 200 to 499");
+    if recipe.unsatisfied_status.is_some_and(|status| !(200..600).contains(&status)) {
+        faults.tell("unsatisfied_status", "it must be from 200 to 599");
     }
     let Some(rule) = &recipe.rules else {
         if recipe.unsatisfied_status.is_some() {

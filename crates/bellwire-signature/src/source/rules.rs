@@ -828,7 +828,7 @@ mod tests {
         broken(json!({ "rules": { "and": [] }, "verify": [{ "algorithm": "none" }] }), "rules");
         broken(json!({ "rules": { "not": { "match": { "type": "x" } } } }), "rules.not.match.type");
         broken(json!({ "rules": hmac("sha1", "{setting:gone}") }), "rules");
-        broken(json!({ "rules": { "and": [] }, "unsatisfied_status": 500 }), "unsatisfied_status");
+        broken(json!({ "rules": { "and": [] }, "unsatisfied_status": 600 }), "unsatisfied_status");
         broken(json!({ "verify": [{ "algorithm": "none" }], "unsatisfied_status": 200 }), "unsatisfied_status");
     }
 }

@@ -55,6 +55,8 @@ struct StoredSettings {
     status: u16,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     body: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    headers: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     wait_us: Option<u64>,
 }
@@ -137,6 +139,7 @@ impl StoredSettings {
             url: source.url.clone(),
             status: source.answer.status,
             body: source.answer.body.clone(),
+            headers: source.answer.headers.clone(),
             wait_us: source.answer.wait.map(|wait| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
         }
     }
@@ -276,6 +279,7 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
         answer: SourceAnswer {
             status: settings.status,
             body: settings.body,
+            headers: settings.headers,
             wait: settings.wait_us.map(Duration::from_micros),
         },
         disabled: row.get(6)?,

@@ -62,7 +62,12 @@ pub(super) fn every_source() -> Vec<Source> {
         dedupe: dedupe(DedupeFrom::Places(vec!["header.x-a".into(), "body.id".into()])),
         event_type: EventTypeFrom::Fixed("git.push".into()),
         url: Some("https://hooks.example.com/git".into()),
-        answer: SourceAnswer { status: 200, body: "thanks".into(), wait: Some(Duration::from_millis(1_500)) },
+        answer: SourceAnswer {
+            status: 200,
+            body: "thanks".into(),
+            headers: vec![("x-a".into(), "b".into())],
+            wait: Some(Duration::from_millis(1_500)),
+        },
         disabled: true,
         metadata: [("team".to_owned(), "blue".to_owned())].into(),
         ..source(3, 2)

@@ -11,6 +11,12 @@ use std::path::{Path, PathBuf};
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 const TIMEOUT_MS: u64 = 3_600_000;
 const BODY_BYTES_MAX: u64 = 1 << 20;
+/// So much of a command's output is answered, the most that there is.
+const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+/// So long a sender can wait for it, the most that there is.
+const WAIT_MS: u64 = 30_000;
+/// What adnanh's tells of a command that failed.
+const FAILED: &str = "Error occurred while executing the hook's command. Please check your logs for more details.";
 
 /// The machine that the hooks ran on.
 pub(super) trait World {
@@ -147,12 +153,20 @@ impl Writer<'_> {
         if !environment.is_empty() {
             line("env", format!("{{ {} }}", environment.join(", ")));
         }
+        let files = self.files();
+        if !files.is_empty() {
+            line("files", format!("{{ {} }}", files.join(", ")));
+        }
         line("stdin", quoted("none"));
         if !hook.command_working_directory.is_empty() {
             let folder = self.plain(&hook.command_working_directory);
             line("working_directory", quoted(&self.world.folder().join(folder).to_string_lossy()));
         }
         line("timeout_ms", TIMEOUT_MS.to_string());
+        if hook.include_command_output_in_response {
+            line("output_bytes_max", OUTPUT_BYTES_MAX.to_string());
+            line("respond", self.respond());
+        }
         self.tell_the_rest();
         Some(format!(
             "# {}\n[sources.{key}]\n{text}\n[endpoints.{key}]\nfrom = {}\nretry_schedule = []\n\n[endpoints.{key}.plugin]\n{endpoint}\n",
@@ -229,14 +243,7 @@ impl Writer<'_> {
             }
             return None;
         }
-        let status = match hook.trigger_rule_mismatch_http_response_code {
-            0 => 200,
-            status @ 200..=499 => status,
-            status => {
-                self.lost(format!("requests that its rule does not let in are answered with 403, not {status}"));
-                403
-            }
-        };
+        let status = self.status(hook.trigger_rule_mismatch_http_response_code);
         if hook.trigger_rule_mismatch_http_response_code == 0 {
             self.note("requests that its rule does not let in are answered with 200, as before; 403 would be better (unsatisfied_status)");
         }
@@ -348,50 +355,82 @@ impl Writer<'_> {
             all.push(format!("{} = {}", key(&name), quoted(&value)));
         }
         for argument in &self.hook.pass_file_to_command {
-            let name = if argument.envname.is_empty() {
-                format!("HOOK_{}", argument.name.to_uppercase())
-            } else {
-                argument.envname.clone()
-            };
+            let name = file_variable(argument);
             let whole = matches!(argument.source.as_str(), "raw-request-body" | "entire-payload");
             if whole && !argument.base64decode {
                 all.push(format!("{} = \"{{{{file}}}}\"", key(&name)));
-            } else {
-                self.lost(format!(
-                    "pass-file-to-command: only the whole body can be passed as a file ({{{{file}}}}), not {} {}",
-                    argument.source, argument.name
-                ));
             }
         }
         all
     }
 
-    fn answer(&mut self) -> String {
-        let status = match self.hook.success_http_response_code {
-            0 => 200,
-            status @ 200..=299 => status,
-            status => {
-                self.lost(format!(
-                    "what is taken is answered with 200, not {status}: another answer than 2xx means that it was not"
-                ));
+    /// Files that are not the whole body as it is.
+    fn files(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        for argument in &self.hook.pass_file_to_command {
+            let whole = matches!(argument.source.as_str(), "raw-request-body" | "entire-payload");
+            if whole && !argument.base64decode {
+                continue;
+            }
+            let content = quoted(&self.template(argument));
+            let base64 = if argument.base64decode { ", base64 = true" } else { "" };
+            all.push(format!("{} = {{ content = {content}{base64} }}", key(&file_variable(argument))));
+        }
+        if !all.is_empty() {
+            self.note("pass-file-to-command: a file of what a request lacks is there and empty; what is no base64 where it should be ends the run");
+        }
+        all
+    }
+
+    /// As adnanh's writes it: 200 for what HTTP does not know.
+    fn status(&mut self, status: u16) -> u16 {
+        match (status, http::StatusCode::from_u16(status)) {
+            (0, _) => 200,
+            (200..=599, Ok(known)) if known.canonical_reason().is_some() => status,
+            _ => {
+                self.note(format!("{status} is no status that could be answered; it is 200"));
                 200
             }
+        }
+    }
+
+    /// What a sender is told that waits for the command.
+    fn respond(&mut self) -> String {
+        let status = self.status(self.hook.success_http_response_code);
+        let error = match self.hook.include_command_output_in_response_on_error {
+            true => String::new(),
+            false => format!(", error_body = {}", quoted(FAILED)),
         };
+        self.note(format!(
+            "include-command-output-in-response: the sender waits for at most {} s, then it is answered with 202 while the command goes on; the output is kept with the attempt, too",
+            WAIT_MS / 1_000
+        ));
+        format!("{{ status = {status}, error_status = 500{error} }}")
+    }
+
+    fn answer(&mut self) -> String {
         let message = self.plain(&self.hook.response_message);
-        format!("{{ status = {status}, body = {} }}", quoted(&message))
+        let headers: Vec<String> = (self.hook.response_headers.iter())
+            .map(|header| format!("{} = {}", key(&header.name), quoted(&self.plain(&header.value))))
+            .collect();
+        let headers =
+            if headers.is_empty() { String::new() } else { format!(", headers = {{ {} }}", headers.join(", ")) };
+        if self.hook.include_command_output_in_response {
+            return format!("{{ status = 202, wait_ms = {WAIT_MS}{headers} }}");
+        }
+        let status = self.status(self.hook.success_http_response_code);
+        if !(200..300).contains(&status) {
+            self.note(format!(
+                "what is taken is answered with {status}, as before; senders may take that for a failure and send again"
+            ));
+        }
+        format!("{{ status = {status}, body = {}{headers} }}", quoted(&message))
     }
 
     fn tell_the_rest(&mut self) {
         let hook = self.hook;
-        if !hook.response_headers.is_empty() {
-            let names: Vec<&str> = hook.response_headers.iter().map(|header| header.name.as_str()).collect();
-            self.lost(format!(
-                "response-headers: a source's answer has none of its own; left out: {}",
-                names.join(", ")
-            ));
-        }
-        if hook.include_command_output_in_response || hook.include_command_output_in_response_on_error {
-            self.lost("include-command-output-in-response: the answer does not wait for the command; its output is kept with the attempt");
+        if hook.include_command_output_in_response_on_error && !hook.include_command_output_in_response {
+            self.note("include-command-output-in-response-on-error has no effect alone, as before");
         }
         if !hook.parse_parameters_as_json.is_empty() {
             self.lost("parse-parameters-as-json: parameters stay the texts that they are");
@@ -406,6 +445,14 @@ impl Writer<'_> {
         if !unknown.is_empty() {
             self.note(format!("adnanh's does not know {}, nor do we", unknown.join(", ")));
         }
+    }
+}
+
+/// The variable that names a file.
+fn file_variable(argument: &Argument) -> String {
+    match argument.envname.as_str() {
+        "" => format!("HOOK_{}", argument.name.to_uppercase()),
+        name => name.to_owned(),
     }
 }
 
@@ -544,6 +591,36 @@ timeout_ms = 3600000
     }
 
     #[test]
+    fn answers_and_files_are_taken_over() {
+        let Converted { toml, notes, .. } = converted(
+            r#"[
+              { "id": "a", "execute-command": "deploy", "success-http-response-code": 302, "response-message": "gone",
+                "response-headers": [{ "name": "Location", "value": "/b" }], "trigger-rule": { "or": [] },
+                "trigger-rule-mismatch-http-response-code": 503 },
+              { "id": "b", "execute-command": "deploy", "include-command-output-in-response": true, "success-http-response-code": 299,
+                "pass-file-to-command": [
+                  { "source": "payload", "name": "file", "base64decode": true },
+                  { "source": "entire-payload", "envname": "ALL" } ] },
+              { "id": "c", "execute-command": "deploy", "include-command-output-in-response": true,
+                "include-command-output-in-response-on-error": true },
+            ]"#,
+        );
+        for line in [
+            r#"answer = { status = 302, body = "gone", headers = { Location = "/b" } }"#,
+            "recipe = { unsatisfied_status = 503, rules = { or = [] } }",
+            "answer = { status = 202, wait_ms = 30000 }",
+            r#"respond = { status = 200, error_status = 500, error_body = "Error occurred while executing the hook's command. Please check your logs for more details." }"#,
+            r#"files = { HOOK_FILE = { content = "{{payload.file}}", base64 = true } }"#,
+            r#"env = { ALL = "{{file}}" }"#,
+            "respond = { status = 200, error_status = 500 }",
+        ] {
+            assert!(toml.lines().any(|other| other == line), "{line} in {toml}");
+        }
+        assert!(notes.iter().all(|note| !note.is_lost), "{notes:?}");
+        assert!(notes.iter().any(|note| note.hook == "b" && note.text.contains("299 is no status")), "{notes:?}");
+    }
+
+    #[test]
     fn what_is_lost_is_told() {
         let check = |hook: &str, text: &str, count: usize| {
             let converted = converted(&match hook.contains("execute-command") {
@@ -555,11 +632,7 @@ timeout_ms = 3600000
             assert!(lost.iter().any(|told| told.contains(text)), "{hook}: {lost:?}");
             assert_eq!(converted.count, count, "{hook}");
         };
-        check("include-command-output-in-response: true", "does not wait for the command", 1);
-        check("response-headers: [{ name: X-A, value: b }]", "left out: X-A", 1);
-        check("success-http-response-code: 302", "not 302", 1);
         check("http-methods: [HEAD, POST]", "sources take no HEAD", 1);
-        check("pass-file-to-command: [{ source: payload, name: file, base64decode: true }]", "only the whole body", 1);
         check("parse-parameters-as-json: [{ source: payload, name: p }]", "parse-parameters-as-json", 1);
         check("pass-arguments-to-command: [{ source: context, name: x }]", "no source", 1);
         check("trigger-rule: { match: { type: valu } }", "cannot be used", 0);

@@ -35,6 +35,7 @@ pub(super) struct Hook {
 #[serde(default)]
 pub(super) struct Header {
     pub(super) name: String,
+    pub(super) value: String,
 }
 
 /// A part of the request that is handed to the command.
