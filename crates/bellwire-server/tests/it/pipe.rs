@@ -215,6 +215,64 @@ fn listen_makes_an_endpoint_of_its_own_replays_and_takes_it_away() {
     assert_eq!(endpoints["data"], json!([]), "its endpoint is gone");
 }
 
+#[test]
+fn listen_brings_a_source_s_webhooks_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    for uid in ["acme", "other"] {
+        assert_eq!(server.call("POST", "/app", json!({"name": uid, "uid": uid})).0, 201);
+        let source = json!({"uid": format!("at-{uid}"), "appId": uid, "preset": "none", "path": format!("/hooks/{uid}"), "eventType": "came"});
+        let (status, made) = server.call("POST", "/source", source);
+        assert_eq!(status, 201, "{made}");
+    }
+    let post = |path: &str, body: &str| {
+        let (status, answer) = server.raw(&format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        assert_eq!(status, 202, "{answer}");
+    };
+    let local = Receiver::answering(&[200]);
+    let listening = bellwire(folder.path())
+        .args(["listen", "--source", "at-acme", "--count", "2", "--json", "--forward", &local.url()])
+        .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it listens", || {
+        let (_, endpoints) = server.call("GET", "/app/acme/endpoint", json!(null));
+        (endpoints["data"].as_array().is_some_and(|all| all.len() == 1)).then_some(())
+    });
+    post("/hooks/other", "not for us");
+    post("/hooks/acme", "one");
+    post("/hooks/acme", "two");
+    let mut bodies = [(); 2].map(|()| String::from_utf8(local.next().body).unwrap());
+    bodies.sort();
+    assert_eq!(bodies, ["one", "two"]);
+    let output = listening.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 2, "{lines}");
+    assert!(told.iter().all(|line| line["status"] == 200 && line["eventType"] == "came"), "{lines}");
+    let (_, endpoints) = server.call("GET", "/app/acme/endpoint", json!(null));
+    assert_eq!(endpoints["data"], json!([]), "its endpoint is gone");
+
+    let unknown = bellwire(folder.path())
+        .args([
+            "listen",
+            "--source",
+            "at-nobody",
+            "--url",
+            &format!("http://{}", server.address),
+            "--token",
+            &server.token,
+        ])
+        .output()
+        .unwrap();
+    assert!(!unknown.status.success(), "{unknown:?}");
+}
+
 /// A channel that is open.
 struct Channel(tungstenite::WebSocket<TcpStream>);
 
