@@ -162,6 +162,9 @@ pub trait Backend: Send + Sync + 'static {
         wait: Duration,
     ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>>;
 
+    /// Whether messages are traced. If not, nobody's place in a trace is kept.
+    fn traces(&self) -> bool;
+
     /// An id for a request that is to be kept.
     fn request_id(&self) -> RequestId;
 

@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
 use bellwire_model::{
     Conflict, ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptRequest, Message, Received, RequestOutcome,
-    Source, Timestamp,
+    Source, Timestamp, TraceParent,
 };
 use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_signature::source::{Proof, ReceivedRequest, Refusal as Unproven};
@@ -257,6 +257,12 @@ impl Incoming<'_> {
         format!("{scheme}://{host}{path}")
     }
 
+    /// Where the sender stands in a trace, if messages are traced. Without one, a trace begins with the message.
+    fn trace_parent(&self, backend: &dyn Backend) -> Option<TraceParent> {
+        let value = self.parts.headers.get("traceparent").filter(|_| backend.traces())?;
+        TraceParent::parse(value.to_str().ok()?)
+    }
+
     fn received(&self) -> Received {
         kept::received(self.source.id, self.parts, self.own_path, self.remote, self.hops, Some(&self.ready))
     }
@@ -295,7 +301,7 @@ impl Incoming<'_> {
             payload,
             content_type,
             transformations_params: None,
-            trace: None,
+            trace: self.trace_parent(backend),
             received: Some(Arc::new(received)),
             earlier: keys.as_ref().map(|keys| keys.earlier),
             expires_at: self.now.plus(KEPT_FOR),

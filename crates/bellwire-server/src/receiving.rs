@@ -188,6 +188,10 @@ impl Backend for Receiving {
         })
     }
 
+    fn traces(&self) -> bool {
+        self.doors.core.tracer.is_some()
+    }
+
     fn request_id(&self) -> RequestId {
         let mut tail = [0; 12];
         self.doors.random(&mut tail);

@@ -156,3 +156,44 @@ fn otel_an_attempt_after_a_crash_belongs_to_the_same_trace_and_what_is_not_sampl
     let spans = String::from_utf8(collector.next().body).unwrap();
     assert!(spans.contains(TRACE) && !spans.contains(&*after[1][0]));
 }
+
+#[test]
+fn otel_a_received_request_goes_on_in_its_sender_s_trace_or_begins_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Receiver::answering(&[200]);
+    let endpoint = Receiver::answering(&[500, 200]);
+    let at = format!("http://{}", collector.address);
+    let server = Program::start(folder.path(), &[("BELLWIRE_TRACES_ENDPOINT", at.as_str())]);
+    set_up(&server, &endpoint.url());
+    let source = json!({ "uid": "any", "appId": "acme", "preset": "none", "path": "/hooks/any" });
+    assert_eq!(server.call("POST", "/source", source).0, 201);
+    let post = |headers: &str| {
+        let (status, answer) = server.raw(&format!(
+            "POST /hooks/any HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: 2\r\n\r\n{{}}"
+        ));
+        assert_eq!(status, 202, "{answer}");
+    };
+    post(&format!("traceparent: 00-{TRACE}-{SENDER}-01\r\n"));
+    let [first, second] = [(); 2].map(|()| traceparent(&endpoint.next()));
+    post("");
+    let own = traceparent(&endpoint.next());
+    assert_eq!([&first[0], &second[0]], [TRACE, TRACE]);
+    assert!(first[1] != second[1] && own[0] != TRACE);
+
+    eventually("all is recorded", || (crate::program::ledger(folder.path())["delivered"] == 2).then_some(()));
+    assert!(server.stop().success());
+    let mut spans: Vec<Value> = Vec::new();
+    while spans.len() < 5 {
+        let body: Value = serde_json::from_slice(&collector.next().body).unwrap();
+        spans.extend(body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().iter().cloned());
+    }
+    let of = |trace: &str, name: &str| {
+        spans.iter().filter(|span| span["traceId"] == trace && span["name"] == name).collect::<Vec<_>>()
+    };
+    let [accept] = of(TRACE, "accept")[..] else { panic!("one acceptance: {spans:?}") };
+    assert_eq!(accept["parentSpanId"], SENDER);
+    let attempts = of(TRACE, "attempt");
+    assert!(attempts.len() == 2 && attempts.iter().all(|span| span["parentSpanId"] == accept["spanId"]), "{spans:?}");
+    let [accept] = of(&own[0], "accept")[..] else { panic!("one acceptance: {spans:?}") };
+    assert_eq!((accept.get("parentSpanId"), of(&own[0], "attempt").len()), (None, 1));
+}
