@@ -28,11 +28,13 @@ mod pool;
 pub mod exchange;
 mod probe;
 mod reach;
+mod chain;
 mod error;
 
 use std::{sync::Arc, time::Duration};
 
 pub use crate::{
+    chain::ChainError,
     error::{SendError, Stage, TlsProblem, with_causes},
     exchange::{BodyError, Client, Request, Response, Timings},
     guard::{Forbidden, Guard},

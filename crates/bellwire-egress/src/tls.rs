@@ -25,7 +25,7 @@ use rustls_platform_verifier::Verifier;
 use sha2::{Digest, Sha256};
 
 /// A PEM text for one target has at most so many bytes, and so many certificates.
-const PEM_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const PEM_BYTES_MAX: usize = 64 * 1024;
 const CERTIFICATES_MAX: usize = 32;
 
 /// Settings for TLS to endpoints.
@@ -172,6 +172,8 @@ pub fn tls_client_config(settings: &TlsSettings) -> Result<ClientConfig, rustls:
 pub(crate) struct Base {
     provider: Arc<CryptoProvider>,
     verifier: Arc<dyn ServerCertVerifier>,
+    /// The authorities themselves, also where certificates of endpoints are not verified.
+    pub(crate) authorities: Arc<dyn ServerCertVerifier>,
     http2: bool,
     /// For targets without a profile; tickets for resumption are shared through it.
     pub(crate) config: Arc<ClientConfig>,
@@ -184,14 +186,15 @@ impl Base {
     /// If an extra root certificate does not parse.
     pub(crate) fn new(settings: &TlsSettings) -> Result<Self, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let authorities = verifier(settings, &provider)?;
         let verifier: Arc<dyn ServerCertVerifier> = if settings.verify {
-            verifier(settings, &provider)?
+            Arc::clone(&authorities)
         } else {
             Arc::new(NoVerification { provider: Arc::clone(&provider) })
         };
         let config = builder(&provider, Arc::clone(&verifier))?.with_no_client_auth();
         let http2 = settings.http2;
-        Ok(Self { config: finish(config, http2), provider, verifier, http2 })
+        Ok(Self { config: finish(config, http2), provider, verifier, authorities, http2 })
     }
 
     /// The same for a protocol other than HTTP, which is all that is offered otherwise.
@@ -295,6 +298,16 @@ fn sections(text: &str) -> Result<Vec<Section>, PemError> {
         return Err(PemError::Syntax);
     }
     Ok(sections)
+}
+
+/// The certificates of a text that others published.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let text = std::str::from_utf8(pem).map_err(|_| PemError::Syntax)?;
+    let certificate = |section| match section {
+        Section::Certificate(der) => Ok(der),
+        Section::Key(_) => Err(PemError::UnwantedKey),
+    };
+    sections(text)?.into_iter().map(certificate).collect()
 }
 
 /// A verifier that trusts the certificates of `text` and nobody else.

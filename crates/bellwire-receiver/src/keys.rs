@@ -76,7 +76,10 @@ impl FetchedKeys {
             }
             *count += 1;
         }
-        let fetched = backend.fetch(request.url.clone(), request.post.clone(), KEY_BYTES_MAX).await;
+        let fetched = match request.certificate {
+            true => backend.fetch_certificate(request.url.clone(), KEY_BYTES_MAX).await,
+            false => backend.fetch(request.url.clone(), request.post.clone(), KEY_BYTES_MAX).await,
+        };
         let now = backend.now();
         let mut inner = self.0.lock();
         if inner.keys.len() >= KEYS_MAX {

@@ -180,6 +180,10 @@ pub trait Backend: Send + Sync + 'static {
         bytes_max: usize,
     ) -> Answer<'_, Result<Bytes, String>>;
 
+    /// The same for a certificate of a sender: PEM of that certificate alone, which comes from an authority that this process trusts and is
+    /// valid now, as is everything between.
+    fn fetch_certificate(&self, url: String, bytes_max: usize) -> Answer<'_, Result<Bytes, String>>;
+
     /// Gives a source that has none yet a secret that its sender brought. Durable and in force when it answers `Ok`.
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>>;
 

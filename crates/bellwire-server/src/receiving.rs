@@ -6,10 +6,13 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request};
 use axum::routing::any;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _, EndpointAnswer};
 use bellwire_egress::{Client, Target};
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, KeptRequest, RequestId, SecretText, Source, SourceKey, SourceSecret, Timestamp};
+use bellwire_model::{
+    Endpoint, KeptRequest, RequestId, SecretText, Source, SourceKey, SourceSecret, Timestamp,
+};
 use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Receiver, Unaccepted};
 use bellwire_store::Change;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -93,6 +96,17 @@ impl Receiving {
             return Err(format!("the answer is cut short, or longer than {bytes_max} bytes"));
         }
         Ok(response.body)
+    }
+
+    async fn fetch_certificate(&self, url: String, bytes_max: usize) -> Result<Bytes, String> {
+        let text = self.fetch(url, None, bytes_max).await?;
+        let client = self.client.get().ok_or("the server is starting")?;
+        let checked = client.check_chain(&text, wall().as_seconds(), FETCH_DEADLINE).await;
+        let certificate = checked.map_err(|error| error.to_string())?;
+        // What was judged and nothing else, so that no two readers of the text can take different certificates out of it.
+        let base64 = BASE64_STANDARD.encode(&*certificate);
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        Ok(format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n")).into())
     }
 }
 
@@ -213,6 +227,10 @@ impl Backend for Receiving {
         bytes_max: usize,
     ) -> Answer<'_, Result<Bytes, String>> {
         Box::pin(Receiving::fetch(self, url, post, bytes_max))
+    }
+
+    fn fetch_certificate(&self, url: String, bytes_max: usize) -> Answer<'_, Result<Bytes, String>> {
+        Box::pin(Receiving::fetch_certificate(self, url, bytes_max))
     }
 
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {

@@ -5,6 +5,7 @@ mod program;
 mod receiver;
 mod walkthrough;
 mod receiving;
+mod published_keys;
 mod sources;
 mod shaping;
 mod plugins;

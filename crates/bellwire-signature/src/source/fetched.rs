@@ -20,6 +20,8 @@ pub struct KeyRequest {
     pub url: String,
     /// A JSON text to be posted there; without, it is a `GET`. It may hold a secret.
     pub post: Option<Zeroizing<String>>,
+    /// What is there is a certificate: it counts only if it comes from an authority that the caller trusts, which the caller verifies.
+    pub certificate: bool,
 }
 
 /// A fetched certificate chain or key set has at most so many bytes.
@@ -45,6 +47,7 @@ impl Hash for KeyRequest {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.url.hash(state);
         self.post.as_deref().hash(state);
+        self.certificate.hash(state);
     }
 }
 
@@ -131,7 +134,11 @@ mod tests {
 
     #[test]
     fn the_posted_text_does_not_print() {
-        let request = KeyRequest { url: "https://a.example/".into(), post: Some(Zeroizing::new("hunter2".into())) };
+        let request = KeyRequest {
+            url: "https://a.example/".into(),
+            post: Some(Zeroizing::new("hunter2".into())),
+            certificate: false,
+        };
         assert_eq!(format!("{request:?}"), "KeyRequest(https://a.example/, with a body)");
     }
 }

@@ -92,7 +92,7 @@ impl KeySet {
                 self.post.iter().map(|(name, value)| (name.clone(), value.replace("{kid}", kid).into())).collect();
             Zeroizing::new(serde_json::Value::from(members).to_string())
         });
-        KeyRequest { url: self.url.replace("{kid}", kid), post }
+        KeyRequest { url: self.url.replace("{kid}", kid), post, certificate: false }
     }
 
     fn read(&self, answer: &[u8], kid: &str) -> Result<PublicKey, &'static str> {

@@ -138,7 +138,8 @@ impl PublicKey {
 
     /// The first certificate of a fetched chain, if it is valid now and made out to one of `names`.
     ///
-    /// That it comes from the sender is known from where it was fetched: over TLS from a host on the recipe's list.
+    /// That it comes from an authority was verified by who fetched it, over TLS, from a host on the recipe's list
+    /// ([`KeyRequest::certificate`](super::KeyRequest)).
     pub(crate) fn from_certificates(pem: &[u8], names: &[String], now_seconds: i64) -> Result<PublicKey, String> {
         let first = Pem::iter_from_buffer(pem).next().and_then(Result::ok).filter(|pem| pem.label == "CERTIFICATE");
         let first = first.ok_or("it is no certificate in PEM")?;

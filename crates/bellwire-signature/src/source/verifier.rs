@@ -317,7 +317,7 @@ impl Way {
                     return Err(Refusal::KeyAddress { field: from.to_string() });
                 }
                 let parts = signed.render(scope, &timestamp, b"")?;
-                let request = KeyRequest { url: url.into_owned(), post: None };
+                let request = KeyRequest { url: url.into_owned(), post: None, certificate: true };
                 let Some(pem) = fetched.fetched(&request) else { return Err(Refusal::NeedsKey(request)) };
                 let key =
                     PublicKey::from_certificates(&pem, names, now_seconds).map_err(|text| Refusal::Key { text })?;
