@@ -537,10 +537,11 @@ struct SourceErrorOut {
 
 async fn state(call: Call) -> Result<Response, Error> {
     let source = find(&call)?;
-    if source.way.is_http() {
+    let state = call.api.backend().source_state(source.key);
+    // Most of those that others post to do nothing by themselves.
+    if source.way.is_http() && state.is_none() {
         return Err(Error::not_found());
     }
-    let state = call.api.backend().source_state(source.key);
     let key = source.key;
     let cursor = call.api.read(move |store| store.source_cursor(key)).await?;
     let (running, state) = (state.is_some(), state.unwrap_or_default());

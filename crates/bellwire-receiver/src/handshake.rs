@@ -9,6 +9,7 @@ use axum::body::Body;
 use bellwire_model::{RequestOutcome, Source};
 use bellwire_signature::source::{Reply, Then};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use std::time::Duration;
 
 /// A subscription's confirmation is not read further.
 const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
@@ -27,6 +28,12 @@ pub(crate) async fn answer(backend: &dyn Backend, source: &Source, reply: Reply)
                 Unaccepted::Failed(detail) => Refusal::failed(detail),
             })?;
             tracing::info!(source.id = %source.id, "the sender has brought the source's secret");
+        }
+        Some(Then::Lease(seconds)) => {
+            backend.agreed(source.key, Duration::from_secs(seconds)).await.map_err(|error| match error {
+                Unaccepted::Later { seconds, reason } => Refusal::later(seconds, reason.to_owned()),
+                Unaccepted::Failed(detail) => Refusal::failed(detail),
+            })?;
         }
     }
     let mut answer = Response::new(Body::from(reply.body));

@@ -184,6 +184,9 @@ pub trait Backend: Send + Sync + 'static {
     /// valid now, as is everything between.
     fn fetch_certificate(&self, url: String, bytes_max: usize) -> Answer<'_, Result<Bytes, String>>;
 
+    /// The sender has agreed to a subscription of a source for so long. It counts if the sender was asked; durable when it answers `Ok`.
+    fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>>;
+
     /// Gives a source that has none yet a secret that its sender brought. Durable and in force when it answers `Ok`.
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>>;
 

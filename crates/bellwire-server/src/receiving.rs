@@ -2,6 +2,7 @@
 
 use crate::clock::wall;
 use crate::doors::Doors;
+use crate::sources::websub::{self, Position};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request};
@@ -11,7 +12,7 @@ use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _, En
 use bellwire_egress::{Client, Target};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    Endpoint, KeptRequest, RequestId, SecretText, Source, SourceKey, SourceSecret, Timestamp,
+    Endpoint, KeptRequest, RequestId, SecretText, Source, SourceCursor, SourceKey, SourceSecret, Timestamp,
 };
 use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Receiver, Unaccepted};
 use bellwire_store::Change;
@@ -130,6 +131,23 @@ async fn store_secret(doors: Arc<Doors>, key: SourceKey, secret: Zeroizing<Strin
     tokio::spawn(edit).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
 }
 
+/// It is kept even if the sender hangs up.
+async fn agreed(doors: Arc<Doors>, key: SourceKey, lease: Duration) -> Result<(), Unaccepted> {
+    let work = async move {
+        let store = Arc::clone(&doors.core.store);
+        let read = tokio::task::spawn_blocking(move || store.source_cursor(key)).await;
+        let failed = |error: String| Unaccepted::Failed(format!("the store cannot be read: {error}"));
+        let kept = read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        let position = kept.and_then(|kept| serde_json::from_str::<Position>(&kept.position).ok());
+        let Some(position) = position.and_then(|position| position.agreed(lease, wall())) else { return Ok(()) };
+        let position = serde_json::to_string(&position).map_err(|error| failed(error.to_string()))?.into();
+        let moved_at = doors.core.clock.engine();
+        let change = vec![Change::PutSourceCursor(SourceCursor { source: key, position, moved_at })];
+        doors.change(change).await.map_err(unaccepted)
+    };
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
+}
+
 fn unaccepted(error: AcceptError) -> Unaccepted {
     let later = |seconds, reason| Unaccepted::Later { seconds, reason };
     match error {
@@ -233,6 +251,10 @@ impl Backend for Receiving {
         Box::pin(Receiving::fetch_certificate(self, url, bytes_max))
     }
 
+    fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>> {
+        Box::pin(agreed(Arc::clone(&self.doors), source, lease))
+    }
+
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
         Box::pin(store_secret(Arc::clone(&self.doors), source, secret))
     }
@@ -257,5 +279,9 @@ pub(crate) fn check(
         let text = format!("this server takes payloads of at most {payload_bytes_max} bytes (`server.payload_max`)");
         faults.push(bellwire_receiver::Fault { path: vec!["bodyBytesMax".to_owned()], text });
     }
+    faults.extend(websub::check(source, now).into_iter().map(|(path, text)| {
+        let path = path.into_iter().map(str::to_owned).collect();
+        bellwire_receiver::Fault { path, text }
+    }));
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }

@@ -1,7 +1,7 @@
-//! Sources that fetch their messages themselves: by a schedule, out of a table, off a queue.
+//! Sources that do something by themselves: fetch their messages, by a schedule, out of a table, off a queue; or keep up a subscription.
 //!
 //! ```text
-//! supervise → (cron | outbox | queue) → Hand::bring → intake → commit
+//! supervise → (cron | outbox | queue | websub) → Hand::bring → intake → commit
 //! ```
 //!
 //! Each shard runs those of its own applications, a task each, and follows the catalogue: a source that is created, changed, disabled
@@ -16,6 +16,7 @@ mod outbox;
 mod queue;
 mod schedule;
 mod state;
+pub(crate) mod websub;
 
 pub(crate) use check::check;
 pub(crate) use state::States;
@@ -65,7 +66,8 @@ fn wanted(doors: &Doors) -> HashMap<SourceKey, Arc<Source>> {
     let catalogue = doors.core.catalogue.read();
     let shards = doors.core.mailboxes.len();
     let here = |source: &&Arc<Source>| source.application.partition().shard(shards) == doors.shard;
-    let sources = catalogue.sources().all().filter(|source| !source.way.is_http() && !source.disabled).filter(here);
+    let works = |source: &&Arc<Source>| !source.way.is_http() || websub::subscribes(source);
+    let sources = catalogue.sources().all().filter(|source| !source.disabled).filter(works).filter(here);
     sources.map(|source| (source.key, Arc::clone(source))).collect()
 }
 
@@ -116,6 +118,7 @@ async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
         Way::Cron(cron) => cron::run(hand, cron).await,
         Way::Outbox(outbox) => outbox::run(hand, outbox).await,
         Way::Queue(text) => queue::run(hand, text).await,
+        Way::Http if websub::subscribes(hand.source()) => websub::run(hand).await,
         Way::Http => anyhow::bail!("others post to it"),
     }
 }

@@ -413,3 +413,40 @@ fn the_sender_gets_what_a_handler_responds_or_the_fallback() {
     assert_eq!((told.status, told.body.as_str()), (200, "later"));
     assert_eq!(ledger(folder.path())["accepted"], 2);
 }
+
+#[test]
+fn a_subscription_at_a_hub_is_made_and_renewed_before_its_lease_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let hub = Receiver::answering(&[202]);
+    let settings = json!({"topic": "https://a.example/feed", "hub": hub.url(), "lease_seconds": "3600"});
+    let mut source = json!({
+        "uid": "feed", "name": "feed", "appId": "acme", "preset": "websub", "secrets": [SECRET], "path": "/feeds/a", "settings": settings,
+    });
+    let (status, refused) = server.call("POST", "/source", source.clone());
+    assert_eq!((status, &refused["detail"][0]["loc"]), (422, &json!(["body", "url"])), "{refused}");
+    source["url"] = "https://hooks.example.com/feeds/a".into();
+    assert_eq!(server.call("POST", "/source", source).0, 201);
+
+    let asked = |arrival: crate::receiver::Arrival| {
+        let form = String::from_utf8(arrival.body).unwrap();
+        assert!(form.contains("hub.mode=subscribe") && form.contains("hub.lease_seconds=3600"), "{form}");
+        assert!(form.contains("hub.callback=https%3A%2F%2Fhooks.example.com%2Ffeeds%2Fa"), "{form}");
+        assert!(form.contains("hub.secret=") && form.contains("hub.topic=https%3A%2F%2Fa.example%2Ffeed"), "{form}");
+    };
+    asked(hub.next());
+    // The hub asks back, and gives less than was wanted.
+    let question = |topic: &str| {
+        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge=c-1&hub.lease_seconds=3");
+        exchange(&server, &request("GET", &format!("/feeds/a?{query}"), &[], b""))
+    };
+    assert_eq!(question("https%3A%2F%2Fb.example%2Ffeed").status, 404);
+    let answer = question("https%3A%2F%2Fa.example%2Ffeed");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "c-1"));
+    let state = || server.call("GET", "/source/feed/state", json!(null)).1;
+    assert_eq!(state()["position"]["tries"], 0, "{}", state());
+    asked(hub.next());
+    eventually("what it asked is kept", || (state()["position"]["tries"] == 1).then_some(()));
+    assert!(server.stop().success());
+}

@@ -86,6 +86,8 @@ pub enum Then {
     Fetch(String),
     /// This becomes the source's secret, which has none yet.
     StoreSecret(Zeroizing<String>),
+    /// The sender will send for so many seconds, if it was asked to. Whoever knows the callback can say so.
+    Lease(u64),
 }
 
 impl std::fmt::Debug for Then {
@@ -93,6 +95,7 @@ impl std::fmt::Debug for Then {
         match self {
             Then::Fetch(url) => write!(f, "Fetch({url})"),
             Then::StoreSecret(_) => f.write_str("StoreSecret(redacted)"),
+            Then::Lease(seconds) => write!(f, "Lease({seconds})"),
         }
     }
 }
@@ -172,7 +175,11 @@ impl Handshaker {
                 let mode = text("query:hub.mode")?;
                 let is_ours = text("query:hub.topic")? == *self.settings.get("topic")?;
                 match mode.as_str() {
-                    "subscribe" | "unsubscribe" if is_ours => echo(&text("query:hub.challenge")?),
+                    "subscribe" if is_ours => {
+                        let lease = text("query:hub.lease_seconds").and_then(|seconds| seconds.parse().ok());
+                        Some(Reply { then: lease.map(Then::Lease), ..echo(&text("query:hub.challenge")?)? })
+                    }
+                    "unsubscribe" if is_ours => echo(&text("query:hub.challenge")?),
                     "denied" if is_ours => Some(plain(200)),
                     _ => Some(plain(404)),
                 }

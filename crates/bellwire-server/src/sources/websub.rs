@@ -1,0 +1,235 @@
+//! Subscribing to a WebSub hub, and subscribing again before the lease ends: W3C WebSub §5.1 and §5.2.
+//!
+//! What is asked for and what the hub has agreed to is the source's position, durable before the hub is asked. So a restart neither forgets a
+//! lease nor asks twice for no reason. The hub's question whether we meant it is answered by the receiver, and the lease comes with it.
+
+use super::hand::Hand;
+use anyhow::{Context, bail, ensure};
+use bellwire_egress::{Request, Target};
+use bellwire_model::{Recipe, Source, Timestamp};
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::time::Duration;
+
+/// It looks at the wall clock at least so often, and whether the hub has agreed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A hub that took the request and asks nothing is asked again after this, and twice as long each time, up to
+const UNANSWERED: Duration = Duration::from_secs(60);
+const UNANSWERED_MAX: Duration = Duration::from_secs(6 * 3600);
+/// A hub's word counts for so long after it was asked.
+const AGREES_WITHIN: Duration = Duration::from_secs(3600);
+/// A lease is renewed after this part of it, and never believed to be longer than
+const RENEWED_AFTER: f64 = 2.0 / 3.0;
+const LEASE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+const DEADLINE: Duration = Duration::from_secs(30);
+/// `hub.secret` is shorter, says the specification.
+const SECRET_BYTES_MAX: usize = 199;
+
+/// A subscription that we are to keep up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Wanted {
+    hub: String,
+    topic: String,
+    callback: String,
+    lease_seconds: u64,
+}
+
+/// What was asked for, and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Position {
+    hub: String,
+    topic: String,
+    callback: String,
+    /// Unix seconds.
+    asked_at: i64,
+    /// So often, since the hub last agreed.
+    tries: u32,
+    /// Of the subscription that the hub has agreed to, Unix seconds.
+    renew_at: Option<i64>,
+    until: Option<i64>,
+}
+
+impl Position {
+    /// The hub has agreed, at `now`, for `lease`; `None` if it was not asked lately.
+    pub(crate) fn agreed(mut self, lease: Duration, now: Timestamp) -> Option<Position> {
+        let asked = Timestamp::from_seconds(self.asked_at);
+        if self.tries == 0 || now > asked.plus(AGREES_WITHIN) {
+            return None;
+        }
+        let lease = lease.clamp(Duration::from_secs(1), LEASE_MAX);
+        self.tries = 0;
+        self.renew_at = Some(now.plus(lease.mul_f64(RENEWED_AFTER)).as_seconds());
+        self.until = Some(now.plus(lease).as_seconds());
+        Some(self)
+    }
+
+    fn is_of(&self, wanted: &Wanted) -> bool {
+        self.hub == wanted.hub && self.topic == wanted.topic && self.callback == wanted.callback
+    }
+}
+
+/// Whether a source subscribes by itself.
+pub(crate) fn subscribes(source: &Source) -> bool {
+    matches!(&source.recipe, Recipe::Preset(name) if name == "websub")
+        && source.settings.get("hub").is_some_and(|hub| !hub.is_empty())
+}
+
+/// What is wrong with the settings of a source that subscribes by itself: the way to it, and what would be right.
+pub(crate) fn check(source: &Source, now: Timestamp) -> Vec<(Vec<&'static str>, String)> {
+    let mut faults = Vec::new();
+    if !subscribes(source) {
+        return faults;
+    }
+    let hub = source.settings.get("hub").map_or("", String::as_str);
+    if Target::parse(hub).is_err() {
+        faults.push((
+            vec!["settings", "hub"],
+            "`hub` is the URL of the hub, such as https://hub.example.com/".to_owned(),
+        ));
+    }
+    if source.url.is_none() {
+        let text = "`url` is needed to subscribe: the hub is given it as the callback, and posts to it";
+        faults.push((vec!["url"], text.to_owned()));
+    }
+    if lease(source).is_none() {
+        let text = format!("`lease_seconds` is between 60 and {}", LEASE_MAX.as_secs());
+        faults.push((vec!["settings", "lease_seconds"], text));
+    }
+    if source.secrets_at(now).next().is_some_and(|secret| secret.len() > SECRET_BYTES_MAX) {
+        let text = format!("a hub takes a secret of at most {SECRET_BYTES_MAX} bytes");
+        faults.push((vec!["secrets"], text));
+    }
+    faults
+}
+
+fn lease(source: &Source) -> Option<u64> {
+    let Some(text) = source.settings.get("lease_seconds") else { return Some(864_000) };
+    text.parse().ok().filter(|seconds| (60..=LEASE_MAX.as_secs()).contains(seconds))
+}
+
+/// When the hub is to be asked next.
+fn due(position: Option<&Position>, wanted: &Wanted) -> Timestamp {
+    let Some(position) = position.filter(|position| position.is_of(wanted)) else { return Timestamp::EPOCH };
+    let asked = Timestamp::from_seconds(position.asked_at);
+    match (position.tries, position.renew_at) {
+        (0, Some(renew)) => Timestamp::from_seconds(renew),
+        (0, None) => Timestamp::EPOCH,
+        (tries, _) => asked.plus((UNANSWERED * (1 << (tries - 1).min(16))).min(UNANSWERED_MAX)),
+    }
+}
+
+pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
+    let source = hand.source();
+    let wanted = Wanted {
+        hub: source.settings.get("hub").cloned().unwrap_or_default(),
+        topic: source.settings.get("topic").cloned().unwrap_or_default(),
+        callback: source.url.clone().context("`url` is needed to subscribe")?,
+        lease_seconds: lease(source).context("`lease_seconds` cannot be read")?,
+    };
+    loop {
+        let position: Option<Position> = match hand.position().await? {
+            Some(text) => serde_json::from_str(&text).context("its position cannot be read")?,
+            None => None,
+        };
+        let (now, due) = (hand.wall(), due(position.as_ref(), &wanted));
+        if due > now {
+            hand.ran(Some(due), None);
+            tokio::time::sleep(due.since(now).min(LOOK_AGAIN)).await;
+            continue;
+        }
+        let before = position.filter(|position| position.is_of(&wanted));
+        let asking = Position {
+            hub: wanted.hub.clone(),
+            topic: wanted.topic.clone(),
+            callback: wanted.callback.clone(),
+            asked_at: now.as_seconds(),
+            tries: before.as_ref().map_or(0, |before| before.tries).saturating_add(1),
+            renew_at: before.as_ref().and_then(|before| before.renew_at),
+            until: before.as_ref().and_then(|before| before.until),
+        };
+        // First: the hub may ask back before it answers.
+        hand.bring(Vec::new(), Some(serde_json::to_string(&asking)?)).await?;
+        subscribe(hand, &wanted).await?;
+        tracing::info!(source.id = %source.id, "the hub was asked for the source's subscription");
+    }
+}
+
+async fn subscribe(hand: &Hand, wanted: &Wanted) -> anyhow::Result<()> {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("hub.callback", &wanted.callback)
+        .append_pair("hub.mode", "subscribe")
+        .append_pair("hub.topic", &wanted.topic)
+        .append_pair("hub.lease_seconds", &wanted.lease_seconds.to_string());
+    if let Some(secret) = hand.source().secrets_at(hand.now()).next() {
+        form.append_pair("hub.secret", secret);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    let request = Request {
+        method: Method::POST,
+        target: Target::parse(&wanted.hub).context("the hub's URL cannot be called")?,
+        headers,
+        body: form.finish().into(),
+        deadline: DEADLINE,
+        response_body_max: 4 << 10,
+    };
+    let response = match hand.client().exchange(request).await {
+        Ok(response) => response,
+        Err(error) => bail!("the hub was not reached: {}", error.customer_text()),
+    };
+    let said = String::from_utf8_lossy(&response.body);
+    let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
+    ensure!((200..300).contains(&response.status), "the hub answered {}: {said}", response.status);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            hub: "https://hub.example/".to_owned(),
+            topic: "https://a.example/feed".to_owned(),
+            callback: "https://hooks.example/in/x".to_owned(),
+            lease_seconds: 864_000,
+        }
+    }
+
+    fn asked(at: i64, tries: u32) -> Position {
+        let Wanted { hub, topic, callback, .. } = wanted();
+        Position { hub, topic, callback, asked_at: at, tries, renew_at: None, until: None }
+    }
+
+    fn seconds(at: i64) -> Timestamp {
+        Timestamp::from_seconds(at)
+    }
+
+    #[test]
+    fn a_hub_is_asked_at_once_and_again_when_it_says_nothing_and_before_the_lease_ends() {
+        let check =
+            |position: Option<&Position>, expected: i64| assert_eq!(due(position, &wanted()), seconds(expected));
+        check(None, 0);
+        check(Some(&asked(1_000, 1)), 1_060);
+        check(Some(&asked(1_000, 3)), 1_240);
+        check(Some(&asked(1_000, 60)), 1_000 + 6 * 3600);
+        let agreed = asked(1_000, 2).agreed(Duration::from_secs(300), seconds(1_010)).expect("was asked");
+        assert_eq!((agreed.renew_at, agreed.until), (Some(1_210), Some(1_310)));
+        check(Some(&agreed), 1_210);
+        // Another topic is another subscription.
+        let other = Position { topic: "https://b.example/feed".to_owned(), ..agreed.clone() };
+        check(Some(&other), 0);
+        // Asked again, and no answer: the old lease goes on meanwhile.
+        check(Some(&Position { asked_at: 1_210, tries: 1, ..agreed }), 1_270);
+    }
+
+    #[test]
+    fn a_word_that_was_not_asked_for_moves_nothing() {
+        let agreed = asked(1_000, 1).agreed(Duration::from_secs(60), seconds(1_001)).expect("was asked");
+        assert_eq!(agreed.clone().agreed(Duration::from_secs(9_999_999), seconds(1_002)), None);
+        assert_eq!(asked(1_000, 1).agreed(Duration::from_secs(60), seconds(1_000 + 3_601)), None);
+        let long = asked(1_000, 1).agreed(Duration::MAX, seconds(1_001)).expect("was asked");
+        assert_eq!(long.until, Some(1_001 + 90 * 86_400));
+    }
+}
