@@ -148,6 +148,7 @@ impl SendError {
                 io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "the host is unreachable".into(),
                 _ => "no connection to the host".into(),
             },
+            Self::Proxy(error @ ProxyError::Unusable { .. }) => error.to_string().into(),
             Self::Proxy(_) => "the outgoing proxy gave no connection to the host".into(),
             Self::Tls { problem, .. } => problem.customer_text().into(),
             Self::Timeout { stage, limit, .. } => {

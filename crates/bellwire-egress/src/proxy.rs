@@ -87,6 +87,12 @@ pub enum ProxyError {
     /// The answer makes no sense.
     #[error("the proxy's answer is malformed")]
     Malformed,
+    /// What speaks to the host opens its own sockets, and the host is none that may be reached without the proxy.
+    #[error("{host} is reached by the proxy only, and this cannot be: the operator can name it in egress.no_proxy")]
+    Unusable {
+        /// The host.
+        host: String,
+    },
 }
 
 impl Proxy {
@@ -114,7 +120,7 @@ impl Proxy {
     }
 
     /// Whether requests for this target go by way of the proxy.
-    pub(crate) fn covers(&self, host: &Host<String>) -> bool {
+    pub fn covers(&self, host: &Host<String>) -> bool {
         !self.exceptions.iter().any(|exception| exception.matches(host))
     }
 

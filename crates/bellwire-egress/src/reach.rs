@@ -28,6 +28,7 @@ use crate::{
     connect::server_name,
     error::{SendError, Stage},
     exchange::{Client, Progress, Timings},
+    proxy::ProxyError,
     stream::Stream,
     target::{Origin, Scheme},
 };
@@ -60,8 +61,12 @@ impl Client {
     /// asks again.
     ///
     /// # Errors
-    /// [`SendError::Forbidden`] if one of them is not, [`SendError::Dns`] without any.
+    /// [`SendError::Forbidden`] if one of them is not, [`SendError::Dns`] without any, [`SendError::Proxy`] if the host is to be reached by
+    /// the operator's proxy.
     pub async fn peers(&self, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, SendError> {
+        if self.connector().proxy.as_deref().is_some_and(|proxy| proxy.covers(host)) {
+            return Err(ProxyError::Unusable { host: host.to_string() }.into());
+        }
         self.connector().addresses(&origin(host, port, false), &mut progress()).await
     }
 
@@ -197,6 +202,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_opens_its_own_socket_does_not_get_round_the_proxy() {
+        let proxy = crate::Proxy::parse("http://127.0.0.1:9", "direct.example,127.0.0.1").expect("a proxy");
+        let allowed_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+        let guard = Guard { allowed_networks, ..Guard::default() };
+        let settings = Settings { proxy: Some(proxy), guard, ..Settings::default() };
+        let client = Egress::new(settings).expect("set up").client().expect("a client");
+        let refused =
+            client.peers(&Host::parse("nats.example").expect("a host"), 4222).await.expect_err("by the proxy");
+        assert!(refused.customer_text().contains("nats.example is reached by the proxy only"), "{refused:?}");
+        let direct = Host::parse("127.0.0.1").expect("a host");
+        assert_eq!(client.peers(&direct, 4222).await.expect("excepted").len(), 1);
     }
 
     #[tokio::test]

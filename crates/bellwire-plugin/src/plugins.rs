@@ -10,7 +10,7 @@ use crate::notify::{Bursts, Mail, Notify};
 use crate::queue::Queue;
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
-use bellwire_egress::Client;
+use bellwire_egress::{Client, Proxy};
 use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, Plugin, Runs};
 use bellwire_queue::Publishers;
 use bellwire_shape::ScriptLimits;
@@ -33,6 +33,8 @@ pub struct Limits {
     pub tls: Option<Tls>,
     /// Of mail.
     pub mail: Mail,
+    /// The proxy that requests go by. What cannot go by it is refused.
+    pub proxy: Option<Proxy>,
 }
 
 impl std::fmt::Debug for Limits {
@@ -120,7 +122,7 @@ impl Shared {
             Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
             Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
             Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
-            Ok(Program::Queue(_)) => {}
+            Ok(Program::Queue(queue)) => queue.check(self.limits.proxy.as_ref(), &mut faults),
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }

@@ -7,7 +7,7 @@ use crate::answer::{Answer, Ran};
 use crate::event::{Event, Root};
 use crate::settings::{self, Fault, Millis};
 use crate::template::{Beside, Template};
-use bellwire_egress::SendError;
+use bellwire_egress::{Proxy, SendError};
 use bellwire_model::{EndpointKey, FailureClass};
 use bellwire_queue::{
     Broker, Credentials, Placed, Publication, PublishError, Publishers, Server, ServerFault, header, is_subject,
@@ -125,6 +125,17 @@ impl Queue {
             return Err(Fault::new(&[setting], text));
         }
         Ok(())
+    }
+
+    /// What is wrong beyond the shape of the settings, where requests go by `proxy`.
+    pub(crate) fn check(&self, proxy: Option<&Proxy>, faults: &mut Vec<Fault>) {
+        let host = self.server.not_by_proxy().filter(|host| proxy.is_some_and(|proxy| proxy.covers(host)));
+        if let Some(host) = host {
+            let text = format!(
+                "{host} is reached by the server's proxy only, and this queue's client cannot go by it; its operator can name it in egress.no_proxy"
+            );
+            faults.push(Fault::new(&["url"], text));
+        }
     }
 
     /// Publishes one event.

@@ -90,6 +90,14 @@ pub struct ServerFault {
 }
 
 impl Server {
+    /// The host, if what speaks to it opens its own sockets, which never go by a proxy.
+    pub fn not_by_proxy(&self) -> Option<&Host<String>> {
+        match self.broker {
+            Broker::Nats => Some(&self.host),
+            Broker::Redis => None,
+        }
+    }
+
     /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`.
     ///
     /// # Errors

@@ -76,7 +76,9 @@ pub(crate) fn plugins(config: &Config) -> anyhow::Result<Arc<bellwire_plugin::Sh
         mail: Mail::new(
             config.plugins.smtp.clone(),
             config.egress.tls.extra_roots.iter().map(|root| root.to_vec()).collect(),
-        ),
+        )
+        .beside(config.egress.proxy.clone()),
+        proxy: config.egress.proxy.clone(),
     };
     // This very program, also if its file has been replaced meanwhile.
     let own = PathBuf::from("/proc/self/exe");

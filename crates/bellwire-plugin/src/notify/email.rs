@@ -3,9 +3,8 @@
 use super::Refused;
 use crate::event::Event;
 use crate::settings::Fault;
-use crate::sql::guarded;
 use crate::template::{Beside, Template};
-use bellwire_egress::{Client, with_causes};
+use bellwire_egress::{Client, Proxy, SendError, with_causes};
 use bellwire_model::FailureClass;
 use lettre::Message;
 use lettre::address::Envelope;
@@ -14,7 +13,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{Certificate, SmtpConnection, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use serde::Deserialize;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -31,13 +30,22 @@ pub struct Mail {
     pub server: Option<Server>,
     /// Certificate authorities to trust besides the usual ones, as DER.
     pub authorities: Vec<Vec<u8>>,
+    /// The proxy that requests go by; mail cannot.
+    proxy: Option<Proxy>,
     places: Arc<Semaphore>,
 }
 
 impl Mail {
     /// By way of this server.
     pub fn new(server: Option<Server>, authorities: Vec<Vec<u8>>) -> Self {
-        Mail { server, authorities, places: Arc::new(Semaphore::new(MAILS_MAX)) }
+        Mail { server, authorities, proxy: None, places: Arc::new(Semaphore::new(MAILS_MAX)) }
+    }
+}
+
+impl Mail {
+    /// The same where requests go by this proxy: servers of endpoints that it covers are refused.
+    pub fn beside(self, proxy: Option<Proxy>) -> Self {
+        Mail { proxy, ..self }
     }
 }
 
@@ -103,6 +111,14 @@ impl Server {
         })
     }
 
+    /// As `egress` names hosts.
+    fn named(&self) -> Option<url::Host<String>> {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => Some(url::Host::Ipv6(address)),
+            Err(_) => url::Host::parse(&self.host).ok(),
+        }
+    }
+
     fn port(&self) -> u16 {
         self.port.unwrap_or(match self.security {
             Security::Tls => 465,
@@ -131,6 +147,16 @@ impl Email {
             let text = "the server's settings name no mail server (plugins.smtp); say `smtp` with host, port, security, user and password";
             faults.push(Fault::new(&["smtp"], text));
         }
+        let by_proxy = |server: &Server| {
+            let (host, proxy) = (server.named()?, mail.proxy.as_ref()?);
+            proxy.covers(&host).then_some(host)
+        };
+        if let Some(host) = self.smtp.as_ref().and_then(by_proxy) {
+            let text = format!(
+                "{host} is reached by the server's proxy only, and mail cannot go by it; its operator can name it in egress.no_proxy, or a mail server in plugins.smtp"
+            );
+            faults.push(Fault::new(&["smtp", "host"], text));
+        }
         if let Err(error) = self.from.parse::<Mailbox>() {
             faults.push(Fault::new(&["from"], format!("expected an address such as Bell <bell@example.com>: {error}")));
         }
@@ -155,13 +181,14 @@ impl Email {
         let envelope = message.envelope().clone();
         let recipients = envelope.to().len();
         // The operator's own server may be anywhere; one that an endpoint names may not.
-        let address =
-            match self.smtp {
-                None => None,
-                Some(_) => Some(guarded(client, &server.host, limit).await.map_err(|why| {
-                    later(FailureClass::Forbidden, format!("the mail server cannot be reached: {why}"))
-                })?),
-            };
+        let address = match self.smtp {
+            None => None,
+            Some(_) => Some(
+                address(client, &server, limit)
+                    .await
+                    .map_err(|(class, why)| later(class, format!("the mail server cannot be reached: {why}")))?,
+            ),
+        };
         let place = Arc::clone(&mail.places).acquire_owned().await;
         let authorities = mail.authorities.clone();
         let (sender, receiver) = oneshot::channel();
@@ -198,10 +225,28 @@ impl Email {
     }
 }
 
+/// An address of the server that the guard allows. The mail's library opens its own socket, so a server that only the operator's proxy may
+/// reach is none.
+async fn address(client: &Client, server: &Server, limit: Duration) -> Result<SocketAddr, (FailureClass, String)> {
+    let none = |why: &str| (FailureClass::Forbidden, why.to_owned());
+    let host = server.named().ok_or_else(|| none("it is no host"))?;
+    let peers = tokio::time::timeout(limit, client.peers(&host, server.port())).await;
+    let peers = peers.map_err(|_| (FailureClass::Timeout, "its name did not resolve in time".to_owned()))?;
+    let peers = peers.map_err(|error| {
+        let class = match error {
+            SendError::Proxy(_) => FailureClass::Proxy,
+            SendError::Dns { .. } => FailureClass::Dns,
+            _ => FailureClass::Forbidden,
+        };
+        (class, error.customer_text().into_owned())
+    })?;
+    peers.first().copied().ok_or_else(|| none("it has no address"))
+}
+
 /// Speaks SMTP, blocking.
 fn post(
     server: &Server,
-    address: Option<IpAddr>,
+    address: Option<SocketAddr>,
     authorities: &[Vec<u8>],
     envelope: &Envelope,
     mail: &[u8],
@@ -212,7 +257,7 @@ fn post(
         false => Refused::Later(FailureClass::Plugin, None, format!("the mail server failed: {}", with_causes(&error))),
     };
     let addresses: Vec<SocketAddr> = match address {
-        Some(address) => vec![SocketAddr::new(address, server.port())],
+        Some(address) => vec![address],
         None => (server.host.as_str(), server.port()).to_socket_addrs().map(Iterator::collect).unwrap_or_default(),
     };
     let tls = || {

@@ -16,15 +16,14 @@ use crate::answer::{Answer, Ran};
 use crate::event::{Event, Found};
 use crate::settings::{Fault, Millis};
 use crate::template::Template;
-use bellwire_egress::{Client, Target};
+use bellwire_egress::Client;
 use bellwire_model::FailureClass;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-pub use postgres::Pools;
+pub use postgres::{Pools, reach};
 pub use sqlite::Files;
 
 const STATEMENTS_MAX: usize = 20;
@@ -233,17 +232,6 @@ impl Sql {
 fn said(changed: &[u64]) -> String {
     let rows = |count: &u64| if *count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
     changed.iter().map(rows).collect::<Vec<_>>().join(", ")
-}
-
-/// An address of the host that the guard allows, whatever the port: those of databases and mail are not for HTTP and denied there.
-///
-/// # Errors
-/// Why there is none, for whoever named the host.
-pub async fn guarded(client: &Client, host: &str, deadline: Duration) -> Result<std::net::IpAddr, String> {
-    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
-    let target = Target::parse(&format!("http://{host}/")).map_err(|_| "it is no host".to_owned())?;
-    let addresses = client.addresses(&target, deadline).await.map_err(|error| error.customer_text().into_owned())?;
-    addresses.first().copied().ok_or_else(|| "it has no address".to_owned())
 }
 
 #[cfg(test)]

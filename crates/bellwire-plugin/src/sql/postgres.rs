@@ -2,17 +2,20 @@
 
 use super::tls::Tls;
 use super::{Bound, Failed, Value};
-use bellwire_egress::{Client as Egress, with_causes};
+use bellwire_egress::{Client as Egress, Reached, with_causes};
 use bytes::BytesMut;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::future::Future;
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Error, NoTls};
 
@@ -102,13 +105,9 @@ impl Pools {
         let mut config: Config = dsn.parse().map_err(|_| "the DSN cannot be read".to_owned())?;
         let left = deadline.saturating_duration_since(Instant::now());
         config.connect_timeout(left.min(Duration::from_secs(10))).application_name("bellwire");
-        if let Some(guard) = guard {
-            let host = match config.get_hosts() {
-                [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => host.clone(),
-                _ => return Err("the DSN must name one host, and no file or address beside it".to_owned()),
-            };
-            let address = super::guarded(guard, &host, left).await;
-            config.hostaddr(address.map_err(|error| format!("the database cannot be reached: {error}"))?);
+        if let Some(egress) = guard {
+            let (stream, host) = reach(egress, &config, left).await?;
+            return within(left, self.connect_over(&config, stream, &host)).await;
         }
         let connecting = async {
             // The connection's own task ends with the client.
@@ -128,6 +127,53 @@ impl Pools {
         };
         connecting.await.map_err(|error| format!("the database cannot be reached: {}", with_causes(&error)))
     }
+
+    async fn connect_over(&self, config: &Config, stream: Reached, host: &str) -> Result<Client, String> {
+        let failed = |error: &dyn StdError| format!("the database cannot be reached: {}", with_causes(error));
+        // The connection's own task ends with the client.
+        match &self.tls {
+            Some(tls) => {
+                let tls = MakeTlsConnect::<Reached>::make_tls_connect(&mut tls.clone(), host);
+                let tls = tls.map_err(|error| failed(&error))?;
+                let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| failed(&error))?;
+                tokio::spawn(async move { drop(connection.await) });
+                Ok(client)
+            }
+            None => {
+                let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| failed(&error))?;
+                tokio::spawn(async move { drop(connection.await) });
+                Ok(client)
+            }
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| "the database cannot be reached: it did not answer in time".to_owned();
+    tokio::time::timeout(limit, work).await.map_err(late)?
+}
+
+/// A stream to the one host that a DSN names, and the host: at an address that the guard allows, or by way of the operator's proxy.
+///
+/// # Errors
+/// Why there is none, for whoever wrote the DSN.
+pub async fn reach(egress: &Egress, config: &Config, limit: Duration) -> Result<(Reached, String), String> {
+    const PORT: u16 = 5432;
+    let host = match config.get_hosts() {
+        [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => host.clone(),
+        _ => return Err("the DSN must name one host, and no file or address beside it".to_owned()),
+    };
+    if config.get_target_session_attrs() != TargetSessionAttrs::Any {
+        return Err("the DSN must not ask for target_session_attrs: it names one host".to_owned());
+    }
+    let named = match host.parse::<Ipv6Addr>() {
+        Ok(address) => url::Host::Ipv6(address),
+        Err(_) => url::Host::parse(&host).map_err(|_| "the DSN's host is none".to_owned())?,
+    };
+    let port = config.get_ports().first().copied().unwrap_or(PORT);
+    let reached = egress.reach(&named, port, false, limit).await;
+    let reached = reached.map_err(|error| format!("the database cannot be reached: {}", error.customer_text()))?;
+    Ok((reached, host))
 }
 
 async fn transact(client: &mut Client, statements: &[Bound], left: Duration) -> Result<Vec<u64>, Error> {

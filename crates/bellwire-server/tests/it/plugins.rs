@@ -275,7 +275,8 @@ fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
     std::fs::write(file, "function handle(").unwrap();
     let (added, text) = plugin(&url, &["add", file]);
     assert!(!added && text.contains("SyntaxError"), "{text}");
-    std::fs::write(file, "export const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }").unwrap();
+    std::fs::write(file, "export const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }")
+        .unwrap();
     assert!(plugin(&url, &["add", file]).0);
     assert_eq!(said(&server, 1), "two");
     let (rolled_back, text) = plugin(&url, &["rollback", "deploy"]);
@@ -299,5 +300,78 @@ fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
         assert_eq!(said(&server, 1), "one");
         assert_eq!(server.call("DELETE", "/app/acme/endpoint/deploy", json!(null)).0, 204);
         assert!(run(place, &["plugin", "--url", &url, "remove", "deploy"]).status.success());
+    }
+}
+
+#[test]
+fn a_plugin_is_given_what_its_endpoint_makes_of_the_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["shaped"]);
+    let script = "export const handle = event => [event.payload, event.contentType]";
+    install(&server, "shaped", json!({"runs": "javascript", "script": script}));
+    let code = "function handler(webhook) {\n  if (webhook.payload.skip) webhook.cancel = true\n  if (webhook.payload.away) webhook.url = 'https://example.com/'\n  \
+                webhook.payload = { doubled: webhook.payload.n * 2 }\n  return webhook\n}";
+    let path = "/app/acme/endpoint/shaped/transformation";
+    assert_eq!(server.call("PATCH", path, json!({"code": code, "enabled": true})).0, 204);
+    let response = |payload: Value, count: usize| {
+        let all = attempts(&server, &send(&server, "shaped", payload), count);
+        all[0]["response"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(response(json!({"n": 21}), 1), r#"[{"doubled":42},"application/json"]"#);
+    assert_eq!(response(json!({"skip": true}), 1), "the endpoint's transformation cancelled this message");
+    // Tried again by the schedule, like everything that a script gets wrong.
+    assert!(response(json!({"away": true}), 4).contains("gave a URL, which means nothing"));
+    assert_eq!(server.call("PATCH", "/app/acme/endpoint/shaped", json!({"format": "xml"})).0, 200);
+    let written = response(json!({"n": 1}), 1);
+    assert!(written.contains("<doubled>2</doubled>") && written.contains("application/xml"), "{written}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_an_endpoint_names_is_reached_by_the_proxy_or_refused() {
+    use std::io::{BufRead, BufReader};
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let (sender, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in proxy.incoming().map_while(Result::ok) {
+            let mut line = String::new();
+            let _ = BufReader::new(stream).read_line(&mut line);
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let environment = [("BELLWIRE_EGRESS_PROXY", url.as_str()), ("BELLWIRE_EGRESS_NO_PROXY", "direct.example")];
+    let server = Program::start(folder.path(), &environment);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let create = |plugin: Value| server.call("POST", "/app/acme/endpoint", json!({"kind": "plugin", "plugin": plugin}));
+    let mail = |host: &str| json!({"runs": "notify", "via": "email", "from": "bell@a.example", "to": ["b@a.example"], "subject": "s", "text": "t", "smtp": {"host": host}});
+    let refused = |(status, body): (u16, Value), place: &[&str]| {
+        let loc: Vec<&str> = ["body", "plugin"].iter().chain(place).copied().collect();
+        assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(loc)), "{body}");
+        assert!(body["detail"][0]["msg"].as_str().unwrap().contains("egress.no_proxy"), "{body}");
+    };
+    refused(create(mail("mail.example")), &["smtp", "host"]);
+    assert_eq!(create(mail("direct.example")).0, 201);
+    if cfg!(feature = "nats") {
+        let nats = |url: &str| json!({"runs": "queue", "broker": "nats", "url": url, "subject": "a"});
+        refused(create(nats("nats://queue.example")), &["url"]);
+        assert_eq!(create(nats("nats://direct.example")).0, 201);
+    }
+    event_types(&server, &["sql", "redis"]);
+    let sql = json!({"runs": "sql", "dsn": "postgres://u:p@db.example/x", "statements": ["SELECT 1"]});
+    install(&server, "sql", sql);
+    send(&server, "sql", json!({}));
+    let heard = || asked.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+    assert!(heard().starts_with("CONNECT db.example:5432 "));
+    if cfg!(feature = "redis") {
+        let redis = json!({"runs": "queue", "broker": "redis", "url": "redis://cache.example", "stream": "a"});
+        install(&server, "redis", redis);
+        send(&server, "redis", json!({}));
+        // The database's attempts go on meanwhile.
+        assert!((0..20).any(|_| heard().starts_with("CONNECT cache.example:6379 ")));
     }
 }

@@ -8,7 +8,7 @@ use super::super::hand::PAGE_MAX;
 use super::gaps::{GAPS_MAX, Snapshot};
 use super::{Gaps, Page, Payload, Row, cut, quoted};
 use anyhow::{Context, bail};
-use bellwire_egress::Client as Egress;
+use bellwire_egress::{Client as Egress, Reached};
 use bellwire_model::{Outbox, Then, Timestamp};
 use bellwire_plugin::sql::{self, tls::Tls};
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio_postgres::config::Host;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -172,22 +172,29 @@ async fn connect(dsn: &str, guard: Option<&Egress>, tls: Option<Tls>, woken: &Ar
     // What is wrong with it is not repeated: it may hold a password.
     let mut config: Config = dsn.parse().map_err(|_| anyhow::anyhow!("the DSN cannot be read"))?;
     config.connect_timeout(CONNECT_WAIT).application_name("bellwire");
-    if let Some(guard) = guard {
-        let host = match config.get_hosts() {
-            [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => host.clone(),
-            _ => bail!("the DSN must name one host, and no file or address beside it"),
-        };
-        let address = sql::guarded(guard, &host, CONNECT_WAIT).await;
-        config.hostaddr(address.map_err(|error| anyhow::anyhow!("the database cannot be reached: {error}"))?);
-    }
+    let reached = match guard {
+        Some(egress) => Some(sql::reach(egress, &config, CONNECT_WAIT).await.map_err(anyhow::Error::msg)?),
+        None => None,
+    };
     let connecting = async {
-        anyhow::Ok(match tls {
-            Some(tls) => {
+        anyhow::Ok(match (reached, tls) {
+            (Some((stream, host)), Some(mut tls)) => {
+                let tls = MakeTlsConnect::<Reached>::make_tls_connect(&mut tls, &host)?;
+                let (client, connection) = config.connect_raw(stream, tls).await?;
+                tokio::spawn(drive(connection, Arc::clone(woken)));
+                client
+            }
+            (Some((stream, _)), None) => {
+                let (client, connection) = config.connect_raw(stream, NoTls).await?;
+                tokio::spawn(drive(connection, Arc::clone(woken)));
+                client
+            }
+            (None, Some(tls)) => {
                 let (client, connection) = config.connect(tls).await?;
                 tokio::spawn(drive(connection, Arc::clone(woken)));
                 client
             }
-            None => {
+            (None, None) => {
                 let (client, connection) = config.connect(NoTls).await?;
                 tokio::spawn(drive(connection, Arc::clone(woken)));
                 client
