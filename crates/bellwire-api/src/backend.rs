@@ -4,7 +4,8 @@
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    Endpoint, EndpointKey, Message, Module, Permissions, Plugin, Runs, Sequence, Source, SourceKey, Timestamp,
+    Endpoint, EndpointKey, Message, Module, OrganisationId, Permissions, Plugin, Runs, Sequence, Source, SourceKey,
+    Timestamp,
 };
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
@@ -237,12 +238,17 @@ pub trait Backend: Send + Sync + 'static {
     /// What is wrong with the first one that is: a verb and the rest of a clause. Repeats nothing of the text.
     fn check_tls(&self, identity: Option<&str>, authorities: Option<&str>) -> Result<(), String>;
 
-    /// Whether a plugin can be run with these settings, a JSON object.
+    /// Whether a plugin can be run with these settings, a JSON object, for this organisation.
     ///
     /// # Errors
     /// All that is wrong with them.
-    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
-        let _ = settings;
+    fn check_plugin(
+        &self,
+        organisation: &OrganisationId,
+        runs: Runs,
+        settings: &serde_json::Value,
+    ) -> Result<(), Vec<PluginFault>> {
+        let _ = (organisation, settings);
         let text = format!("this server runs no plugins of the kind {}", runs.name());
         Err(vec![PluginFault { path: vec!["runs".to_owned()], text }])
     }
@@ -254,14 +260,20 @@ pub trait Backend: Send + Sync + 'static {
     /// All that is wrong.
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>>;
 
-    /// The installed modules, by name.
-    fn modules(&self) -> Vec<Arc<Module>> {
+    /// The modules that are installed for an organisation, by name.
+    fn modules(&self, organisation: &OrganisationId) -> Vec<Arc<Module>> {
+        let _ = organisation;
         Vec::new()
     }
 
-    /// Changes an installed module; kept when it answers. `None`: it is removed.
-    fn edit_module(&self, name: String, edit: ModuleEdit) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
-        let _ = (name, edit);
+    /// Changes an installed module of an organisation; kept when it answers. `None`: it is removed.
+    fn edit_module(
+        &self,
+        organisation: &OrganisationId,
+        name: String,
+        edit: ModuleEdit,
+    ) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
+        let _ = (organisation, name, edit);
         Box::pin(async { Err(ModuleRefusal::Refused("this server keeps no modules".to_owned())) })
     }
 

@@ -151,7 +151,7 @@ impl KindIn {
             },
             KindWire::Plugin => match (self.plugin, before) {
                 (None, Kind::Plugin(plugin)) => Kind::Plugin(plugin.clone()),
-                (plugin, _) => check_plugin(faults, api, plugin, before),
+                (plugin, _) => check_plugin(faults, api, principal, plugin, before),
             },
         };
         if principal.application().is_some() && matches!(kind, Kind::Plugin(_)) && kind != *before {
@@ -183,7 +183,13 @@ fn check_address(faults: &mut Faults, api: &Api, kind: &Kind, url: Option<String
     }
 }
 
-pub(crate) fn check_plugin(faults: &mut Faults, api: &Api, given: Option<PluginIn>, before: &Kind) -> Kind {
+pub(crate) fn check_plugin(
+    faults: &mut Faults,
+    api: &Api,
+    principal: &Principal,
+    given: Option<PluginIn>,
+    before: &Kind,
+) -> Kind {
     let Some(PluginIn { runs, settings }) = faults.required("plugin", given) else { return Kind::Push };
     let names = || Runs::ALL.map(Runs::name).join(", ");
     let Some(runs) = runs else {
@@ -205,7 +211,7 @@ pub(crate) fn check_plugin(faults: &mut Faults, api: &Api, given: Option<PluginI
         faults.add("plugin", format!("`plugin` must have at most {SETTINGS_MAX} bytes as JSON"));
         return Kind::Push;
     }
-    if let Err(found) = api.backend().check_plugin(runs, &settings) {
+    if let Err(found) = api.backend().check_plugin(principal.organisation(), runs, &settings) {
         for fault in found {
             let path: Vec<&str> = std::iter::once("plugin").chain(fault.path.iter().map(String::as_str)).collect();
             faults.add_at(&path, fault.text);

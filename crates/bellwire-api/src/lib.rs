@@ -81,6 +81,7 @@ pub use idempotency::event_key;
 pub use jwt_key::{JwtAlgorithm, JwtKeyError, check_jwt_key};
 pub use openapi::document as openapi_document;
 pub use payload::PayloadSchema;
+pub use plugin::runs_module;
 pub use rate::RateLimit;
 
 use axum::Router;

@@ -1,6 +1,7 @@
 //! Modules of code that endpoints of the kind `plugin` run by name, and trying a plugin out on a message that is kept.
 //!
-//! Modules are the whole server's: whoever has an organisation's token can change them.
+//! Modules are their organisation's: nobody else sees, runs or changes them. It takes a token of the organisation itself, never of one of
+//! its applications.
 
 use crate::backend::{ModuleEdit, ModuleRefusal, Tried};
 use crate::call::Call;
@@ -24,7 +25,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     let one = "/api/v1/plugin/{plugin_name}";
     vec![
         Operation::new(Method::GET, all, Access::Organisation, list)
-            .described("v1.plugin.list", TAG, "List the installed modules with their versions.")
+            .described("v1.plugin.list", TAG, "List the organisation's installed modules with their versions.")
             .answers::<ModulesOut>(200),
         Operation::editing(Method::POST, all, Access::Organisation, add)
             .described(
@@ -61,7 +62,8 @@ struct ModuleIn {
     /// What endpoints know it by.
     #[schemars(required, length(min = 1, max = 64), regex(pattern = "^[a-z0-9_-]+$"))]
     name: Option<String>,
-    /// JavaScript that defines `handle`; lines such as `// @permission fetch api.example.com` say what it wants.
+    /// JavaScript that defines `handle`; lines such as `// @permission fetch api.example.com` say what it wants: `fetch`, `environment`,
+    /// `respond`, `emit`.
     #[schemars(required, length(max = 1_048_576))]
     code: Option<String>,
 }
@@ -73,6 +75,10 @@ struct GrantIn {
     fetch: BTreeSet<String>,
     /// Variables of the server's environment, among `plugins.command_environment`.
     environment: BTreeSet<String>,
+    /// To answer whoever sent the message and waits.
+    respond: bool,
+    /// To send messages on behalf of the endpoint's application.
+    emit: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -124,6 +130,8 @@ struct VersionOut {
 struct PermissionsOut {
     fetch: BTreeSet<String>,
     environment: BTreeSet<String>,
+    respond: bool,
+    emit: bool,
 }
 
 /// What a plugin did with a message.
@@ -151,8 +159,8 @@ struct EmittedOut {
 
 impl From<&Permissions> for PermissionsOut {
     fn from(permissions: &Permissions) -> Self {
-        let Permissions { fetch, environment } = permissions.clone();
-        PermissionsOut { fetch, environment }
+        let Permissions { fetch, environment, respond, emit } = permissions.clone();
+        PermissionsOut { fetch, environment, respond, emit }
     }
 }
 
@@ -175,12 +183,13 @@ impl ModuleOut {
 }
 
 async fn list(call: Call) -> Result<Response, Error> {
-    let data = call.api.backend().modules().iter().map(|module| ModuleOut::of(module)).collect();
+    let modules = call.api.backend().modules(call.principal.organisation());
+    let data = modules.iter().map(|module| ModuleOut::of(module)).collect();
     Ok(error::json(StatusCode::OK, &ModulesOut { data }))
 }
 
 async fn edit(call: &Call, name: String, edit: ModuleEdit, place: &str) -> Result<Response, Error> {
-    match call.api.backend().edit_module(name, edit).await {
+    match call.api.backend().edit_module(call.principal.organisation(), name, edit).await {
         Ok(Some(module)) => Ok(error::json(StatusCode::OK, &ModuleOut::of(&module))),
         Ok(None) => Ok(error::bytes(StatusCode::NO_CONTENT, "")),
         Err(ModuleRefusal::Missing) => Err(Error::not_found()),
@@ -201,8 +210,8 @@ async fn add(mut call: Call) -> Result<Response, Error> {
 }
 
 async fn grant(mut call: Call) -> Result<Response, Error> {
-    let GrantIn { fetch, environment } = call.json_or_nothing().await?.parse()?;
-    let more = Some(Permissions { fetch, environment }).filter(|more| *more != Permissions::default());
+    let GrantIn { fetch, environment, respond, emit } = call.json_or_nothing().await?.parse()?;
+    let more = Some(Permissions { fetch, environment, respond, emit }).filter(|more| *more != Permissions::default());
     let name = call.param("plugin_name").to_owned();
     edit(&call, name, ModuleEdit::Grant(more), "fetch").await
 }
@@ -221,7 +230,8 @@ async fn remove(call: Call) -> Result<Response, Error> {
     let name = call.param("plugin_name").to_owned();
     let user = {
         let catalogue = call.api.backend().catalogue().read();
-        catalogue.endpoints().find(|endpoint| runs_module(&endpoint.kind, &name)).map(Arc::clone)
+        let mut own = catalogue.applications_of(call.principal.organisation()).flat_map(|entry| &entry.endpoints);
+        own.find(|endpoint| runs_module(&endpoint.kind, &name)).map(Arc::clone)
     };
     if let Some(user) = user {
         return Err(Error::invalid(&["path", "plugin_name"], format!("the endpoint {} runs it", user.id)));
@@ -229,7 +239,8 @@ async fn remove(call: Call) -> Result<Response, Error> {
     edit(&call, name, ModuleEdit::Remove, "name").await
 }
 
-fn runs_module(kind: &Kind, name: &str) -> bool {
+/// Whether an endpoint of this kind runs the module of this name.
+pub fn runs_module(kind: &Kind, name: &str) -> bool {
     let Kind::Plugin(plugin) = kind else { return false };
     let settings: serde_json::Value = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
     settings["module"] == name
@@ -239,7 +250,7 @@ async fn test(mut call: Call) -> Result<Response, Error> {
     let application = call.application()?;
     let input: TestIn = call.json().await?.parse()?;
     let mut faults = Faults::new();
-    let kind = crate::endpoint_kind::check_plugin(&mut faults, &call.api, input.plugin, &Kind::Push);
+    let kind = crate::endpoint_kind::check_plugin(&mut faults, &call.api, &call.principal, input.plugin, &Kind::Push);
     faults.end()?;
     let message = call.message(&application, true).await?;
     if message.payload.is_none() {

@@ -21,10 +21,14 @@ pub struct Permissions {
     pub fetch: BTreeSet<String>,
     /// Variables of the server's environment.
     pub environment: BTreeSet<String>,
+    /// To answer whoever sent the message and waits.
+    pub respond: bool,
+    /// To send messages on behalf of the application.
+    pub emit: bool,
 }
 
 impl Permissions {
-    /// What a text says that it wants: lines such as `// @permission fetch api.example.com`.
+    /// What a text says that it wants: lines such as `// @permission fetch api.example.com` or `// @permission respond`.
     ///
     /// # Errors
     /// What is wrong with a line, with its number.
@@ -33,14 +37,22 @@ impl Permissions {
         for (number, line) in code.lines().enumerate() {
             let Some(rest) = line.trim_start().strip_prefix(MARK) else { continue };
             let mut words = rest.split_whitespace();
-            let all = match words.next() {
-                Some("fetch") => &mut wanted.fetch,
-                Some("environment") => &mut wanted.environment,
+            let (what, more) = (words.next(), words.clone().next().is_some());
+            let all = match (what, more) {
+                (Some("fetch"), true) => &mut wanted.fetch,
+                (Some("environment"), true) => &mut wanted.environment,
+                (Some("respond"), false) => {
+                    wanted.respond = true;
+                    continue;
+                }
+                (Some("emit"), false) => {
+                    wanted.emit = true;
+                    continue;
+                }
                 _ => {
-                    return Err(format!(
-                        "line {}: expected `{MARK}fetch HOST…` or `{MARK}environment NAME…`",
-                        number + 1
-                    ));
+                    let forms = ["fetch HOST…", "environment NAME…", "respond", "emit"];
+                    let forms = forms.map(|form| format!("`{MARK}{form}`")).join(", ");
+                    return Err(format!("line {}: expected one of {forms}", number + 1));
                 }
             };
             all.extend(words.map(str::to_owned));
@@ -53,7 +65,10 @@ impl Permissions {
 
     /// Everything in `wanted` is here.
     pub fn cover(&self, wanted: &Permissions) -> bool {
-        self.fetch.is_superset(&wanted.fetch) && self.environment.is_superset(&wanted.environment)
+        self.fetch.is_superset(&wanted.fetch)
+            && self.environment.is_superset(&wanted.environment)
+            && (self.respond || !wanted.respond)
+            && (self.emit || !wanted.emit)
     }
 }
 
@@ -143,6 +158,8 @@ impl Module {
     pub fn grant(&mut self, more: Permissions) {
         self.granted.fetch.extend(more.fetch);
         self.granted.environment.extend(more.environment);
+        self.granted.respond |= more.respond;
+        self.granted.emit |= more.emit;
         self.take_up();
     }
 
@@ -192,7 +209,12 @@ mod tests {
         let wanted = wanted.expect("declares");
         assert_eq!(wanted.fetch.into_iter().collect::<Vec<_>>(), ["a.example", "b.example"]);
         assert_eq!(wanted.environment.into_iter().collect::<Vec<_>>(), ["REGION"]);
-        assert!(Permissions::declared("x\n// @permission files /").is_err_and(|why| why.starts_with("line 2")));
+        for wrong in ["x\n// @permission files /", "x\n// @permission fetch", "x\n// @permission respond always"] {
+            assert!(Permissions::declared(wrong).is_err_and(|why| why.starts_with("line 2")), "{wrong}");
+        }
+        let both = Permissions::declared("// @permission respond\n// @permission emit").expect("declares");
+        assert_eq!(both, Permissions { respond: true, emit: true, ..Permissions::default() });
+        assert!(both.cover(&Permissions::default()) && !Permissions::default().cover(&both));
     }
 
     #[test]

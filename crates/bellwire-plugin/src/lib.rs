@@ -22,10 +22,12 @@ pub mod sql;
 pub mod notify;
 mod queue;
 mod modules;
+mod installed;
 mod plugins;
 
 pub use answer::{Answer, Emitted, Ran, Response};
 pub use event::Event;
+pub use installed::Installed;
 pub use modules::{ModuleError, Modules};
 pub use plugins::{Limits, Plugins, Shared};
 pub use settings::Fault;

@@ -1,4 +1,4 @@
-//! Installed modules, kept in a folder: each text in a file named by its digest, and one index, replaced as a whole.
+//! Installed modules of one organisation, kept in a folder: each text in a file named by its digest, and one index, replaced as a whole.
 //!
 //! An edit is on the disk before it has an effect, and has it for all shards at once: a run that has begun goes on with the text
 //! that it began with, the next one takes the new. What is damaged on the disk is not run.
@@ -53,6 +53,10 @@ struct ModuleRow {
     active: Option<u32>,
     granted_fetch: BTreeSet<String>,
     granted_environment: BTreeSet<String>,
+    #[serde(default)]
+    granted_respond: bool,
+    #[serde(default)]
+    granted_emit: bool,
     versions: Vec<VersionRow>,
 }
 
@@ -81,6 +85,11 @@ impl Modules {
         });
         let all = modules.collect::<Result<_, ModuleError>>()?;
         Ok(Modules { folder: Some(folder), all: RwLock::new(all), editing: Mutex::default() })
+    }
+
+    /// None so far; the folder is made with the first one.
+    pub(crate) fn none_yet(folder: PathBuf) -> Modules {
+        Modules { folder: Some(folder), ..Modules::default() }
     }
 
     /// By name.
@@ -170,6 +179,22 @@ impl Modules {
         self.put(module)
     }
 
+    /// Takes a module over as it is, if there is none of its name.
+    ///
+    /// # Errors
+    /// [`ModuleError::Folder`].
+    pub(crate) fn take_over(&self, module: &Module) -> Result<(), ModuleError> {
+        let _editing = self.editing.lock();
+        if self.get(&module.name).is_some() {
+            return Ok(());
+        }
+        let folder = self.folder()?;
+        for version in &module.versions {
+            write_whole(&folder.join(file_name(&version.digest)), version.code.as_bytes())?;
+        }
+        self.put(module.clone()).map(drop)
+    }
+
     /// The disk first.
     fn put(&self, module: Module) -> Result<Arc<Module>, ModuleError> {
         let module = Arc::new(module);
@@ -218,6 +243,8 @@ impl ModuleRow {
             active: module.active,
             granted_fetch: module.granted.fetch.clone(),
             granted_environment: module.granted.environment.clone(),
+            granted_respond: module.granted.respond,
+            granted_emit: module.granted.emit,
             versions: module.versions.iter().map(version).collect(),
         }
     }
@@ -237,7 +264,12 @@ impl ModuleRow {
             name: self.name,
             versions: self.versions.into_iter().map(version).collect::<Result<_, _>>()?,
             active: self.active,
-            granted: Permissions { fetch: self.granted_fetch, environment: self.granted_environment },
+            granted: Permissions {
+                fetch: self.granted_fetch,
+                environment: self.granted_environment,
+                respond: self.granted_respond,
+                emit: self.granted_emit,
+            },
         })
     }
 }

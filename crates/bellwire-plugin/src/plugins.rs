@@ -4,14 +4,14 @@ use crate::answer::Ran;
 use crate::command::warden::Warden;
 use crate::command::{Allowed, Command};
 use crate::event::Event;
+use crate::installed::Installed;
 use crate::javascript::{Handlers, Javascript};
-use crate::modules::Modules;
 use crate::notify::{Bursts, Mail, Notify};
 use crate::queue::Queue;
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 use bellwire_egress::{Client, Proxy};
-use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, Plugin, Runs};
+use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, OrganisationId, Plugin, Runs};
 use bellwire_queue::Publishers;
 use bellwire_shape::ScriptLimits;
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub struct Shared {
     limits: Limits,
     handlers: Handlers,
     warden: Warden,
-    modules: Modules,
+    modules: Installed,
     files: Arc<Files>,
 }
 
@@ -84,12 +84,12 @@ struct Prepared {
 
 impl Shared {
     /// Starts nothing yet.
-    pub fn new(limits: Limits, warden: Warden, modules: Modules) -> Arc<Shared> {
+    pub fn new(limits: Limits, warden: Warden, modules: Installed) -> Arc<Shared> {
         Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden, modules, files: Arc::default() })
     }
 
-    /// The installed modules.
-    pub fn modules(&self) -> &Modules {
+    /// The installed modules of all organisations.
+    pub fn modules(&self) -> &Installed {
         &self.modules
     }
 
@@ -103,14 +103,20 @@ impl Shared {
         self.limits.tls.clone()
     }
 
-    /// Whether a plugin can be run with these settings, a JSON object. Settings from the operator's own files may say
+    /// Whether a plugin can be run with these settings, a JSON object, for this organisation. Settings from the operator's own files may say
     /// `"trusted": true`, and then run any program; `operator` says that these are such.
     ///
     /// Blocks while a script is loaded.
     ///
     /// # Errors
     /// All that is wrong with them.
-    pub fn check(&self, runs: Runs, settings: &Value, operator: bool) -> Result<(), Vec<Fault>> {
+    pub fn check(
+        &self,
+        organisation: &OrganisationId,
+        runs: Runs,
+        settings: &Value,
+        operator: bool,
+    ) -> Result<(), Vec<Fault>> {
         if settings.get(TRUSTED).is_some() && !operator {
             return Err(vec![Fault::new(&[TRUSTED], "only the operator's own files can say this")]);
         }
@@ -118,7 +124,9 @@ impl Shared {
         let mut faults = Vec::new();
         match program {
             Err(fault) => faults.push(fault),
-            Ok(Program::Javascript(script)) => script.check(&self.handlers, &self.modules, &mut faults),
+            Ok(Program::Javascript(script)) => {
+                script.check(&self.handlers, &self.modules.of(organisation), &mut faults)
+            }
             Ok(Program::Command(command)) => command.check(&self.limits.commands, trusted, &mut faults),
             Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
             Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
@@ -135,8 +143,15 @@ impl Plugins {
         Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 
-    /// Gives a message to a plugin, for attempt `number` of the endpoint of this key.
-    pub async fn run(&self, key: EndpointKey, plugin: &Plugin, message: &Message, number: AttemptNumber) -> Ran {
+    /// Gives a message to a plugin of this organisation, for attempt `number` of the endpoint of this key.
+    pub async fn run(
+        &self,
+        organisation: &OrganisationId,
+        key: EndpointKey,
+        plugin: &Plugin,
+        message: &Message,
+        number: AttemptNumber,
+    ) -> Ran {
         let event = &Event::new(message, number);
         let prepared = plugin.prepared.get_or_make(|| {
             let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
@@ -150,7 +165,9 @@ impl Plugins {
                 Ran::broken(FailureClass::Unsendable, text)
             }
             Ok(Program::Javascript(script)) => {
-                script.run(event, key, handlers, modules, &limits.commands.environment, &self.client).await
+                script
+                    .run(event, key, handlers, &modules.of(organisation), &limits.commands.environment, &self.client)
+                    .await
             }
             Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
             Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,

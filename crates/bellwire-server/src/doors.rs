@@ -6,7 +6,7 @@ use bellwire_api::backend::{
 };
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Message, Module, Plugin, Runs, Sequence, Source, SourceKey, Timestamp};
+use bellwire_model::{Endpoint, Message, Module, OrganisationId, Plugin, Runs, Sequence, Source, SourceKey, Timestamp};
 use bellwire_plugin::ModuleError;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -205,15 +205,16 @@ impl Doors {
 /// On a thread that may block.
 fn edit_module(
     plugins: &bellwire_plugin::Shared,
+    organisation: &OrganisationId,
     name: &str,
     edit: ModuleEdit,
     now: Timestamp,
 ) -> Result<Option<Arc<Module>>, ModuleRefusal> {
-    let modules = plugins.modules();
+    let modules = plugins.modules().of(organisation);
     let edited = match edit {
         ModuleEdit::Add { code } => {
             let settings = serde_json::json!({ "script": code });
-            let loads = plugins.check(Runs::Javascript, &settings, false);
+            let loads = plugins.check(organisation, Runs::Javascript, &settings, false);
             loads.map_err(|faults| {
                 ModuleRefusal::Refused(faults.into_iter().map(|fault| fault.text).collect::<Vec<_>>().join("; "))
             })?;
@@ -324,14 +325,20 @@ impl Backend for Doors {
         options.check(crate::clock::wall().as_seconds()).map_err(|error| error.to_string())
     }
 
-    fn modules(&self) -> Vec<Arc<Module>> {
-        self.plugins.modules().all()
+    fn modules(&self, organisation: &OrganisationId) -> Vec<Arc<Module>> {
+        self.plugins.modules().of(organisation).all()
     }
 
-    fn edit_module(&self, name: String, edit: ModuleEdit) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
-        let (plugins, now) = (Arc::clone(&self.plugins), crate::clock::wall());
+    fn edit_module(
+        &self,
+        organisation: &OrganisationId,
+        name: String,
+        edit: ModuleEdit,
+    ) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
+        let (plugins, now, organisation) = (Arc::clone(&self.plugins), crate::clock::wall(), organisation.clone());
         Box::pin(async move {
-            let edited = tokio::task::spawn_blocking(move || edit_module(&plugins, &name, edit, now)).await;
+            let edit = move || edit_module(&plugins, &organisation, &name, edit, now);
+            let edited = tokio::task::spawn_blocking(edit).await;
             edited.unwrap_or_else(|error| Err(ModuleRefusal::Failed(error.to_string())))
         })
     }
@@ -342,9 +349,15 @@ impl Backend for Doors {
         Box::pin(async move { receiver.await.ok() })
     }
 
-    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
+    fn check_plugin(
+        &self,
+        organisation: &OrganisationId,
+        runs: Runs,
+        settings: &serde_json::Value,
+    ) -> Result<(), Vec<PluginFault>> {
         let fault = |fault: bellwire_plugin::Fault| PluginFault { path: fault.path, text: fault.text };
-        self.plugins.check(runs, settings, self.operator).map_err(|faults| faults.into_iter().map(fault).collect())
+        let checked = self.plugins.check(organisation, runs, settings, self.operator);
+        checked.map_err(|faults| faults.into_iter().map(fault).collect())
     }
 
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {

@@ -8,7 +8,7 @@ use crate::traces::AttemptTrace;
 use bellwire_api::backend::{EndpointAnswer, Tried};
 use bellwire_delivery::{Push, Unshaped, reshape};
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
-use bellwire_model::{EndpointKey, FailureClass, Kind, Message, Outcome, Sequence, Timestamp};
+use bellwire_model::{EndpointKey, FailureClass, Kind, Message, OrganisationId, Outcome, Sequence, Timestamp};
 use bellwire_plugin::{Plugins, Ran, Response};
 use bellwire_shape::Scripts;
 use std::cell::RefCell;
@@ -107,7 +107,9 @@ impl Pump {
                 }
                 Mail::Try(plugin, message, answer) => {
                     let plugins = Rc::clone(&self.plugins);
-                    spawn_local(async move { drop(answer.send(try_plugin(&plugins, &plugin, &message).await)) });
+                    // One of an application that is gone is answered nothing.
+                    let Some(own) = organisation(&self.core, &message) else { continue };
+                    spawn_local(async move { drop(answer.send(try_plugin(&plugins, &own, &plugin, &message).await)) });
                 }
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
             }
@@ -236,6 +238,12 @@ impl Pump {
     }
 }
 
+/// Whose message it is.
+fn organisation(core: &Core, message: &Message) -> Option<OrganisationId> {
+    let catalogue = core.catalogue.read();
+    catalogue.application(message.application).map(|entry| entry.application.organisation.clone())
+}
+
 /// An attempt of the kind that is made here.
 async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: &Start) -> Outcome {
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
@@ -243,7 +251,10 @@ async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: 
     let mut ran = match reshape(&start.endpoint, &start.message, scripts).await {
         Ok(shaped) => {
             let message = shaped.as_ref().unwrap_or(&start.message);
-            plugins.run(start.endpoint.key, plugin, message, start.number).await
+            match organisation(&doors.core, message) {
+                Some(own) => plugins.run(&own, start.endpoint.key, plugin, message, start.number).await,
+                None => Ran::broken(FailureClass::Unsendable, "the application is gone"),
+            }
         }
         Err(Unshaped { class: FailureClass::Cancelled, text }) => Ran::dropped(text),
         Err(Unshaped { class, text }) => Ran::broken(class, text),
@@ -276,11 +287,16 @@ fn traced(core: &Core, trace: Option<AttemptTrace>, start: &Start, outcome: &Out
 }
 
 /// A run that leaves nothing behind but what the plugin itself does.
-async fn try_plugin(plugins: &Plugins, plugin: &bellwire_model::Plugin, message: &Message) -> Tried {
+async fn try_plugin(
+    plugins: &Plugins,
+    own: &OrganisationId,
+    plugin: &bellwire_model::Plugin,
+    message: &Message,
+) -> Tried {
     /// The lane of those who try something out.
     const TRYING: EndpointKey = EndpointKey(u32::MAX);
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
-    let ran = plugins.run(TRYING, plugin, message, 1).await;
+    let ran = plugins.run(own, TRYING, plugin, message, 1).await;
     let duration = begun.elapsed();
     Tried {
         answer: ran.answer.name(),

@@ -109,6 +109,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let scripts = wiring::scripts(config);
         let plugins = wiring::plugins(config)?;
+        wiring::hand_out_modules(&plugins, &core.catalogue.read())?;
         let api = wiring::api(config, &scripts)?;
         let clients = config.limits.connections_per_client_max.map(Clients::new);
         let receiver = Arc::new(Receiver::default());

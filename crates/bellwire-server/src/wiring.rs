@@ -4,12 +4,14 @@ use crate::config::Config;
 use crate::connections::{ConnectionLimits, clients::Clients};
 use anyhow::Context;
 use bellwire_delivery::PushSettings;
+use bellwire_engine::{ApplicationEntry, Catalogue};
 use bellwire_plugin::command::{Allowed, warden::Warden};
 use bellwire_plugin::notify::Mail;
 use bellwire_plugin::sql::tls::Tls;
 use bellwire_shape::{ScriptLimits, Scripts};
 use bellwire_signature::sealed::MainKeys;
 use bellwire_store::Sealer;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,9 +85,31 @@ pub(crate) fn plugins(config: &Config) -> anyhow::Result<Arc<bellwire_plugin::Sh
     // This very program, also if its file has been replaced meanwhile.
     let own = PathBuf::from("/proc/self/exe");
     let own = if own.exists() { Some(own) } else { std::env::current_exe().ok() };
-    let modules = bellwire_plugin::Modules::open(config.server.data.join(MODULES))
+    let modules = bellwire_plugin::Installed::open(config.server.data.join(MODULES))
         .context("the installed modules cannot be read")?;
     Ok(bellwire_plugin::Shared::new(limits, own.map(Warden::new).unwrap_or_default(), modules))
+}
+
+/// Modules from when they were the whole server's go to the organisations whose endpoints run them; those that nobody runs to the one that
+/// the command line speaks for.
+pub(crate) fn hand_out_modules(plugins: &bellwire_plugin::Shared, catalogue: &Catalogue) -> anyhow::Result<()> {
+    let runs = |entry: &ApplicationEntry, name: &str| {
+        entry.endpoints.iter().any(|endpoint| bellwire_api::runs_module(&endpoint.kind, name))
+    };
+    let owners = |name: &str| {
+        let users = catalogue.applications().filter(|entry| runs(entry, name));
+        let users: BTreeSet<_> = users.map(|entry| entry.application.organisation.clone()).collect();
+        match users.is_empty() {
+            true => vec![crate::command::token::organisation_default()],
+            false => users.into_iter().collect(),
+        }
+    };
+    let count =
+        plugins.modules().hand_out(owners).context("the installed modules cannot be given to their organisations")?;
+    if count > 0 {
+        tracing::info!(count, "installed modules belong to organisations from now on");
+    }
+    Ok(())
 }
 
 /// The API.

@@ -442,7 +442,7 @@ impl Backend for TestBackend {
         if wrong { Err("is not PEM".to_owned()) } else { Ok(()) }
     }
 
-    fn check_plugin(&self, runs: Runs, settings: &Value) -> Result<(), Vec<PluginFault>> {
+    fn check_plugin(&self, _: &OrganisationId, runs: Runs, settings: &Value) -> Result<(), Vec<PluginFault>> {
         let fault = |path: &str, text: &str| vec![PluginFault { path: vec![path.to_owned()], text: text.to_owned() }];
         match (runs, settings["code"].as_str()) {
             (Runs::Javascript, Some("bad")) => Err(fault("code", "the script does not read")),

@@ -83,7 +83,9 @@ impl<'a> Fetches<'a> {
             return Err(format!("{host} is not among the endpoint's fetch_hosts"));
         }
         if self.granted.as_ref().is_some_and(|granted| !granted.iter().any(|allowed| covers(allowed, &host))) {
-            return Err(format!("{host} is not among what the module wants and was granted"));
+            return Err(format!(
+                "{host} is not among what the module wants and was granted; a line `// @permission fetch {host}` in its text asks for it"
+            ));
         }
         if call.body.len() > BODY_BYTES_MAX {
             return Err(format!("the body has {} bytes, at most {BODY_BYTES_MAX}", call.body.len()));

@@ -165,11 +165,11 @@ impl Javascript {
         };
         let mut console = Console::new(CONSOLE_MAX);
         let deadline = Instant::now() + self.timeout_ms.0;
-        let mut fetches =
-            Fetches::new(client, self.fetch_hosts.as_deref(), permissions.map(|wants| wants.fetch), deadline);
+        let fetch = permissions.as_ref().map(|wants| wants.fetch.clone());
+        let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, deadline);
         let running = drive(&code, input, u64::from(lane.0), handlers, &mut console, &mut fetches);
         let (answer, emitted) = match timeout_at(deadline, running).await {
-            Ok(Ok(end)) => said(end, handlers.0.limits().output_bytes_max),
+            Ok(Ok(end)) => permitted(said(end, handlers.0.limits().output_bytes_max), permissions.as_ref()),
             Ok(Err(error)) => (Answer::Broken(FailureClass::Plugin, error.0), Vec::new()),
             Err(_) => {
                 let text = format!("the handler took longer than {:?}", self.timeout_ms.0);
@@ -236,6 +236,21 @@ impl Drop for Waiting<'_> {
             discard(&self.handlers.0, self.lane, Arc::clone(self.code), suspended);
         }
     }
+}
+
+/// What a module said, if it may say it. What an endpoint's own script says is its owner's.
+fn permitted((answer, emitted): (Answer, Vec<Emitted>), wants: Option<&Permissions>) -> (Answer, Vec<Emitted>) {
+    let Some(Permissions { respond, emit, .. }) = wants else { return (answer, emitted) };
+    let refused = match &answer {
+        Answer::Respond(_) if !respond => "respond",
+        _ if !emitted.is_empty() && !emit => "emit",
+        _ => return (answer, emitted),
+    };
+    let text = format!(
+        "the module called ctx.{refused} without the permission; a line `// @permission {refused}` in its text asks for it, and \
+         `bellwire plugin grant` grants it"
+    );
+    (Answer::Broken(FailureClass::Plugin, text), Vec::new())
 }
 
 /// What a handler said, checked.

@@ -59,10 +59,22 @@
     });
   });
 
+  // What a handler was not given, it is told so, and does not go on with nothing.
+  const environment = (given) => new Proxy(given, {
+    get(all, name) {
+      if (typeof name === 'string' && name !== 'toJSON' && !(name in all)) {
+        throw new Error(`the variable ${name} is not there: a module asks for it by a line // @permission environment ${name}, ` +
+          'and gets it if that is granted and it is among the plugins.command_environment of the server');
+      }
+      return all[name];
+    },
+  });
+
   const context = (given, of) => {
     const say = (answer) => { of.answer = answer; return undefined; };
     return {
       ...given,
+      environment: environment(given.environment),
       ack: () => say({ ack: null }),
       drop: (reason = '') => say({ drop: shown(reason) }),
       retry: (seconds, reason = '') => {

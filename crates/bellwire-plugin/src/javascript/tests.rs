@@ -252,3 +252,36 @@ fn a_module_reaches_what_it_was_granted_and_is_swapped_while_running() {
         assert!(matches!(run().await, Answer::Said(said) if said.starts_with("[201")));
     });
 }
+
+#[test]
+fn what_a_module_was_not_granted_fails_and_says_what_to_ask_for() {
+    block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (handlers, client, url) = (handlers(), client(), echo().await);
+        let modules = Modules::open(folder.path().to_owned()).expect("opens");
+        let fetching = format!("return (await fetch('{url}')).status");
+        for (permission, code) in [
+            ("respond", "ctx.respond({ body: 'x' })"),
+            ("emit", "ctx.emit('a.b', {})"),
+            ("environment REGION", "return ctx.environment.REGION"),
+            ("fetch 127.0.0.1", &fetching),
+        ] {
+            let code = format!("export async function handle(e, ctx) {{ {code} }}");
+            let add = |code: &str| modules.add("deploy", code, bellwire_model::Timestamp::EPOCH).expect("added");
+            let run = async || run_with(&modules, &handlers, &client, 1, json!({ "module": "deploy" })).await;
+            add(&code);
+            let Ran { answer, emitted, .. } = run().await;
+            let asks = format!("// @permission {permission}");
+            assert!(matches!(&answer, Answer::Broken(FailureClass::Plugin, why) if why.contains(&asks)), "{answer:?}");
+            assert_eq!(emitted, []);
+            // Asking for it is not enough.
+            add(&format!("{asks}\n{code}"));
+            assert!(matches!(run().await.answer, Answer::Broken(..)), "{permission}");
+            modules.grant("deploy", None).expect("granted");
+            let Ran { answer, emitted, .. } = run().await;
+            assert!(!matches!(answer, Answer::Broken(..)), "{answer:?}");
+            assert_eq!(emitted.len(), usize::from(permission == "emit"));
+            modules.remove("deploy").expect("removed");
+        }
+    });
+}

@@ -137,16 +137,28 @@ fn copy_modules(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 fn try_copy_modules(from: &Path, to: &Path) -> anyhow::Result<()> {
+    copy_folder(from, to)?;
+    bellwire_plugin::Installed::open(to.to_owned())?;
+    // What an older version left, and none has taken over yet.
+    bellwire_plugin::Modules::open(to.to_owned())?;
+    Ok(())
+}
+
+/// Copies the files of a folder, and the folders in it.
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
     // The index first: what it names is there by then, and stays unless it is changed.
     let mut files = std::fs::read_dir(from)?.collect::<Result<Vec<_>, _>>()?;
     files.sort_by_key(|file| !file.file_name().as_encoded_bytes().ends_with(b".json"));
     for name in files.iter().map(std::fs::DirEntry::file_name).filter(|name| !name.as_encoded_bytes().starts_with(b"."))
     {
+        if from.join(&name).is_dir() {
+            copy_folder(&from.join(&name), &to.join(&name))?;
+            continue;
+        }
         std::fs::copy(from.join(&name), to.join(&name))?;
         std::fs::File::open(to.join(&name))?.sync_all()?;
     }
     std::fs::File::open(to)?.sync_all()?;
-    bellwire_plugin::Modules::open(to.to_owned())?;
     Ok(())
 }

@@ -50,6 +50,12 @@ enum Verb {
         /// Only these variables
         #[arg(long, value_name = "NAME")]
         environment: Vec<String>,
+        /// Only to answer whoever sent a message and waits
+        #[arg(long)]
+        respond: bool,
+        /// Only to send messages on behalf of the application
+        #[arg(long)]
+        emit: bool,
     },
     /// Let the version before run again
     Rollback {
@@ -97,9 +103,10 @@ async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 false => added,
             }
         }
-        Verb::Grant { name, fetch, environment } => {
+        Verb::Grant { name, fetch, environment, respond, emit } => {
             let path = format!("/plugin/{}/grant", named(name)?);
-            post(&api, &path, &json!({ "fetch": fetch, "environment": environment })).await?
+            let what = json!({ "fetch": fetch, "environment": environment, "respond": respond, "emit": emit });
+            post(&api, &path, &what).await?
         }
         Verb::Rollback { name, to } => {
             let version = match to {
@@ -208,6 +215,7 @@ fn text(answer: &Value) -> String {
                 .flat_map(|kind| {
                     version["wants"][kind].as_array().into_iter().flatten().map(move |w| format!("{kind} {}", word(w)))
                 })
+                .chain(["respond", "emit"].into_iter().filter(|kind| version["wants"][kind] == true).map(str::to_owned))
                 .collect();
             let digest: String = word(&version["digest"]).chars().take(12).collect();
             let line = format!(
@@ -239,11 +247,11 @@ mod tests {
             |number: u32, wants: Value| json!({"version": number, "digest": "0123456789abcdef", "wants": wants});
         let modules = json!({"data": [
             {"name": "deploy", "active": 1, "versions": [version(1, json!({"fetch": [], "environment": []})), version(2, json!({"fetch": ["a.example"]}))]},
-            {"name": "new", "versions": [version(1, json!({"environment": ["REGION"]}))]},
+            {"name": "new", "versions": [version(1, json!({"environment": ["REGION"], "respond": true, "emit": false}))]},
         ]});
         assert_eq!(
             text(&modules),
-            "deploy\n    1  0123456789ab  runs\n    2  0123456789ab        fetch a.example\nnew\n    1  0123456789ab        environment REGION\n  none runs: `bellwire plugin grant new` grants what the newest wants\n"
+            "deploy\n    1  0123456789ab  runs\n    2  0123456789ab        fetch a.example\nnew\n    1  0123456789ab        environment REGION, respond\n  none runs: `bellwire plugin grant new` grants what the newest wants\n"
         );
     }
 }

@@ -170,8 +170,13 @@ impl Backend for Rehearsal {
         self.real.check_source(source)
     }
 
-    fn check_plugin(&self, runs: Runs, settings: &serde_json::Value) -> Result<(), Vec<PluginFault>> {
-        self.real.check_plugin(runs, settings)
+    fn check_plugin(
+        &self,
+        organisation: &OrganisationId,
+        runs: Runs,
+        settings: &serde_json::Value,
+    ) -> Result<(), Vec<PluginFault>> {
+        self.real.check_plugin(organisation, runs, settings)
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -275,9 +275,9 @@ fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
     std::fs::write(file, "function handle(").unwrap();
     let (added, text) = plugin(&url, &["add", file]);
     assert!(!added && text.contains("SyntaxError"), "{text}");
-    std::fs::write(file, "export const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }")
+    std::fs::write(file, "// @permission emit\nexport const handle = (e, ctx) => { ctx.emit('x', 1); return 'two' }")
         .unwrap();
-    assert!(plugin(&url, &["add", file]).0);
+    assert!(plugin(&url, &["add", file, "--grant"]).0);
     assert_eq!(said(&server, 1), "two");
     let (rolled_back, text) = plugin(&url, &["rollback", "deploy"]);
     assert!(rolled_back, "{text}");
@@ -325,6 +325,72 @@ fn a_plugin_is_given_what_its_endpoint_makes_of_the_message() {
     assert_eq!(server.call("PATCH", "/app/acme/endpoint/shaped", json!({"format": "xml"})).0, 200);
     let written = response(json!({"n": 1}), 1);
     assert!(written.contains("<doubled>2</doubled>") && written.contains("application/xml"), "{written}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_module_is_its_organisations_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let token = |arguments: &[&str]| {
+        let output = run(folder.path(), &[&["token"], arguments].concat());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let ask = |token: &str, method: &str, path: &str, body: Value| {
+        let body = body.to_string();
+        let (status, text) = server.raw(&format!(
+            "{method} /api/v1{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    };
+    let (own, other) = (server.token.clone(), token(&["--organisation", "org_other"]));
+    let module = |code: &str| json!({"name": "deploy", "code": code});
+    assert_eq!(ask(&own, "POST", "/plugin", module("const handle = () => 'own'")).0, 200);
+
+    // Another organisation sees nothing of it and changes nothing.
+    let none = json!({"data": []});
+    assert_eq!(ask(&other, "GET", "/plugin", json!(null)), (200, none));
+    assert_eq!(ask(&other, "POST", "/plugin/deploy/grant", json!({})).0, 404);
+    assert_eq!(ask(&other, "POST", "/plugin/deploy/rollback", json!({"version": 1})).0, 404);
+    assert_eq!(ask(&other, "DELETE", "/plugin/deploy", json!(null)).0, 404);
+    assert_eq!(ask(&other, "POST", "/app", json!({"name": "Other", "uid": "other"})).0, 201);
+    let endpoint = json!({"uid": "js", "plugin": {"runs": "javascript", "module": "deploy"}});
+    let (status, refused) = ask(&other, "POST", "/app/other/endpoint", endpoint.clone());
+    assert_eq!((status, &refused["detail"][0]["loc"]), (422, &json!(["body", "plugin", "module"])), "{refused}");
+
+    // A token of an application changes none at all.
+    let (_, application) = server.call("GET", "/app/acme", json!(null));
+    let portal = token(&["--application", application["id"].as_str().unwrap()]);
+    for (method, path, body) in [
+        ("GET", "/plugin", json!(null)),
+        ("POST", "/plugin", module("const handle = () => 'portal'")),
+        ("POST", "/plugin/deploy/grant", json!({"fetch": ["a.example"]})),
+        ("DELETE", "/plugin/deploy", json!(null)),
+    ] {
+        assert_eq!(ask(&portal, method, path, body).0, 403, "{method} {path}");
+    }
+
+    // The same name is another module elsewhere, and each runs its own.
+    assert_eq!(ask(&other, "POST", "/plugin", module("const handle = () => 'other'")).0, 200);
+    for (token, app, said) in [(&own, "acme", "own"), (&other, "other", "other")] {
+        assert_eq!(ask(token, "POST", &format!("/app/{app}/endpoint"), endpoint.clone()).0, 201);
+        let (status, message) =
+            ask(token, "POST", &format!("/app/{app}/msg"), json!({"eventType": "a.b", "payload": {}}));
+        assert_eq!(status, 202, "{message}");
+        let path = format!("/app/{app}/attempt/msg/{}", message["id"].as_str().unwrap());
+        let heard = eventually("the attempt is recorded", || {
+            ask(token, "GET", &path, json!(null)).1["data"][0]["response"].as_str().map(str::to_owned)
+        });
+        assert_eq!(heard, said);
+    }
+    // One that an endpoint runs stays; whether others' endpoints run theirs does not matter.
+    let (status, refused) = ask(&other, "DELETE", "/plugin/deploy", json!(null));
+    assert_eq!(status, 422, "{refused}");
+    assert_eq!(ask(&other, "DELETE", "/app/other/endpoint/js", json!(null)).0, 204);
+    assert_eq!(ask(&other, "DELETE", "/plugin/deploy", json!(null)).0, 204);
+    assert_eq!(ask(&own, "GET", "/plugin", json!(null)).1["data"][0]["name"], "deploy");
     assert!(server.stop().success());
 }
 
