@@ -71,7 +71,7 @@ pub enum Bug {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 28] = [
+    pub const ALL: [Bug; 29] = [
         Bug::KeyForgotten,
         Bug::DigestIgnored,
         Bug::WatermarkAhead,
