@@ -20,6 +20,8 @@ const PLAID: &str = "production.plaid.com";
 const TOPIC: &str = "arn:aws:sns:us-east-1:1234:bell";
 
 type Maker = Issuer<'static, KeyPair>;
+/// Status and body by address.
+type Answers = HashMap<String, (u16, Vec<u8>)>;
 
 /// An authority, an issuer below it that it publishes, and whoever they vouch for.
 struct Authority {
@@ -101,7 +103,7 @@ fn issued_at(url: &str) -> impl FnOnce(&mut CertificateParams) {
 #[derive(Clone)]
 struct Internet {
     port: u16,
-    answers: Arc<Mutex<HashMap<String, (u16, Vec<u8>)>>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<String>>>,
     /// Makes the hosts' certificates for TLS.
     hosts: Arc<Mutex<Option<Maker>>>,
@@ -435,6 +437,7 @@ fn plaid_is_believed_by_its_key_of_today() {
         world.internet.publish(&format!("{place} {kid}"), 200, key.to_string());
     };
     let post = |kid: &str, sender: &Sender| {
+        #[expect(clippy::disallowed_methods, reason = "a sender's own clock")]
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let sum: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
         let header = base64(json!({"alg": "ES256", "typ": "JWT", "kid": kid}).to_string().as_bytes());
