@@ -121,6 +121,14 @@ class Bellwire:
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
         expect(self.post(f"/api/v1/app/{application}/msg", body, headers), 202)
 
+    def run(self, source):
+        """What a schedule makes of its time, without waiting for it."""
+        command = [program(), "source", "run", source, "--url", f"http://127.0.0.1:{self.port}", "--api-token", self.token]
+        made = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise AssertionError(f"bellwire source run {source}: {made.stderr}")
+        print(f"  {source} was run: {made.stdout.strip()}")
+
     def stop(self):
         self.process.terminate()
         expect(self.process.wait(PATIENCE), 0)
@@ -157,6 +165,8 @@ def cafe(folder):
     server = Bellwire("cafe", folder, BELLWIRE_PLUGINS_SMTP=f"smtp://127.0.0.1:{mail.server_address[1]}")
     server.send("cafe", "customer.joined", {"name": "Jo Lindqvist", "drink": "a flat white"})
     arrival(mail, "Subject: Jo Lindqvist joined", "boss@example.com", "a flat white")
+    server.run("hooks.month")
+    arrival(mail, "Subject: The month's report is due", "boss@example.com", "T18:00:00+0")
     server.stop()
 
 

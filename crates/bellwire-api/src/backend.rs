@@ -4,8 +4,8 @@
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    Endpoint, EndpointKey, Message, Module, OrganisationId, Permissions, Plugin, Runs, Sequence, Source, SourceKey,
-    Timestamp,
+    DedupeKey, Endpoint, EndpointKey, Message, Module, OrganisationId, Permissions, Plugin, RequestDigest, Runs,
+    Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
@@ -280,6 +280,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Runs a plugin once on a message. `None` where nothing runs any.
     fn try_plugin(&self, plugin: Plugin, message: Arc<Message>) -> Answer<'_, Option<Tried>> {
         let _ = (plugin, message);
+        Box::pin(async { None })
+    }
+
+    /// Makes a message of a source's schedule at once, as if it were due; the schedule itself goes on as before. The same request makes one
+    /// message. `None` where there is nothing that could.
+    fn run_source(
+        &self,
+        source: Arc<Source>,
+        once: Option<(DedupeKey, RequestDigest)>,
+    ) -> Answer<'_, Option<Result<Arc<Message>, AcceptError>>> {
+        let _ = (source, once);
         Box::pin(async { None })
     }
 

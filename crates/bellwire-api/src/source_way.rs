@@ -8,9 +8,11 @@ use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
 use crate::source::{TAG, find};
-use crate::wire::Time;
+use crate::wire::{Text, Time};
 use axum::response::Response;
-use bellwire_model::{Cron, Database, Missed, Outbox, OutboxColumns, SecretText, Source, Then, Timestamp, Way};
+use bellwire_model::{
+    Cron, Database, MessageId, Missed, Outbox, OutboxColumns, SecretText, Source, Then, Timestamp, Way,
+};
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,13 @@ pub(crate) fn operations() -> Vec<Operation> {
                 "Get how a source is doing that fetches its messages itself: when it last looked, how far it has got, and its last error.",
             )
             .answers::<SourceStateOut>(200),
+        Operation::new(Method::POST, "/api/v1/source/{source_id}/run", Access::Organisation, run)
+            .described(
+                "v1.source.run",
+                TAG,
+                "Run a source's schedule now: one message, with the time of now and the last instant of the schedule before it. The schedule goes on as before.",
+            )
+            .answers::<SourceRunOut>(202),
     ]
 }
 
@@ -533,6 +542,37 @@ struct SourceStateOut {
 struct SourceErrorOut {
     timestamp: Time,
     message: String,
+}
+
+/// What was made of a run.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "SourceRunOut")]
+struct SourceRunOut {
+    /// Of the message that was made.
+    message_id: Text<MessageId>,
+    event_type: String,
+}
+
+async fn run(mut call: Call) -> Result<Response, Error> {
+    let source = find(&call)?;
+    let body = call.json_or_nothing().await?;
+    let once = call.once(body.bytes()).map(|once| (once.key, once.digest));
+    let fault = |msg: &str| Err(Error::invalid(&["path", "source_id"], msg));
+    if !matches!(source.way, Way::Cron(_)) {
+        return fault("only a source with a schedule (`cron`) can be run");
+    }
+    if source.disabled {
+        return fault("the source is disabled; enable it first");
+    }
+    match call.api.backend().run_source(source, once).await {
+        None => fault("this server does not run schedules"),
+        Some(made) => {
+            let message = made?;
+            let out = SourceRunOut { message_id: Text(message.id), event_type: message.event_type.clone() };
+            Ok(error::json(StatusCode::ACCEPTED, &out))
+        }
+    }
 }
 
 async fn state(call: Call) -> Result<Response, Error> {

@@ -6,7 +6,10 @@ use bellwire_api::backend::{
 };
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
-use bellwire_model::{Endpoint, Message, Module, OrganisationId, Plugin, Runs, Sequence, Source, SourceKey, Timestamp};
+use bellwire_model::{
+    DedupeKey, Endpoint, Message, Module, OrganisationId, Plugin, RequestDigest, Runs, Sequence, Source, SourceKey,
+    Timestamp,
+};
 use bellwire_plugin::ModuleError;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -368,6 +371,14 @@ impl Backend for Doors {
         faults.map_err(|faults| {
             faults.into_iter().map(|fault| PluginFault { path: fault.path, text: fault.text }).collect()
         })
+    }
+
+    fn run_source(
+        &self,
+        source: Arc<Source>,
+        once: Option<(DedupeKey, RequestDigest)>,
+    ) -> Answer<'_, Option<Result<Arc<Message>, AcceptError>>> {
+        Box::pin(async move { crate::sources::run_now(self, &source, once).await })
     }
 
     fn source_state(&self, source: SourceKey) -> Option<SourceState> {

@@ -183,8 +183,8 @@ async fn every_operation_refuses_whom_it_must() {
     }
 }
 
-/// Operations that need something in their query, an engine, or a server that runs plugins.
-const WANTS_MORE: [&str; 8] = [
+/// Operations that need something in their query, an engine, a source with a schedule, or a server that runs plugins.
+const WANTS_MORE: [&str; 9] = [
     "v1.application.stats.attempts",
     "v1.message.test-attempt",
     "v1.pipe.socket",
@@ -193,6 +193,7 @@ const WANTS_MORE: [&str; 8] = [
     "v1.plugin.rollback",
     "v1.plugin.remove",
     "v1.plugin.test",
+    "v1.source.run",
 ];
 
 /// A body that each operation accepts.

@@ -123,8 +123,8 @@ const ONLY_LOOK: [&str; 4] =
     ["v1.message.precheck", "v1.message.search", "v1.environment.export", "v1.endpoint.transformation.simulate"];
 /// The first ends its own token; the second waits for an engine, and has a test of its own. What readers of pipes say is about a
 /// receipt or a place, which is its own key: said twice, it is the same. Lines of a stream have event ids. A module's text, grant or
-/// version, given twice, is what it was.
-const APART: [&str; 16] = [
+/// version, given twice, is what it was. A source is run by the server, where that is tried.
+const APART: [&str; 17] = [
     "v1.authentication.logout",
     "v1.message.test-attempt",
     "v1.message.stream",
@@ -141,6 +141,7 @@ const APART: [&str; 16] = [
     "v1.plugin.grant",
     "v1.plugin.rollback",
     "v1.plugin.test",
+    "v1.source.run",
 ];
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Receive others' webhooks: add, list, show, rotate and remove sources.
+/// Receive others' webhooks: add, list, show, rotate, run and remove sources.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  bellwire source presets\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  bellwire source list\n  bellwire source requests github --outcome refused"
@@ -73,6 +73,14 @@ enum Verb {
     /// Remove a source. Its messages stay.
     #[command(after_help = "Example:\n  bellwire source remove github")]
     Remove {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Its id or uid
+        source: String,
+    },
+    /// Run a source's schedule now, beside its own instants: makes one message.
+    #[command(after_help = "Example:\n  bellwire source run month")]
+    Run {
         #[command(flatten)]
         server: ServerArguments,
         /// Its id or uid
@@ -261,6 +269,14 @@ impl Verb {
                 match server.json {
                     true => println!("{}", json!({ "source": source, "removed": true })),
                     false => eprintln!("{source} is removed"),
+                }
+                Ok(())
+            }
+            Verb::Run { server, source } => {
+                let made: Value = server.api()?.post(&format!("/source/{source}/run"), "{}").await?;
+                match server.json {
+                    true => println!("{made}"),
+                    false => println!("{}", plain(&made["messageId"])),
                 }
                 Ok(())
             }

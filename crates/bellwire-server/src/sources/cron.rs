@@ -3,7 +3,7 @@
 use super::hand::{Brought, Hand};
 use super::schedule::{self, Due, Instant, Schedule};
 use anyhow::Context;
-use bellwire_model::{ContentType, Cron, Timestamp};
+use bellwire_model::{ContentType, Cron, Sequence, Timestamp};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -43,6 +43,17 @@ pub(super) async fn run(hand: &Hand, cron: &Cron) -> anyhow::Result<Infallible> 
         let wait = next.map_or(LOOK_AGAIN, |next| next.since(hand.wall()).min(LOOK_AGAIN));
         tokio::time::sleep(wait).await;
     }
+}
+
+/// A message beside the schedule's own, at `wall`. `sequence` tells it from all others.
+///
+/// # Errors
+/// The schedule cannot be used, which is told when it is set.
+pub(super) fn now(cron: &Cron, wall: Timestamp, sequence: Sequence) -> anyhow::Result<Brought> {
+    let schedule = parse(cron).map_err(anyhow::Error::msg)?;
+    let instant = schedule.instant(wall).context("the time has no place in the calendar")?;
+    let template = cron.payload.as_deref().unwrap_or(PAYLOAD);
+    Ok(Brought { key: format!("run {}", sequence.as_u64()), ..brought(cron, template, &instant) })
 }
 
 /// # Errors
@@ -125,6 +136,15 @@ mod tests {
         ] {
             assert_eq!(fill(template, "T", previous), expected);
         }
+    }
+
+    #[test]
+    fn a_run_has_the_time_of_now_and_the_last_instant_before_it() {
+        let monthly = cron("0 18 L * *", "Europe/Berlin", None);
+        let wall: Timestamp = "2026-03-15T09:30:00.5Z".parse().expect("a time");
+        let made = now(&monthly, wall, Sequence::from_u64(7)).expect("a message");
+        assert_eq!(made.key, "run 7");
+        assert_eq!(made.payload, r#"{"time":"2026-03-15T10:30:00+01:00","previous":"2026-02-28T18:00:00+01:00"}"#);
     }
 
     #[test]

@@ -147,7 +147,10 @@ impl Hand {
         refused: Vec<Refused>,
         position: Option<String>,
     ) -> anyhow::Result<usize> {
-        let drafts = page.into_iter().map(|brought| self.draft(brought)).collect::<anyhow::Result<Vec<_>>>()?;
+        let drafts = page
+            .into_iter()
+            .map(|brought| draft(&self.doors, &self.source, brought))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let change = position.map(|position| {
             let moved_at = self.now();
             Change::PutSourceCursor(SourceCursor { source: self.source.key, position: position.into(), moved_at })
@@ -174,19 +177,6 @@ impl Hand {
         Ok(taken)
     }
 
-    fn received(&self, key: String, place: String, headers: Vec<(String, String)>, hops: u8) -> Received {
-        Received {
-            source: self.source.id,
-            method: self.source.way.name().to_ascii_uppercase(),
-            path: place,
-            query: None,
-            headers,
-            remote: None,
-            hops,
-            dedupe: Some(key),
-        }
-    }
-
     fn kept(&self, refused: Refused) -> KeptRequest {
         let Refused { brought: Brought { key, place, headers, hops, payload, .. }, status, reason, .. } = refused;
         let mut tail = [0; 12];
@@ -196,53 +186,70 @@ impl Hand {
             source: self.source.key,
             outcome: RequestOutcome::Refused { reason },
             status,
-            received: Arc::new(self.received(key, place, headers, hops)),
+            received: Arc::new(received(&self.source, key, place, headers, hops)),
             body: Bytes::copy_from_slice(&payload[..payload.len().min(KeptRequest::BODY_MAX)]),
         }
     }
+}
 
-    fn draft(&self, brought: Brought) -> anyhow::Result<Draft> {
-        let source = &*self.source;
-        let Brought { key, event_type, channels, payload, content_type, place, headers, hops } = brought;
-        let event_type = match &source.event_type {
-            EventTypeFrom::Fixed(name) => name.clone(),
-            EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
-                lettered(event_type.as_deref().unwrap_or_default(), source.way.name())
+/// The message that becomes of what a source has brought, and to whom it goes.
+///
+/// # Errors
+/// The application of the source is gone.
+pub(super) fn draft(doors: &Doors, source: &Source, brought: Brought) -> anyhow::Result<Draft> {
+    let Brought { key, event_type, channels, payload, content_type, place, headers, hops } = brought;
+    let event_type = match &source.event_type {
+        EventTypeFrom::Fixed(name) => name.clone(),
+        EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
+            lettered(event_type.as_deref().unwrap_or_default(), source.way.name())
+        }
+    };
+    let candidate = Candidate::new(&event_type, None, &channels, &[], &payload).typed(&content_type);
+    let fan_out = {
+        let catalogue = doors.core.catalogue.read();
+        let application = catalogue.application(source.application).context("its application is gone")?;
+        fan_out(application, |endpoint| match judge(endpoint, &candidate) {
+            Verdict::Match => true,
+            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+            Verdict::Fault(why) => {
+                doors.filter_failed(endpoint, &why);
+                false
             }
-        };
-        let candidate = Candidate::new(&event_type, None, &channels, &[], &payload);
-        let fan_out = {
-            let catalogue = self.doors.core.catalogue.read();
-            let application = catalogue.application(source.application).context("its application is gone")?;
-            fan_out(application, |endpoint| match judge(endpoint, &candidate) {
-                Verdict::Match => true,
-                Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-                Verdict::Fault(why) => {
-                    self.doors.filter_failed(endpoint, &why);
-                    false
-                }
-            })
-        };
-        drop(candidate);
-        let received = self.received(key.clone(), place, headers, hops);
-        Ok(Draft {
-            application: source.application,
-            fan_out,
-            event_type,
-            event_id: None,
-            channels,
-            tags: Vec::new(),
-            payload,
-            content_type,
-            transformations_params: None,
-            received: Some(Arc::new(received)),
-            earlier: None,
-            trace: None,
-            expires_at: self.now().plus(KEPT_FOR),
-            deliver_at: None,
-            idempotency: None,
-            event: Some(dedupe_key(source.id, &key)),
         })
+    };
+    drop(candidate);
+    let received = received(source, key.clone(), place, headers, hops);
+    Ok(Draft {
+        application: source.application,
+        fan_out,
+        event_type,
+        event_id: None,
+        channels,
+        tags: Vec::new(),
+        payload,
+        content_type,
+        transformations_params: None,
+        received: Some(Arc::new(received)),
+        earlier: None,
+        trace: None,
+        expires_at: doors.core.clock.engine().plus(KEPT_FOR),
+        deliver_at: None,
+        idempotency: None,
+        event: Some(dedupe_key(source.id, &key)),
+    })
+}
+
+/// What is kept in the place of a request.
+fn received(source: &Source, key: String, place: String, headers: Vec<(String, String)>, hops: u8) -> Received {
+    Received {
+        source: source.id,
+        method: source.way.name().to_ascii_uppercase(),
+        path: place,
+        query: None,
+        headers,
+        remote: None,
+        hops,
+        dedupe: Some(key),
     }
 }
 

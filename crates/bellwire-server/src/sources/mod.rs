@@ -22,8 +22,11 @@ pub(crate) use check::check;
 pub(crate) use state::States;
 
 use crate::doors::Doors;
+use bellwire_api::backend::{AcceptError, Accepted, Backend};
 use bellwire_egress::Client;
-use bellwire_model::{Source, SourceKey, Way};
+use bellwire_engine::Draft;
+use bellwire_model::{DedupeKey, Message, RequestDigest, Source, SourceKey, Way};
+
 use hand::Hand;
 use rand::Rng;
 use std::collections::HashMap;
@@ -110,6 +113,25 @@ async fn keep_running(hand: Hand) {
         tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Makes the message of a schedule at once, whether it is due or not; how far the schedule has been seen to does not change. `None` for a source
+/// that has no schedule. The same request makes one message.
+pub(crate) async fn run_now(
+    doors: &Doors,
+    source: &Source,
+    once: Option<(DedupeKey, RequestDigest)>,
+) -> Option<Result<Arc<Message>, AcceptError>> {
+    let Way::Cron(cron) = &source.way else { return None };
+    let made = async {
+        let failed = |error: anyhow::Error| AcceptError::Failed(format!("{error:#}"));
+        let brought = cron::now(cron, crate::clock::wall(), Backend::sequence(doors)).map_err(failed)?;
+        let draft = hand::draft(doors, source, brought).map_err(failed)?;
+        match Backend::accept(doors, Draft { idempotency: once, ..draft }).await? {
+            Accepted::New(message) | Accepted::Same(message) => Ok(message),
+        }
+    };
+    Some(made.await)
 }
 
 /// Until it fails.

@@ -57,6 +57,13 @@ impl Schedule {
         Some(jiff::Timestamp::from_second(at.as_seconds()).ok()?.to_zoned(self.zone.clone()))
     }
 
+    /// `at` as if it were an instant, in whole seconds.
+    pub(super) fn instant(&self, at: Timestamp) -> Option<Instant> {
+        let time = self.zoned(at)?;
+        let previous = self.cron.find_previous_occurrence(&time, false).ok();
+        Some(Instant { time, previous })
+    }
+
     /// The first instant after `after`.
     pub(super) fn next(&self, after: Timestamp) -> Option<Timestamp> {
         self.cron.find_next_occurrence(&self.zoned(after)?, false).ok().map(|at| timestamp(&at))

@@ -87,3 +87,26 @@ fn a_file_is_a_pack_and_the_catalogue_comes_out_as_documents() {
     let (fine, text) = run(&["pack", "add", "remote"]);
     assert!(!fine && text.contains("hint: there are remote-support, github, standard-webhooks"), "{text}");
 }
+
+#[test]
+fn a_verified_webhook_of_github_has_an_event_type_of_its_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), &[]);
+    let run = |arguments: &[&str]| {
+        let (fine, text) = command(&program, folder.path(), arguments);
+        assert!(fine, "{arguments:?}: {text}");
+        text
+    };
+    run(&["pack", "add", "github"]);
+    assert_eq!(program.call("POST", "/app", json!({ "name": "A", "uid": "a" })).0, 201);
+    let secret = "a long enough secret";
+    let source = json!({ "uid": "git", "appId": "a", "preset": "github", "secrets": [secret], "path": "/hooks/git" });
+    assert_eq!(program.call("POST", "/source", source).0, 201);
+    let url = format!("http://{}/hooks/git", program.address);
+    run(&["imitate", "github", &url, "--secret", secret]);
+    let (_, messages) = program.call("GET", "/app/a/msg", Value::Null);
+    let event_type = messages["data"][0]["eventType"].as_str().expect("a message");
+    let (status, known) = program.call("GET", &format!("/event-type/{event_type}"), Value::Null);
+    assert_eq!((status, event_type), (200, "push"), "{known}");
+    assert!(known["schemas"].is_object(), "{known}");
+}

@@ -38,6 +38,52 @@ pub(crate) fn messages(server: &Program) -> Vec<(String, Value)> {
 }
 
 #[test]
+fn a_schedule_is_run_when_somebody_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::answering(&[200]);
+    let server = Program::start(folder.path(), &[]);
+    application(&server, &receiver.url());
+    let source = json!({ "uid": "month", "appId": "acme", "eventType": "report.due",
+        "cron": { "schedule": "0 18 L * *", "zone": "Europe/Berlin" } });
+    assert_eq!(server.call("POST", "/source", source).0, 201);
+    let (status, first) = server.call("POST", "/source/month/run", json!({}));
+    assert_eq!((status, &first["eventType"]), (202, &json!("report.due")), "{first}");
+    let arrival = receiver.next();
+    assert_eq!(Some(arrival.headers["webhook-id"].as_str()), first["messageId"].as_str());
+    let payload: Value = serde_json::from_slice(&arrival.body).unwrap();
+    assert!(payload["previous"].as_str().is_some_and(|time| time.contains("T18:00:00+0")), "{payload}");
+    // Each run is another message, and the schedule's own place is where it was.
+    let output = crate::program::run(
+        folder.path(),
+        &["source", "run", "month", "--url", &format!("http://{}", server.address), "--api-token", &server.token],
+    );
+    let second = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success() && second.starts_with("msg_"), "{output:?}");
+    assert_eq!(receiver.next().headers["webhook-id"], second);
+    assert_ne!(Some(second.as_str()), first["messageId"].as_str());
+    assert_eq!(state(&server, "month").get("position"), None);
+    let repeated = || {
+        let (status, made) = server.raw(&format!(
+            "POST /api/v1/source/month/run HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
+             connection: close\r\ncontent-length: 0\r\n\r\n",
+            server.token
+        ));
+        assert_eq!(status, 202, "{made}");
+        made
+    };
+    assert_eq!(repeated(), repeated());
+    assert_eq!(messages(&server).len(), 3);
+
+    assert_eq!(server.call("PATCH", "/source/month", json!({ "disabled": true })).0, 200);
+    assert_eq!(server.call("POST", "/source/month/run", json!({})).0, 422);
+    let http = json!({ "uid": "any", "appId": "acme", "preset": "none" });
+    assert_eq!(server.call("POST", "/source", http).0, 201);
+    let (status, answer) = server.call("POST", "/source/any/run", json!({}));
+    assert_eq!((status, &answer["detail"][0]["loc"]), (422, &json!(["path", "source_id"])), "{answer}");
+    assert_eq!(server.call("POST", "/source/none/run", json!({})).0, 404);
+}
+
+#[test]
 fn a_schedule_makes_one_message_for_each_instant_also_over_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::answering(&[200]);
