@@ -3,7 +3,7 @@
 use super::checkpoint::{Checkpointer, Failure};
 use super::folder::{self, Folder, IndexRoom, Reserve};
 use super::index::Tail;
-use super::reading::Readers;
+use super::readers::Readers;
 use super::sealed::Sealer;
 use super::writer::Writer;
 use super::{EmbeddedStore, MIGRATIONS};

@@ -4,105 +4,20 @@ use super::codec::{self, integer};
 use super::fault::Fault;
 use super::index::{AttemptRecord, MessageRecord, Tail, View};
 use super::ledger::Meta;
-use super::opening::open_reader;
-use super::{OpenError, attempt_log, message_log, waiting_room};
+use super::merge::{Firsts, Merged, PageOf};
+use super::passes::{carries, stands, status_passes};
+use super::{attempt_log, message_log, waiting_room};
 use crate::{
     AttemptFilter, AttemptQuery, DeliveryOfEndpoint, DeliveryOfMessage, LAG_COUNTED_MAX, LOG_LOOKED_MAX,
-    LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, MessageQuery, Page, Span, StatusFilter,
+    LOG_MESSAGES_MAX, Lag, LogPage, LogQuery, MessageQuery, Page, Span,
 };
 use bellwire_model::{
-    ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndReason, EndpointKey, FailureClass,
-    Ledger, Message, Sequence,
+    ApplicationKey, Attempt, AttemptId, AttemptNumber, Delivery, DeliveryState, EndpointKey, Ledger, Message, Sequence,
 };
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::RwLock;
 use rusqlite::{Connection, Rows};
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-
-/// At most so many connections read at a time; the next reader waits.
-const READERS_MAX: usize = 16;
-/// Of them, so many may be reading lists or counting: what deliveries and doors wait for takes microseconds, and never waits for those.
-const LISTS_MAX: usize = 8;
-
-/// Read-only connections, opened as they are needed.
-pub(super) struct Readers {
-    folder: PathBuf,
-    idle: Mutex<Idle>,
-    returned: Condvar,
-}
-
-#[derive(Default)]
-struct Idle {
-    connections: Vec<Connection>,
-    out: usize,
-    lists: usize,
-}
-
-/// A connection that goes back when dropped.
-pub(super) struct Reader<'a> {
-    readers: &'a Readers,
-    connection: Option<Connection>,
-    list: bool,
-}
-
-impl Readers {
-    /// Opens the first one, to see that it can be done.
-    pub(super) fn open(folder: &Path) -> Result<Readers, OpenError> {
-        let first = open_reader(folder)?;
-        let idle = Mutex::new(Idle { connections: vec![first], ..Idle::default() });
-        Ok(Readers { folder: folder.to_owned(), idle, returned: Condvar::new() })
-    }
-
-    /// For what is found at once.
-    pub(super) fn take(&self) -> Result<Reader<'_>, Fault> {
-        self.take_for(false)
-    }
-
-    /// For what may have to look at much.
-    pub(super) fn take_for_list(&self) -> Result<Reader<'_>, Fault> {
-        self.take_for(true)
-    }
-
-    fn take_for(&self, list: bool) -> Result<Reader<'_>, Fault> {
-        let mut idle = self.idle.lock();
-        while idle.out == READERS_MAX || (list && idle.lists == LISTS_MAX) {
-            self.returned.wait(&mut idle);
-        }
-        let connection = idle.connections.pop();
-        idle.out += 1;
-        idle.lists += usize::from(list);
-        drop(idle);
-        // From here on the place is given back, whatever happens.
-        let mut reader = Reader { readers: self, connection, list };
-        if reader.connection.is_none() {
-            let opened = open_reader(&self.folder);
-            reader.connection = Some(opened.map_err(|error| Fault::damaged("a data folder", error.to_string()))?);
-        }
-        Ok(reader)
-    }
-}
-
-impl Deref for Reader<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect("a reader holds its connection until it is dropped")
-    }
-}
-
-impl Drop for Reader<'_> {
-    fn drop(&mut self) {
-        let mut idle = self.readers.idle.lock();
-        idle.out -= 1;
-        idle.lists -= usize::from(self.list);
-        idle.connections.extend(self.connection.take());
-        drop(idle);
-        // Not all who wait may take every place.
-        self.readers.returned.notify_all();
-    }
-}
 
 /// One transaction, with the part of the tail that belongs to it.
 pub(super) struct Snapshot<'a> {
@@ -575,54 +490,6 @@ fn within(span: Span, at: Sequence) -> bool {
     span.first <= at && at <= span.last
 }
 
-pub(super) fn carries(message: &Message, event_types: &[String], channel: Option<&str>, tag: Option<&str>) -> bool {
-    (event_types.is_empty() || event_types.contains(&message.event_type))
-        && channel.is_none_or(|channel| message.channels.iter().any(|c| c == channel))
-        && tag.is_none_or(|tag| message.tags.iter().any(|t| t == tag))
-}
-
-fn status_passes(status: Option<i32>, filter: &AttemptFilter) -> bool {
-    let success = status.is_some_and(|s| (200..300).contains(&s));
-    let cancelled = status.is_none_or(|s| s == codec::status_code(Err(FailureClass::Cancelled)));
-    let as_asked = match filter.status {
-        None => true,
-        Some(StatusFilter::Success) => success,
-        Some(StatusFilter::Fail) => !success && !cancelled,
-        Some(StatusFilter::Canceled) => cancelled,
-        Some(StatusFilter::FailOrCanceled) => !success,
-        // Those are states of deliveries, not of attempts.
-        Some(StatusFilter::Pending | StatusFilter::Sending) => false,
-    };
-    as_asked && filter.status_class.is_none_or(|class| of_class(status, class))
-}
-
-/// Whether a stored status is `n00..=n99`; for class 0, whether there was none.
-pub(super) fn of_class(status: Option<i32>, class: u16) -> bool {
-    match class {
-        0 => status.is_none_or(|s| s < 0),
-        class => status.is_some_and(|s| s >= 0 && s / 100 == i32::from(if class >= 100 { class / 100 } else { class })),
-    }
-}
-
-pub(super) fn stands(status: StatusFilter, state: DeliveryState, attempts: AttemptNumber) -> bool {
-    match (status, state) {
-        (StatusFilter::Success, DeliveryState::Delivered) => true,
-        (StatusFilter::Pending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts == 0,
-        (StatusFilter::Sending, DeliveryState::Fresh | DeliveryState::Waiting(_)) => attempts > 0,
-        (StatusFilter::Fail, DeliveryState::Ended(reason)) => !on_somebodys_word(reason),
-        (StatusFilter::Canceled, DeliveryState::Ended(reason)) => on_somebodys_word(reason),
-        (StatusFilter::FailOrCanceled, DeliveryState::Ended(_)) => true,
-        _ => false,
-    }
-}
-
-fn on_somebodys_word(reason: EndReason) -> bool {
-    match reason {
-        EndReason::Aborted | EndReason::Expired | EndReason::EndpointDeleted | EndReason::Cancelled => true,
-        EndReason::Exhausted | EndReason::ResendFailed => false,
-    }
-}
-
 /// Where a delivery stands.
 pub(super) struct Standing {
     pub(super) state: DeliveryState,
@@ -675,121 +542,5 @@ struct Tried {
 impl From<&AttemptRecord> for Tried {
     fn from(record: &AttemptRecord) -> Self {
         Tried { at: record.sequence, message: record.message, status: record.status }
-    }
-}
-
-/// Index rows and the tail as one list, without doubles. A row may be indexed ahead of its time, so both lists are compared to the end.
-struct Merged<'s, T, R, K> {
-    rows: Rows<'s>,
-    row: Option<T>,
-    rows_done: bool,
-    /// Reversed: the next one stands last.
-    tail: Vec<T>,
-    ascending: bool,
-    read: R,
-    key: K,
-}
-
-impl<'s, T, R, K> Merged<'s, T, R, K>
-where
-    R: Fn(&rusqlite::Row<'_>) -> Result<T, Fault>,
-    K: Fn(&T) -> Sequence,
-{
-    /// `tail` is in rising order, whatever the direction.
-    fn new(rows: Rows<'s>, mut tail: Vec<T>, ascending: bool, read: R, key: K) -> Self {
-        if ascending {
-            tail.reverse();
-        }
-        Merged { rows, row: None, rows_done: false, tail, ascending, read, key }
-    }
-
-    fn next(&mut self) -> Result<Option<T>, Fault> {
-        if self.row.is_none() && !self.rows_done {
-            self.row = self.rows.next()?.map(&self.read).transpose()?;
-            self.rows_done = self.row.is_none();
-        }
-        let (row, tail) = (self.row.as_ref().map(&self.key), self.tail.last().map(&self.key));
-        let row_first = match (row, tail) {
-            (Some(row), Some(tail)) if row == tail => {
-                self.tail.pop();
-                true
-            }
-            (Some(row), Some(tail)) => (row < tail) == self.ascending,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        Ok(if row_first { self.row.take() } else { self.tail.pop() })
-    }
-}
-
-/// Collects a page and finds out whether there is more.
-struct PageOf<T> {
-    items: Vec<T>,
-    limit: usize,
-    more: bool,
-}
-
-impl<T> PageOf<T> {
-    fn new(limit: usize) -> Self {
-        PageOf { items: Vec::new(), limit, more: false }
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= self.limit
-    }
-
-    /// Answers whether to go on.
-    fn take(&mut self, item: T) -> Result<bool, Fault> {
-        if self.is_full() {
-            return Ok(self.has_more());
-        }
-        self.items.push(item);
-        Ok(true)
-    }
-
-    /// There is one more than fits. Answers that there is no need to go on.
-    fn has_more(&mut self) -> bool {
-        self.more = true;
-        false
-    }
-
-    fn done(self) -> Page<T> {
-        Page { items: self.items, done: !self.more }
-    }
-}
-
-/// The first few of many sequences, in a direction.
-struct Firsts {
-    rising: BinaryHeap<Sequence>,
-    falling: BinaryHeap<Reverse<Sequence>>,
-    count: usize,
-    ascending: bool,
-}
-
-impl Firsts {
-    fn new(count: usize, ascending: bool) -> Self {
-        Firsts { rising: BinaryHeap::new(), falling: BinaryHeap::new(), count, ascending }
-    }
-
-    fn offer(&mut self, sequence: Sequence) {
-        if self.ascending {
-            self.rising.push(sequence);
-            if self.rising.len() > self.count {
-                self.rising.pop();
-            }
-        } else {
-            self.falling.push(Reverse(sequence));
-            if self.falling.len() > self.count {
-                self.falling.pop();
-            }
-        }
-    }
-
-    fn sorted(self) -> Vec<Sequence> {
-        if self.ascending {
-            self.rising.into_sorted_vec()
-        } else {
-            self.falling.into_sorted_vec().into_iter().map(|Reverse(sequence)| sequence).collect()
-        }
     }
 }

@@ -5,7 +5,8 @@ use super::fault::Fault;
 use super::index::{self, MessageRecord};
 use super::ledger::Meta;
 use super::message_log::{self, array};
-use super::reading::{Snapshot, Standing, carries, of_class, stands};
+use super::passes::{carries, of_class, stands};
+use super::reading::{Snapshot, Standing};
 use super::waiting_room;
 use super::writer::{ROW_BYTES, Writer};
 use crate::{
