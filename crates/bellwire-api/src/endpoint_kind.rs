@@ -2,7 +2,7 @@
 
 use crate::Api;
 use crate::auth::Principal;
-use crate::endpoint::check_url;
+use crate::endpoint_in::check_url;
 use crate::field::Faults;
 use bellwire_model::{Endpoint, Kind, Pipe, Plugin, Runs};
 use schemars::JsonSchema;

@@ -2,7 +2,8 @@
 
 use crate::call::Call;
 use crate::edit::Begun;
-use crate::endpoint::{SIGNS_NOTHING, check_secret, new_secret};
+use crate::endpoint::SIGNS_NOTHING;
+use crate::endpoint_in::{check_secret, new_secret};
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};

@@ -28,6 +28,7 @@ mod wire;
 
 mod application;
 mod endpoint;
+mod endpoint_in;
 mod endpoint_effect;
 mod endpoint_headers;
 mod endpoint_kind;

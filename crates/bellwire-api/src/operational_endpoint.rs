@@ -6,7 +6,8 @@
 use crate::Api;
 use crate::call::Call;
 use crate::edit::{Begun, Edit};
-use crate::endpoint::{self, UID_TAKEN, check_secret, check_url, keeps_secret, new_secret, some, uid_taken};
+use crate::endpoint::{self, UID_TAKEN, uid_taken};
+use crate::endpoint_in::{check_secret, check_url, keeps_secret, new_secret, some};
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
