@@ -107,16 +107,22 @@ pub struct PluginFault {
 #[derive(Clone, Debug)]
 pub enum ModuleEdit {
     /// A next version.
-    Add {
-        /// Its text.
-        code: String,
-    },
+    Add(NewCode),
     /// Grants this, or what the newest version wants.
     Grant(Option<Permissions>),
     /// Lets this version run, or the one before.
     RollBack(Option<u32>),
     /// Removes it.
     Remove,
+}
+
+/// A version that is to be installed.
+#[derive(Clone, Debug)]
+pub enum NewCode {
+    /// JavaScript.
+    Text(String),
+    /// A WebAssembly component.
+    Component(Bytes),
 }
 
 /// Why a module was not changed.

@@ -178,6 +178,13 @@ impl Call {
         Json::read(&self.parts.headers, std::mem::take(self.body.get_mut()), self.api.settings()).await
     }
 
+    /// As [`Call::json`]; the body may be so long.
+    pub(crate) async fn long_json(&mut self, bytes_max: usize) -> Result<Json, Error> {
+        let settings = self.api.settings();
+        let bytes_max = bytes_max.max(settings.body_bytes_max);
+        Json::read_up_to(bytes_max, &self.parts.headers, std::mem::take(self.body.get_mut()), settings).await
+    }
+
     /// As [`Call::json`]; a body that is empty is an empty object, for operations that need none.
     pub(crate) async fn json_or_nothing(&mut self) -> Result<Json, Error> {
         Ok(self.json().await?.or_empty_object())

@@ -30,13 +30,26 @@ impl Json {
     /// # Errors
     /// 413 if it is too large; 400 if it ends early, or is too deep or too wide to be looked at.
     pub(crate) async fn read(headers: &HeaderMap, body: Body, settings: &Settings) -> Result<Self, Error> {
-        let too_large = || Error::too_large("request body", settings.body_bytes_max);
+        Json::read_up_to(settings.body_bytes_max, headers, body, settings).await
+    }
+
+    /// The same, with a limit of its own.
+    ///
+    /// # Errors
+    /// As [`Json::read`].
+    pub(crate) async fn read_up_to(
+        bytes_max: usize,
+        headers: &HeaderMap,
+        body: Body,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let too_large = || Error::too_large("request body", bytes_max);
         let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|length| length > settings.body_bytes_max as u64) {
+        if declared.is_some_and(|length| length > bytes_max as u64) {
             drain(body).await;
             return Err(too_large());
         }
-        let bytes = match Limited::new(body, settings.body_bytes_max).collect().await {
+        let bytes = match Limited::new(body, bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
             Err(error) => {

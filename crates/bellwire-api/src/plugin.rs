@@ -3,7 +3,7 @@
 //! Modules are their organisation's: nobody else sees, runs or changes them. It takes a token of the organisation itself, never of one of
 //! its applications.
 
-use crate::backend::{ModuleEdit, ModuleRefusal, Tried};
+use crate::backend::{ModuleEdit, ModuleRefusal, NewCode, Tried};
 use crate::call::Call;
 use crate::endpoint_kind::PluginIn;
 use crate::error::{self, Error};
@@ -11,6 +11,7 @@ use crate::field::Faults;
 use crate::operation::{Access, Operation};
 use crate::wire::Time;
 use axum::response::Response;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_model::{Kind, Module, ModuleVersion, Permissions, Plugin};
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
@@ -19,6 +20,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const TAG: &str = "Plugin";
+/// Of a module that is to be installed: a component of 16 MiB in base64.
+const BODY_BYTES_MAX: usize = 24 << 20;
 
 pub(crate) fn operations() -> Vec<Operation> {
     let all = "/api/v1/plugin";
@@ -64,8 +67,10 @@ struct ModuleIn {
     name: Option<String>,
     /// JavaScript that defines `handle`; lines such as `// @permission fetch api.example.com` say what it wants: `fetch`, `environment`,
     /// `respond`, `emit`.
-    #[schemars(required, length(max = 1_048_576))]
+    #[schemars(length(max = 1_048_576))]
     code: Option<String>,
+    /// Instead of `code`: a WebAssembly component of at most 16 MiB, in base64; its section `bellwire.permissions` says what it wants.
+    component: Option<String>,
 }
 
 #[derive(Deserialize, JsonSchema, Default)]
@@ -117,10 +122,12 @@ struct ModuleOut {
 #[schemars(rename = "PluginVersionOut")]
 struct VersionOut {
     version: u32,
-    /// SHA-256 of the text, in hex.
+    /// What runs it: `javascript` or `wasm`.
+    runs: &'static str,
+    /// SHA-256 of the code, in hex.
     digest: String,
-    /// How long the text is.
-    bytes: usize,
+    /// How long the code is.
+    bytes: u64,
     wants: PermissionsOut,
     added_at: Time,
 }
@@ -168,8 +175,9 @@ impl ModuleOut {
     fn of(module: &Module) -> Self {
         let version = |version: &ModuleVersion| VersionOut {
             version: version.number,
+            runs: version.code.runs().name(),
             digest: version.digest.clone(),
-            bytes: version.code.len(),
+            bytes: version.code.bytes(),
             wants: (&version.wants).into(),
             added_at: Time(version.added_at),
         };
@@ -199,14 +207,32 @@ async fn edit(call: &Call, name: String, edit: ModuleEdit, place: &str) -> Resul
 }
 
 async fn add(mut call: Call) -> Result<Response, Error> {
-    let input: ModuleIn = call.json().await?.parse()?;
+    let ModuleIn { name, code, component } = call.long_json(BODY_BYTES_MAX).await?.parse()?;
     let mut faults = Faults::new();
-    let (name, code) = (faults.required("name", input.name), faults.required("code", input.code));
+    let name = faults.required("name", name);
     if let Some(Err(why)) = name.as_deref().map(Module::check_name) {
         faults.add("name", why);
     }
+    let (code, place) = match (code, component) {
+        (Some(code), None) => (NewCode::Text(code), "code"),
+        (None, Some(component)) => {
+            let decoded = BASE64_STANDARD.decode(&component);
+            if decoded.is_err() {
+                faults.add("component", "`component` must be base64");
+            }
+            (NewCode::Component(decoded.unwrap_or_default().into()), "component")
+        }
+        (None, None) => {
+            faults.required::<String>("code", None);
+            (NewCode::Text(String::new()), "code")
+        }
+        (Some(_), Some(_)) => {
+            faults.add("code", "either `code` or `component` is installed, not both");
+            (NewCode::Text(String::new()), "code")
+        }
+    };
     faults.end()?;
-    edit(&call, name.unwrap_or_default(), ModuleEdit::Add { code: code.unwrap_or_default() }, "code").await
+    edit(&call, name.unwrap_or_default(), ModuleEdit::Add(code), place).await
 }
 
 async fn grant(mut call: Call) -> Result<Response, Error> {

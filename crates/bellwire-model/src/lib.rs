@@ -48,7 +48,7 @@ pub use id::{
 pub use kind::{Kind, Pipe, Plugin, Runs};
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
-pub use module::{Module, ModuleVersion, Permissions};
+pub use module::{Code, Module, ModuleVersion, Permissions};
 pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
 pub use shape::{ContentFilter, FilterSource, Format, Prepared, Shape, Transformation};

@@ -1,9 +1,10 @@
 //! A module: code that is installed under a name, version by version, for plugins to run.
 //!
-//! A version is known by the digest of its text and says in its text what it wants to reach; the operator grants that, once and for all
+//! A version is known by the digest of its code and says in its code what it wants to reach; the operator grants that, once and for all
 //! versions. A version that wants more than is granted waits, and the one before it goes on.
 
 use crate::clock::Timestamp;
+use crate::kind::Runs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -33,9 +34,21 @@ impl Permissions {
     /// # Errors
     /// What is wrong with a line, with its number.
     pub fn declared(code: &str) -> Result<Permissions, String> {
+        Permissions::read(code, |line| line.strip_prefix(MARK), MARK)
+    }
+
+    /// What a text says that is nothing but such lines, without what they begin with: `fetch api.example.com`.
+    ///
+    /// # Errors
+    /// What is wrong with a line, with its number.
+    pub fn listed(text: &str) -> Result<Permissions, String> {
+        Permissions::read(text, |line| Some(line).filter(|line| !line.is_empty()), "")
+    }
+
+    fn read(text: &str, wish: impl Fn(&str) -> Option<&str>, mark: &str) -> Result<Permissions, String> {
         let mut wanted = Permissions::default();
-        for (number, line) in code.lines().enumerate() {
-            let Some(rest) = line.trim_start().strip_prefix(MARK) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            let Some(rest) = wish(line.trim_start()) else { continue };
             let mut words = rest.split_whitespace();
             let (what, more) = (words.next(), words.clone().next().is_some());
             let all = match (what, more) {
@@ -51,7 +64,7 @@ impl Permissions {
                 }
                 _ => {
                     let forms = ["fetch HOST…", "environment NAME…", "respond", "emit"];
-                    let forms = forms.map(|form| format!("`{MARK}{form}`")).join(", ");
+                    let forms = forms.map(|form| format!("`{mark}{form}`")).join(", ");
                     return Err(format!("line {}: expected one of {forms}", number + 1));
                 }
             };
@@ -72,15 +85,42 @@ impl Permissions {
     }
 }
 
-/// A text of a module.
+/// What a module is written in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// JavaScript: its text.
+    Text(Arc<str>),
+    /// A WebAssembly component: its length in bytes. It stays on the disk, where its digest finds it.
+    Component(u64),
+}
+
+impl Code {
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Code::Text(text) => text.len() as u64,
+            Code::Component(bytes) => *bytes,
+        }
+    }
+
+    /// What runs it.
+    pub fn runs(&self) -> Runs {
+        match self {
+            Code::Text(_) => Runs::Javascript,
+            Code::Component(_) => Runs::Wasm,
+        }
+    }
+}
+
+/// A text or a component of a module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleVersion {
     /// Counted from 1.
     pub number: u32,
-    /// SHA-256 of the text, in hex.
+    /// SHA-256 of the code, in hex.
     pub digest: String,
-    /// The text.
-    pub code: Arc<str>,
+    /// The code.
+    pub code: Code,
     /// What it wants.
     pub wants: Permissions,
     /// When it was added.
@@ -123,6 +163,11 @@ impl Module {
     /// The version that runs.
     pub fn running(&self) -> Option<&ModuleVersion> {
         self.active.and_then(|number| self.version(number))
+    }
+
+    /// What runs its versions: all the same.
+    pub fn runs(&self) -> Option<Runs> {
+        self.newest().map(|newest| newest.code.runs())
     }
 
     /// The newest.
@@ -195,7 +240,8 @@ mod tests {
 
     fn version(code: &str) -> ModuleVersion {
         let wants = Permissions::declared(code).expect("declares");
-        ModuleVersion { number: 0, digest: code.to_owned(), code: code.into(), wants, added_at: Timestamp::EPOCH }
+        let digest = code.to_owned();
+        ModuleVersion { number: 0, digest, code: Code::Text(code.into()), wants, added_at: Timestamp::EPOCH }
     }
 
     fn fetch(host: &str) -> Permissions {
@@ -215,6 +261,9 @@ mod tests {
         let both = Permissions::declared("// @permission respond\n// @permission emit").expect("declares");
         assert_eq!(both, Permissions { respond: true, emit: true, ..Permissions::default() });
         assert!(both.cover(&Permissions::default()) && !Permissions::default().cover(&both));
+        let listed = Permissions::listed("\nfetch a.example\n environment REGION\n").expect("lists");
+        assert_eq!(listed.environment.into_iter().collect::<Vec<_>>(), ["REGION"]);
+        assert!(Permissions::listed("fetch a.example\n// files").is_err_and(|why| why.starts_with("line 2")));
     }
 
     #[test]
@@ -244,7 +293,7 @@ mod tests {
             module.add(version(&format!("// @permission fetch {n}.example")));
         }
         assert_eq!((module.versions.len(), module.active), (VERSIONS_MAX, Some(1)));
-        assert_eq!(module.running().map(|version| &*version.code), Some("0"));
+        assert_eq!(module.running().map(|version| &*version.digest), Some("0"));
     }
 
     #[test]

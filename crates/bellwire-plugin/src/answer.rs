@@ -56,6 +56,16 @@ pub struct Response {
     pub body: Bytes,
 }
 
+impl Response {
+    /// The first header that cannot be sent.
+    pub(crate) fn unsendable(headers: &[(String, String)]) -> Option<&str> {
+        let sendable = |(name, value): &&(String, String)| {
+            http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok()
+        };
+        headers.iter().find(|header| !sendable(header)).map(|(name, _)| name.as_str())
+    }
+}
+
 /// A message that a plugin wants to be sent on behalf of the same application.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Emitted {

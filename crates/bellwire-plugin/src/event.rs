@@ -181,6 +181,12 @@ impl<'a> Event<'a> {
         self.received().map(|received| received.hops)
     }
 
+    /// The message itself.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn message(&self) -> &'a Message {
+        self.message
+    }
+
     fn received(&self) -> Option<&'a Received> {
         self.message.received.as_deref()
     }

@@ -112,7 +112,7 @@ fn organisation(name: &str) -> Option<OrganisationId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_model::Timestamp;
+    use bellwire_model::{Code, Timestamp};
 
     fn organisation_of(text: &str) -> OrganisationId {
         OrganisationId::parse(text).expect("an organisation")
@@ -131,7 +131,7 @@ mod tests {
         installed.of(&south).remove("deploy").expect("removed");
         for installed in [installed, Installed::open(place.clone()).expect("opens again")] {
             let code = |organisation| installed.of(organisation).get("deploy").map(|m| m.versions[0].code.clone());
-            assert_eq!((code(&north).as_deref(), code(&south)), (Some("one"), None));
+            assert_eq!((code(&north), code(&south)), (Some(Code::Text("one".into())), None));
         }
         assert!(folder.path().read_dir().expect("a folder").count() == 1, "nothing is written beside the folder");
     }

@@ -6,7 +6,7 @@
 //! which the engine, the store or the simulation needs to build.
 //!
 //! ```text
-//! message ──▶ event ──▶ javascript | command | sql | notify | queue ──▶ answer ──▶ outcome
+//! message ──▶ event ──▶ javascript | wasm | command | sql | notify | queue ──▶ answer ──▶ outcome
 //! ```
 //!
 //! It decides nothing beyond the answer: what an outcome means is `model`'s business, when to try again is the engine's, how many
@@ -16,8 +16,11 @@ mod event;
 mod template;
 mod settings;
 mod answer;
+mod fetch;
 pub mod command;
 pub mod javascript;
+#[cfg(feature = "wasm")]
+mod wasm;
 pub mod sql;
 pub mod notify;
 mod queue;

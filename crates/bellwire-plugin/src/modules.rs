@@ -1,9 +1,11 @@
-//! Installed modules of one organisation, kept in a folder: each text in a file named by its digest, and one index, replaced as a whole.
+//! Installed modules of one organisation, kept in a folder: each text or component in a file named by its digest, and one index, replaced as
+//! a whole.
 //!
-//! An edit is on the disk before it has an effect, and has it for all shards at once: a run that has begun goes on with the text
+//! An edit is on the disk before it has an effect, and has it for all shards at once: a run that has begun goes on with the code
 //! that it began with, the next one takes the new. What is damaged on the disk is not run.
 
-use bellwire_model::{Module, ModuleVersion, Permissions, Timestamp};
+use bellwire_model::{Code, Module, ModuleVersion, Permissions, Runs, Timestamp};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,6 +20,8 @@ const INDEX: &str = "modules.json";
 const MODULES_MAX: usize = 1_000;
 /// A module's text.
 const CODE_BYTES_MAX: usize = 1024 * 1024;
+/// A component.
+const COMPONENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// All modules. Without a folder there are none, and none can be added.
 #[derive(Debug, Default)]
@@ -65,6 +69,18 @@ struct VersionRow {
     number: u32,
     digest: String,
     added_at_us: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    component: Option<ComponentRow>,
+}
+
+/// What is known of a component without reading it.
+#[derive(Serialize, Deserialize)]
+struct ComponentRow {
+    bytes: u64,
+    wants_fetch: BTreeSet<String>,
+    wants_environment: BTreeSet<String>,
+    wants_respond: bool,
+    wants_emit: bool,
 }
 
 impl Modules {
@@ -102,29 +118,96 @@ impl Modules {
         self.all.read().get(name).map(Arc::clone)
     }
 
+    /// Whether an endpoint of this kind can name this module.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self, name: &str, runs: Runs) -> Result<(), String> {
+        match self.get(name).and_then(|module| module.runs()) {
+            Some(own) if own == runs => Ok(()),
+            Some(own) => Err(format!("the module {name} is one for the kind `{}`", own.name())),
+            None => Err(format!("no module {name:?} is installed; `bellwire plugin add` installs one")),
+        }
+    }
+
+    /// The version of a module that runs.
+    ///
+    /// # Errors
+    /// Why none does.
+    pub(crate) fn running(&self, name: &str) -> Result<ModuleVersion, String> {
+        let module = self.get(name).ok_or_else(|| format!("the module {name} is not installed any more"))?;
+        module.running().cloned().ok_or_else(|| {
+            format!("no version of the module {name} may run; `bellwire plugin grant {name}` grants what it wants")
+        })
+    }
+
     /// Adds a text under a name, as its next version.
     ///
     /// # Errors
     /// [`ModuleError`].
     pub fn add(&self, name: &str, code: &str, now: Timestamp) -> Result<Arc<Module>, ModuleError> {
-        let refused = |why: String| ModuleError::Refused(why);
-        Module::check_name(name).map_err(refused)?;
-        if code.len() > CODE_BYTES_MAX {
-            return Err(refused(format!("the text has {} bytes, at most {CODE_BYTES_MAX}", code.len())));
+        check_length("the text", code.len(), CODE_BYTES_MAX)?;
+        let wants = Permissions::declared(code).map_err(ModuleError::Refused)?;
+        self.install(name, code.as_bytes(), Code::Text(code.into()), wants, now)
+    }
+
+    /// Adds a component in the same way, if `inspect` says that it can be run and what it wants; it is given its digest.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn add_component(
+        &self,
+        name: &str,
+        component: Bytes,
+        now: Timestamp,
+        inspect: impl FnOnce(&str, Bytes) -> Result<Permissions, String>,
+    ) -> Result<Arc<Module>, ModuleError> {
+        check_length("the component", component.len(), COMPONENT_BYTES_MAX)?;
+        Module::check_name(name).map_err(ModuleError::Refused)?;
+        let wants = inspect(&digest(&component), component.clone()).map_err(ModuleError::Refused)?;
+        self.install(name, &component, Code::Component(component.len() as u64), wants, now)
+    }
+
+    /// The component of this digest, from the disk.
+    ///
+    /// # Errors
+    /// [`ModuleError::Folder`] if it cannot be read, [`ModuleError::Refused`] if it is not what was written.
+    pub fn component(&self, wanted: &str) -> Result<Bytes, ModuleError> {
+        let folder = self.folder.as_deref().ok_or(ModuleError::Missing)?;
+        let name = file_name(wanted, &Code::Component(0));
+        let component = fs::read(folder.join(&name))?;
+        match digest(&component) == wanted {
+            true => Ok(component.into()),
+            false => Err(ModuleError::Refused(format!("{name} is not what was written"))),
         }
-        let wants = Permissions::declared(code).map_err(refused)?;
-        let version = ModuleVersion { number: 1, digest: digest(code), code: code.into(), wants, added_at: now };
+    }
+
+    fn install(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        code: Code,
+        wants: Permissions,
+        now: Timestamp,
+    ) -> Result<Arc<Module>, ModuleError> {
+        Module::check_name(name).map_err(ModuleError::Refused)?;
+        let version = ModuleVersion { number: 1, digest: digest(bytes), code, wants, added_at: now };
         let _editing = self.editing.lock();
+        let existing = self.get(name);
+        if let Some(runs) = existing.as_ref().and_then(|module| module.runs()).filter(|r| *r != version.code.runs()) {
+            let text = format!("the module {name} is one for {}; give this one another name", runs.name());
+            return Err(ModuleError::Refused(text));
+        }
         let folder = self.folder()?;
-        write_whole(&folder.join(file_name(&version.digest)), code.as_bytes())?;
-        let (module, gone) = match self.get(name) {
+        write_whole(&folder.join(file_name(&version.digest, &version.code)), bytes)?;
+        let (module, gone) = match existing {
             Some(module) => {
                 let mut module = Module::clone(&module);
                 let gone = module.add(version);
                 (module, gone)
             }
             None if self.all.read().len() >= MODULES_MAX => {
-                return Err(refused(format!("there are {MODULES_MAX} modules already")));
+                return Err(ModuleError::Refused(format!("there are {MODULES_MAX} modules already")));
             }
             None => (Module::new(name.to_owned(), version), Vec::new()),
         };
@@ -190,7 +273,13 @@ impl Modules {
         }
         let folder = self.folder()?;
         for version in &module.versions {
-            write_whole(&folder.join(file_name(&version.digest)), version.code.as_bytes())?;
+            let Code::Text(text) = &version.code else {
+                return Err(ModuleError::Refused(format!(
+                    "the component {} was never the whole server's",
+                    module.name
+                )));
+            };
+            write_whole(&folder.join(file_name(&version.digest, &version.code)), text.as_bytes())?;
         }
         self.put(module.clone()).map(drop)
     }
@@ -218,14 +307,16 @@ impl Modules {
         Ok(write_whole(&self.folder()?.join(INDEX), &text)?)
     }
 
-    /// Texts that nobody names any more.
+    /// Code that nobody names any more.
     fn forget(&self, digests: impl IntoIterator<Item = String>) {
         let all = self.all.read();
         let named = |digest: &String| all.values().flat_map(|module| &module.versions).any(|v| v.digest == *digest);
         for digest in digests.into_iter().filter(|digest| !named(digest)) {
             if let Some(folder) = &self.folder {
-                // One that stays does no harm.
-                let _ = fs::remove_file(folder.join(file_name(&digest)));
+                for code in [Code::Text("".into()), Code::Component(0)] {
+                    // One that stays does no harm.
+                    let _ = fs::remove_file(folder.join(file_name(&digest, &code)));
+                }
             }
         }
     }
@@ -237,6 +328,16 @@ impl ModuleRow {
             number: version.number,
             digest: version.digest.clone(),
             added_at_us: version.added_at.as_micros(),
+            component: match version.code {
+                Code::Text(_) => None,
+                Code::Component(bytes) => Some(ComponentRow {
+                    bytes,
+                    wants_fetch: version.wants.fetch.clone(),
+                    wants_environment: version.wants.environment.clone(),
+                    wants_respond: version.wants.respond,
+                    wants_emit: version.wants.emit,
+                }),
+            },
         };
         ModuleRow {
             name: module.name.clone(),
@@ -251,14 +352,12 @@ impl ModuleRow {
 
     fn read(self, folder: &Path) -> Result<Module, ModuleError> {
         let version = |row: VersionRow| {
-            let file = folder.join(file_name(&row.digest));
-            let code = fs::read_to_string(&file)?;
-            if digest(&code) != row.digest {
-                return Err(ModuleError::Refused(format!("{} is not what was written", file.display())));
-            }
-            let wants = Permissions::declared(&code).map_err(ModuleError::Refused)?;
+            let (code, wants) = match row.component {
+                None => text_of(folder, &row.digest)?,
+                Some(component) => component.read(folder, &row.digest)?,
+            };
             let added_at = Timestamp::from_micros(row.added_at_us);
-            Ok(ModuleVersion { number: row.number, digest: row.digest, code: code.into(), wants, added_at })
+            Ok::<_, ModuleError>(ModuleVersion { number: row.number, digest: row.digest, code, wants, added_at })
         };
         Ok(Module {
             name: self.name,
@@ -274,12 +373,51 @@ impl ModuleRow {
     }
 }
 
-fn file_name(digest: &str) -> String {
-    format!("{digest}.js")
+impl ComponentRow {
+    /// Only its length is looked at; all of it is when it is to run.
+    fn read(self, folder: &Path, digest: &str) -> Result<(Code, Permissions), ModuleError> {
+        let code = Code::Component(self.bytes);
+        let file = folder.join(file_name(digest, &code));
+        if fs::metadata(&file)?.len() != self.bytes {
+            return Err(ModuleError::Refused(format!("{} is not what was written", file.display())));
+        }
+        let ComponentRow { wants_fetch, wants_environment, wants_respond, wants_emit, .. } = self;
+        let wants = Permissions {
+            fetch: wants_fetch,
+            environment: wants_environment,
+            respond: wants_respond,
+            emit: wants_emit,
+        };
+        Ok((code, wants))
+    }
 }
 
-fn digest(code: &str) -> String {
-    Sha256::digest(code.as_bytes()).iter().fold(String::new(), |mut text, byte| {
+fn text_of(folder: &Path, wanted: &str) -> Result<(Code, Permissions), ModuleError> {
+    let file = folder.join(file_name(wanted, &Code::Text("".into())));
+    let text = fs::read_to_string(&file)?;
+    if digest(text.as_bytes()) != wanted {
+        return Err(ModuleError::Refused(format!("{} is not what was written", file.display())));
+    }
+    let wants = Permissions::declared(&text).map_err(ModuleError::Refused)?;
+    Ok((Code::Text(text.into()), wants))
+}
+
+fn check_length(what: &str, bytes: usize, bytes_max: usize) -> Result<(), ModuleError> {
+    match bytes <= bytes_max {
+        true => Ok(()),
+        false => Err(ModuleError::Refused(format!("{what} has {bytes} bytes, at most {bytes_max}"))),
+    }
+}
+
+fn file_name(digest: &str, code: &Code) -> String {
+    match code {
+        Code::Text(_) => format!("{digest}.js"),
+        Code::Component(_) => format!("{digest}.wasm"),
+    }
+}
+
+fn digest(code: &[u8]) -> String {
+    Sha256::digest(code).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -324,7 +462,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let modules = Modules::open(folder.path().to_owned()).expect("opens");
         let module = modules.add("deploy", "one", Timestamp::EPOCH).expect("added");
-        let file = folder.path().join(file_name(&module.versions[0].digest));
+        let file = folder.path().join(file_name(&module.versions[0].digest, &module.versions[0].code));
         fs::write(&file, "two").expect("written");
         assert!(
             Modules::open(folder.path().to_owned())
@@ -333,5 +471,30 @@ mod tests {
         assert!(matches!(Modules::default().add("x", "", Timestamp::EPOCH), Err(ModuleError::Refused(_))));
         assert!(matches!(modules.add("X/..", "", Timestamp::EPOCH), Err(ModuleError::Refused(_))));
         assert!(matches!(modules.roll_back("deploy", None), Err(ModuleError::Refused(_))));
+    }
+
+    #[test]
+    fn a_component_stays_on_the_disk_until_it_is_asked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || Modules::open(folder.path().to_owned());
+        let modules = open().expect("opens");
+        let wants = Permissions { fetch: ["a.example".to_owned()].into(), ..Permissions::default() };
+        let module =
+            modules.add_component("deploy", "\0asm one".into(), Timestamp::from_seconds(7), |_, _| Ok(wants.clone()));
+        let module = module.expect("added");
+        assert_eq!((module.active, module.runs()), (None, Some(Runs::Wasm)));
+        assert_eq!(open().expect("opens again").all(), [Arc::clone(&module)]);
+        let version = &module.versions[0];
+        assert_eq!((&version.code, &version.wants), (&Code::Component(8), &wants));
+        assert_eq!(modules.component(&version.digest).expect("is there"), "\0asm one");
+        let other = modules.add("deploy", "text", Timestamp::EPOCH).expect_err("another language");
+        assert!(other.to_string().contains("is one for wasm"), "{other}");
+        let file = folder.path().join(file_name(&version.digest, &version.code));
+        fs::write(&file, b"\0asm two").expect("written");
+        assert!(matches!(modules.component(&version.digest), Err(ModuleError::Refused(_))));
+        fs::write(&file, b"shorter").expect("written");
+        assert!(open().is_err_and(|error| error.to_string().contains("not what was written")));
+        modules.remove("deploy").expect("removed");
+        assert!(!file.exists());
     }
 }

@@ -6,19 +6,29 @@ use crate::command::{Allowed, Command};
 use crate::event::Event;
 use crate::installed::Installed;
 use crate::javascript::{Handlers, Javascript};
+use crate::modules::ModuleError;
 use crate::notify::{Bursts, Mail, Notify};
 use crate::queue::Queue;
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
+#[cfg(feature = "wasm")]
+use crate::wasm::{Components, Wasm};
 use bellwire_egress::{Client, Proxy};
-use bellwire_model::{AttemptNumber, EndpointKey, FailureClass, Message, OrganisationId, Plugin, Runs};
+use bellwire_model::{
+    AttemptNumber, EndpointKey, FailureClass, Message, Module, OrganisationId, Plugin, Runs, Timestamp,
+};
 use bellwire_queue::Publishers;
 use bellwire_shape::ScriptLimits;
+use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
 
 /// A setting that only the operator's own files may have; see [`Shared::check`].
 const TRUSTED: &str = "trusted";
+
+#[cfg(not(feature = "wasm"))]
+const NOT_BUILT_IN: &str =
+    "this server was built without WebAssembly; one built with `cargo build --release --features wasm` has it";
 
 /// What the operator allows and bounds.
 #[derive(Clone, Default)]
@@ -52,6 +62,8 @@ impl std::fmt::Debug for Limits {
 pub struct Shared {
     limits: Limits,
     handlers: Handlers,
+    #[cfg(feature = "wasm")]
+    components: Components,
     warden: Warden,
     modules: Installed,
     files: Arc<Files>,
@@ -74,6 +86,8 @@ enum Program {
     Sql(Sql),
     Notify(Notify),
     Queue(Queue),
+    #[cfg(feature = "wasm")]
+    Wasm(Wasm),
 }
 
 /// A plugin as it is kept beside its settings.
@@ -85,7 +99,61 @@ struct Prepared {
 impl Shared {
     /// Starts nothing yet.
     pub fn new(limits: Limits, warden: Warden, modules: Installed) -> Arc<Shared> {
-        Arc::new(Shared { handlers: Handlers::new(limits.scripts), limits, warden, modules, files: Arc::default() })
+        Arc::new(Shared {
+            handlers: Handlers::new(limits.scripts),
+            #[cfg(feature = "wasm")]
+            components: Components::new(limits.scripts),
+            limits,
+            warden,
+            modules,
+            files: Arc::default(),
+        })
+    }
+
+    /// Installs a script for an organisation under a name, as its next version, if it loads. Blocks until that is known.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn add_script(
+        &self,
+        own: &OrganisationId,
+        name: &str,
+        code: &str,
+        now: Timestamp,
+    ) -> Result<Arc<Module>, ModuleError> {
+        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.0))?;
+        self.modules.of(own).add(name, code, now)
+    }
+
+    /// Installs a WebAssembly component in the same way, if it can be run. Blocks while it is compiled.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    #[cfg(feature = "wasm")]
+    pub fn add_component(
+        &self,
+        own: &OrganisationId,
+        name: &str,
+        component: Bytes,
+        now: Timestamp,
+    ) -> Result<Arc<Module>, ModuleError> {
+        let inspect = |digest: &str, component| self.components.inspect(digest, component);
+        self.modules.of(own).add_component(name, component, now, inspect)
+    }
+
+    /// Refuses a WebAssembly component, which this server cannot run.
+    ///
+    /// # Errors
+    /// [`ModuleError::Refused`], always.
+    #[cfg(not(feature = "wasm"))]
+    pub fn add_component(
+        &self,
+        _own: &OrganisationId,
+        _name: &str,
+        _component: Bytes,
+        _now: Timestamp,
+    ) -> Result<Arc<Module>, ModuleError> {
+        Err(ModuleError::Refused(NOT_BUILT_IN.to_owned()))
     }
 
     /// The installed modules of all organisations.
@@ -131,6 +199,8 @@ impl Shared {
             Ok(Program::Sql(sql)) => sql.check(&self.limits.databases, trusted, &mut faults),
             Ok(Program::Notify(notify)) => notify.check(&self.limits.mail, &mut faults),
             Ok(Program::Queue(queue)) => queue.check(self.limits.proxy.as_ref(), &mut faults),
+            #[cfg(feature = "wasm")]
+            Ok(Program::Wasm(wasm)) => wasm.check(&self.modules.of(organisation), &mut faults),
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -157,7 +227,7 @@ impl Plugins {
             let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
             Prepared::read(plugin.runs, settings)
         });
-        let Shared { limits, handlers, warden, modules, files } = &*self.shared;
+        let Shared { limits, handlers, warden, modules, files, .. } = &*self.shared;
         match &prepared.program {
             Err(fault) => {
                 let text =
@@ -173,6 +243,12 @@ impl Plugins {
             Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,
             Ok(Program::Notify(notify)) => notify.run(event, key, &self.bursts, &limits.mail, &self.client).await,
             Ok(Program::Queue(queue)) => queue.run(event, key, &self.publishers).await,
+            #[cfg(feature = "wasm")]
+            Ok(Program::Wasm(wasm)) => {
+                let components = &self.shared.components;
+                wasm.run(event, key, components, &modules.of(organisation), &limits.commands.environment, &self.client)
+                    .await
+            }
         }
     }
 }
@@ -186,10 +262,10 @@ impl Prepared {
             Runs::Sql => settings::read(&settings).map(Program::Sql),
             Runs::Notify => Notify::read(&settings).map(Program::Notify),
             Runs::Queue => Queue::read(&settings).map(Program::Queue),
-            Runs::Wasm => {
-                let text = format!("this server runs no plugins of the kind {}", runs.name());
-                Err(Fault::new(&["runs"], text))
-            }
+            #[cfg(feature = "wasm")]
+            Runs::Wasm => settings::read(&settings).map(Program::Wasm),
+            #[cfg(not(feature = "wasm"))]
+            Runs::Wasm => Err(Fault::new(&["runs"], NOT_BUILT_IN)),
         };
         Prepared { program, trusted }
     }

@@ -2,7 +2,8 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{
-    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, PluginFault, SourceState, Tried,
+    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, NewCode, PluginFault, SourceState,
+    Tried,
 };
 use bellwire_api::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
@@ -215,13 +216,9 @@ fn edit_module(
 ) -> Result<Option<Arc<Module>>, ModuleRefusal> {
     let modules = plugins.modules().of(organisation);
     let edited = match edit {
-        ModuleEdit::Add { code } => {
-            let settings = serde_json::json!({ "script": code });
-            let loads = plugins.check(organisation, Runs::Javascript, &settings, false);
-            loads.map_err(|faults| {
-                ModuleRefusal::Refused(faults.into_iter().map(|fault| fault.text).collect::<Vec<_>>().join("; "))
-            })?;
-            modules.add(name, &code, now).map(Some)
+        ModuleEdit::Add(NewCode::Text(text)) => plugins.add_script(organisation, name, &text, now).map(Some),
+        ModuleEdit::Add(NewCode::Component(component)) => {
+            plugins.add_component(organisation, name, component, now).map(Some)
         }
         ModuleEdit::Grant(more) => modules.grant(name, more).map(Some),
         ModuleEdit::RollBack(to) => modules.roll_back(name, to).map(Some),

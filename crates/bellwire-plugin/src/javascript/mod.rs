@@ -9,17 +9,16 @@
 //! guard, and the run steps aside meanwhile: waiting costs no thread and none of the time that it may compute.
 
 mod engine;
-mod fetch;
 
 use crate::answer::{Answer, Console, Emitted, Ran, Response};
 use crate::event::Event;
+use crate::fetch::{Asks, Fetches, Wanted, check_hosts, joined};
 use crate::modules::Modules;
 use crate::settings::{Fault, Millis};
 use bellwire_egress::Client;
-use bellwire_model::{EndpointKey, FailureClass, Permissions};
+use bellwire_model::{Code, EndpointKey, FailureClass, Permissions, Runs};
 use bellwire_shape::{Pool, ScriptError, ScriptLimits};
-use engine::{Done, End, Said, Suspended, Turn, What};
-use fetch::Fetches;
+use engine::{Call, Done, End, Said, Suspended, Turn, What};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
@@ -115,31 +114,25 @@ impl Javascript {
                     faults.push(Fault::new(&["script"], error.0));
                 }
             }
-            (None, Some(name)) if modules.get(name).is_none() => {
-                let text = format!("no module {name:?} is installed; `bellwire plugin add` installs one");
-                faults.push(Fault::new(&["module"], text));
+            (None, Some(name)) => {
+                if let Err(text) = modules.check(name, Runs::Javascript) {
+                    faults.push(Fault::new(&["module"], text));
+                }
             }
-            (None, Some(_)) => {}
             _ => faults.push(Fault::new(&["script"], "either `script` or `module` says what is run")),
         }
-        for (place, host) in self.fetch_hosts.iter().flatten().enumerate() {
-            let name = host.strip_prefix("*.").unwrap_or(host);
-            if url::Host::parse(name).is_err() {
-                let text = format!("{host:?} is not a host such as api.example.com or *.example.com");
-                faults.push(Fault::new(&["fetch_hosts", &place.to_string()], text));
-            }
-        }
+        check_hosts(self.fetch_hosts.as_deref(), faults);
     }
 
     /// What is run, and what it may reach if it is a module.
     fn code(&self, modules: &Modules) -> Result<(Arc<str>, Option<Permissions>), String> {
         let Some(name) = &self.module else { return Ok((self.script.clone().unwrap_or_default(), None)) };
-        let module = modules.get(name).ok_or_else(|| format!("the module {name} is not installed any more"))?;
         // One that runs wants no more than was granted.
-        let running = module.running().ok_or_else(|| {
-            format!("no version of the module {name} may run; `bellwire plugin grant {name}` grants what it wants")
-        })?;
-        Ok((Arc::clone(&running.code), Some(running.wants.clone())))
+        let running = modules.running(name)?;
+        match running.code {
+            Code::Text(text) => Ok((text, Some(running.wants))),
+            Code::Component(_) => Err(format!("the module {name} is a component, which the kind `wasm` runs")),
+        }
     }
 
     /// Runs it for one event, on behalf of the endpoint of this key.
@@ -166,10 +159,17 @@ impl Javascript {
         let mut console = Console::new(CONSOLE_MAX);
         let deadline = Instant::now() + self.timeout_ms.0;
         let fetch = permissions.as_ref().map(|wants| wants.fetch.clone());
-        let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, deadline);
+        let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, Asks::Text, deadline);
         let running = drive(&code, input, u64::from(lane.0), handlers, &mut console, &mut fetches);
         let (answer, emitted) = match timeout_at(deadline, running).await {
-            Ok(Ok(end)) => permitted(said(end, handlers.0.limits().output_bytes_max), permissions.as_ref()),
+            Ok(Ok(end)) => {
+                let said = said(end, handlers.0.limits().output_bytes_max);
+                match &permissions {
+                    Some(wants) => Asks::Text.permitted(said, wants),
+                    // What an endpoint's own script says is its owner's.
+                    None => said,
+                }
+            }
             Ok(Err(error)) => (Answer::Broken(FailureClass::Plugin, error.0), Vec::new()),
             Err(_) => {
                 let text = format!("the handler took longer than {:?}", self.timeout_ms.0);
@@ -206,7 +206,9 @@ async fn drive(
         };
         let waiting = Waiting { handlers, lane, code, suspended: Some(suspended) };
         for call in calls {
-            under_way.push(fetches.make(call));
+            let Call { id, url, method, headers, body } = call;
+            let answer = fetches.make(Wanted { url, method, headers, body: body.into() });
+            under_way.push(async move { settled(id, answer.await) });
         }
         let Some(answer) = under_way.next().await else {
             return Err(ScriptError("handle waits for something that never comes".to_owned()));
@@ -214,6 +216,40 @@ async fn drive(
         let Some(suspended) = waiting.go_on() else { return Err(ScriptError("the handler was lost".to_owned())) };
         what = What::Settle(suspended, answer);
     }
+}
+
+/// What the prelude's `settle` takes.
+#[derive(Serialize)]
+struct Settled {
+    id: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<Fetched>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Fetched {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+    truncated: bool,
+}
+
+fn settled(id: u32, answer: Result<bellwire_egress::Response, String>) -> String {
+    let (response, error) = match answer {
+        Ok(response) => {
+            let fetched = Fetched {
+                status: response.status,
+                headers: joined(&response.headers),
+                body: String::from_utf8_lossy(&response.body).into_owned(),
+                truncated: response.truncated || response.body_error.is_some(),
+            };
+            (Some(fetched), None)
+        }
+        Err(error) => (None, Some(error)),
+    };
+    serde_json::to_string(&Settled { id, response, error }).unwrap_or_default()
 }
 
 /// A run that has stepped aside; given back to the threads if nobody takes it up again.
@@ -238,21 +274,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What a module said, if it may say it. What an endpoint's own script says is its owner's.
-fn permitted((answer, emitted): (Answer, Vec<Emitted>), wants: Option<&Permissions>) -> (Answer, Vec<Emitted>) {
-    let Some(Permissions { respond, emit, .. }) = wants else { return (answer, emitted) };
-    let refused = match &answer {
-        Answer::Respond(_) if !respond => "respond",
-        _ if !emitted.is_empty() && !emit => "emit",
-        _ => return (answer, emitted),
-    };
-    let text = format!(
-        "the module called ctx.{refused} without the permission; a line `// @permission {refused}` in its text asks for it, and \
-         `bellwire plugin grant` grants it"
-    );
-    (Answer::Broken(FailureClass::Plugin, text), Vec::new())
-}
-
 /// What a handler said, checked.
 fn said(end: End, payload_bytes_max: usize) -> (Answer, Vec<Emitted>) {
     let End { value, answer, emitted } = end;
@@ -273,10 +294,7 @@ fn said(end: End, payload_bytes_max: usize) -> (Answer, Vec<Emitted>) {
             if !(200.0..=599.0).contains(&status) || status.fract() != 0.0 {
                 return broken(format!("ctx.respond takes a status from 200 to 599, not {status}"));
             }
-            let sendable = |(name, value): &(String, String)| {
-                http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok()
-            };
-            if let Some((name, _)) = headers.iter().find(|header| !sendable(header)) {
+            if let Some(name) = Response::unsendable(&headers) {
                 return broken(format!("ctx.respond was given the header {name:?}, which cannot be sent"));
             }
             Answer::Respond(Response { status: status as u16, headers, body: body.into() })

@@ -3,16 +3,20 @@
 use super::http::{Api, is_plain};
 use super::{input, server::Server, token};
 use anyhow::{Context as _, bail, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
+/// What a component begins with, as every WebAssembly binary does.
+const WASM: &[u8] = b"\0asm";
+
 /// Modules that endpoints of the kind `plugin` run by name.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  bellwire plugin add deploy.js\n  bellwire plugin grant deploy\n  bellwire plugin test deploy --message msg_2xGk… --application my-app\n\nAn endpoint runs it with {\"runs\": \"javascript\", \"module\": \"deploy\"}."
+    after_help = "Example:\n  bellwire plugin add deploy.js\n  bellwire plugin grant deploy\n  bellwire plugin test deploy --message msg_2xGk… --application my-app\n\nAn endpoint runs it with {\"runs\": \"javascript\", \"module\": \"deploy\"}; a WebAssembly component with {\"runs\": \"wasm\", …}."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -28,7 +32,7 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Install a module, or its next version
     Add {
-        /// A file, `-`, or an http or https URL
+        /// A file, `-`, or an http or https URL: JavaScript, or a WebAssembly component
         #[arg(value_name = "FILE|URL")]
         from: String,
         /// What endpoints know it by [default: the file's name]
@@ -95,9 +99,17 @@ async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let answer = match &verb {
         Verb::List => api.get("/plugin").await?,
         Verb::Add { from, name, grant } => {
-            let (code, default) = read(from).await?;
+            let (bytes, default) = read(from).await?;
             let name = name.clone().or(default).context("say --name: the source has no name to take")?;
-            let added: Value = post(&api, "/plugin", &json!({ "name": name, "code": code })).await?;
+            let module = match bytes.starts_with(WASM) {
+                true => json!({ "name": name, "component": BASE64_STANDARD.encode(bytes) }),
+                false => {
+                    let code = String::from_utf8(bytes)
+                        .with_context(|| format!("{from} is neither text nor a WebAssembly component"))?;
+                    json!({ "name": name, "code": code })
+                }
+            };
+            let added: Value = post(&api, "/plugin", &module).await?;
             match grant {
                 true => post(&api, &format!("/plugin/{name}/grant"), &json!({})).await?,
                 false => added,
@@ -122,7 +134,7 @@ async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Verb::Test { what, message, application } => {
             let path = format!("/app/{}/msg/{}/plugin-test", named(application)?, named(message)?);
-            post(&api, &path, &json!({ "plugin": plugin(what)? })).await?
+            post(&api, &path, &json!({ "plugin": plugin(&api, what).await? })).await?
         }
     };
     if as_json {
@@ -154,15 +166,15 @@ fn named(name: &str) -> anyhow::Result<&str> {
     Ok(name)
 }
 
-/// A module's text, and the name that its place suggests.
-async fn read(from: &str) -> anyhow::Result<(String, Option<String>)> {
+/// What is to be installed, and the name that its place suggests.
+async fn read(from: &str) -> anyhow::Result<(Vec<u8>, Option<String>)> {
     let (bytes, path) = match from.starts_with("http://") || from.starts_with("https://") {
         true => (fetch(from).await?, from.split(['?', '#']).next().unwrap_or(from)),
         false => (input::file(from)?, from),
     };
     let name = Path::new(path).file_stem().and_then(|stem| stem.to_str()).filter(|_| path != "-");
     let name = name.map(|name| name.to_ascii_lowercase().replace(['.', ' '], "-"));
-    Ok((String::from_utf8(bytes).with_context(|| format!("{from} is not text"))?, name))
+    Ok((bytes, name))
 }
 
 async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
@@ -173,7 +185,7 @@ async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
         headers: http::HeaderMap::new(),
         body: Bytes::new(),
         deadline: std::time::Duration::from_secs(30),
-        response_body_max: 2 << 20,
+        response_body_max: 16 << 20,
     };
     let response = client.exchange(request).await.with_context(|| format!("no answer from {url}"))?;
     ensure!(response.status == 200, "{url} answered {}", response.status);
@@ -182,13 +194,21 @@ async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// What is tried.
-fn plugin(what: &str) -> anyhow::Result<Value> {
+async fn plugin(api: &Api, what: &str) -> anyhow::Result<Value> {
     let text = || String::from_utf8(input::file(what)?).with_context(|| format!("{what} is not text"));
     match Path::new(what).extension().and_then(|extension| extension.to_str()) {
         Some("js" | "mjs") => Ok(json!({ "runs": "javascript", "script": text()? })),
         Some("json") => serde_json::from_str(&text()?).with_context(|| format!("{what} is not JSON")),
+        Some("wasm") => bail!("{what} must be installed first: `bellwire plugin add {what}`"),
         Some(other) => bail!("{what:?} is neither a module, nor a .js file, nor a .json file: .{other}"),
-        None => Ok(json!({ "runs": "javascript", "module": what })),
+        None => {
+            let modules: Value = api.get("/plugin").await?;
+            let mut all = modules["data"].as_array().into_iter().flatten();
+            let module = all.find(|module| module["name"] == what);
+            // One that is not there is refused by the server.
+            let runs = module.and_then(|module| module["versions"][0]["runs"].as_str()).unwrap_or("javascript");
+            Ok(json!({ "runs": runs, "module": what }))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod published_keys;
 mod sources;
 mod shaping;
 mod plugins;
+mod wasm;
 mod queues;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod queue_sources;

@@ -6,39 +6,39 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A server with an application, which allows the programs of `/bin`.
-fn serve(folder: &Path) -> Program {
+pub(crate) fn serve(folder: &Path) -> Program {
     // A debug build on a busy machine is slow.
     let environment = [("BELLWIRE_PLUGINS_COMMANDS", "/bin,/usr/bin"), ("BELLWIRE_PLUGINS_COMPUTE_MAX", "1s")];
     Program::start(folder, &environment)
 }
 
-fn start(folder: &Path) -> Program {
+pub(crate) fn start(folder: &Path) -> Program {
     let server = serve(folder);
     assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
     server
 }
 
 /// An endpoint that takes messages of the event type that is its own name.
-fn install(server: &Program, uid: &str, plugin: Value) {
+pub(crate) fn install(server: &Program, uid: &str, plugin: Value) {
     let endpoint = json!({"uid": uid, "kind": "plugin", "plugin": plugin, "filterTypes": [uid]});
     let (status, body) = server.call("POST", "/app/acme/endpoint", endpoint);
     assert_eq!(status, 201, "{uid}: {body}");
 }
 
-fn event_types(server: &Program, names: &[&str]) {
+pub(crate) fn event_types(server: &Program, names: &[&str]) {
     for name in names {
         assert_eq!(server.call("POST", "/event-type", json!({"name": name, "description": "of a test"})).0, 201);
     }
 }
 
-fn send(server: &Program, event_type: &str, payload: Value) -> String {
+pub(crate) fn send(server: &Program, event_type: &str, payload: Value) -> String {
     let (status, message) = server.call("POST", "/app/acme/msg", json!({"eventType": event_type, "payload": payload}));
     assert_eq!(status, 202, "{message}");
     message["id"].as_str().unwrap().to_owned()
 }
 
 /// The attempts of a message, the newest first, once there are `count`.
-fn attempts(server: &Program, message: &str, count: usize) -> Vec<Value> {
+pub(crate) fn attempts(server: &Program, message: &str, count: usize) -> Vec<Value> {
     eventually("the attempts are recorded", || {
         let (_, page) = server.call("GET", &format!("/app/acme/attempt/msg/{message}"), json!(null));
         let all = page["data"].as_array()?;

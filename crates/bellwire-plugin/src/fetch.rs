@@ -1,9 +1,11 @@
-//! What a handler fetches: checked, counted, and exchanged by way of the address guard.
+//! What a handler fetches: checked, counted, and exchanged by way of the address guard; and what a module asks for.
 
-use super::engine::Call;
-use bellwire_egress::{Client, Request, Target};
+use crate::answer::{Answer, Emitted};
+use crate::settings::Fault;
+use bellwire_egress::{Client, Request, Response, Target};
+use bellwire_model::{FailureClass, Permissions};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
@@ -16,76 +18,105 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 const HEADERS_MAX: usize = 64;
 
 /// The fetches of one run.
-pub(super) struct Fetches<'a> {
+pub(crate) struct Fetches<'a> {
     client: &'a Client,
     /// Those that the endpoint names.
     hosts: Option<&'a [String]>,
     /// Those that its module was granted.
     granted: Option<BTreeSet<String>>,
+    asks: Asks,
     deadline: Instant,
     made: usize,
 }
 
-/// What the prelude's `settle` takes.
-#[derive(Serialize)]
-struct Settled {
-    id: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<Fetched>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+/// How a module asks for a permission.
+#[derive(Clone, Copy)]
+pub(crate) enum Asks {
+    /// In its text.
+    Text,
+    /// In a section of its own.
+    #[cfg(feature = "wasm")]
+    Section,
 }
 
-#[derive(Serialize)]
-struct Fetched {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
-    truncated: bool,
-}
-
-impl<'a> Fetches<'a> {
-    pub(super) fn new(
-        client: &'a Client,
-        hosts: Option<&'a [String]>,
-        granted: Option<BTreeSet<String>>,
-        deadline: Instant,
-    ) -> Self {
-        Fetches { client, hosts, granted, deadline, made: 0 }
-    }
-
-    /// Makes one; the answer is JSON for the prelude, whatever becomes of it.
-    pub(super) fn make(&mut self, call: Call) -> impl Future<Output = String> + use<'a> {
-        self.made += 1;
-        let client = self.client;
-        let id = call.id;
-        let request = match self.made {
-            ..=CALLS_MAX => self.request(call),
-            _ => Err(format!("a handler may fetch {CALLS_MAX} times")),
-        };
-        async move {
-            let settled = match request {
-                Err(error) => Err(error),
-                Ok(request) => client.exchange(request).await.map_err(|error| error.customer_text().into_owned()),
-            };
-            let (response, error) = match settled {
-                Ok(response) => (Some(fetched(response)), None),
-                Err(error) => (None, Some(format!("fetch failed: {error}"))),
-            };
-            serde_json::to_string(&Settled { id, response, error }).unwrap_or_default()
+impl Asks {
+    /// A clause that says what to write.
+    pub(crate) fn line(self, wish: &str) -> String {
+        match self {
+            Asks::Text => format!("a line `// @permission {wish}` in its text asks for it"),
+            #[cfg(feature = "wasm")]
+            Asks::Section => format!("a line `{wish}` in its section bellwire.permissions asks for it"),
         }
     }
 
-    fn request(&self, call: Call) -> Result<Request, String> {
+    /// What a module said, if it may say it.
+    pub(crate) fn permitted(
+        self,
+        (answer, emitted): (Answer, Vec<Emitted>),
+        wants: &Permissions,
+    ) -> (Answer, Vec<Emitted>) {
+        let refused = match &answer {
+            Answer::Respond(_) if !wants.respond => "respond",
+            _ if !emitted.is_empty() && !wants.emit => "emit",
+            _ => return (answer, emitted),
+        };
+        let text = format!(
+            "the module used `{refused}` without the permission; {}, and `bellwire plugin grant` grants it",
+            self.line(refused)
+        );
+        (Answer::Broken(FailureClass::Plugin, text), Vec::new())
+    }
+}
+
+/// Something that a handler wants fetched.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) url: String,
+    pub(crate) method: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl<'a> Fetches<'a> {
+    pub(crate) fn new(
+        client: &'a Client,
+        hosts: Option<&'a [String]>,
+        granted: Option<BTreeSet<String>>,
+        asks: Asks,
+        deadline: Instant,
+    ) -> Self {
+        Fetches { client, hosts, granted, asks, deadline, made: 0 }
+    }
+
+    /// Makes one.
+    ///
+    /// # Errors
+    /// Why there is no answer, for the handler.
+    pub(crate) fn make(&mut self, wanted: Wanted) -> impl Future<Output = Result<Response, String>> + use<'a> {
+        self.made += 1;
+        let client = self.client;
+        let request = match self.made {
+            ..=CALLS_MAX => self.request(wanted),
+            _ => Err(format!("a handler may fetch {CALLS_MAX} times")),
+        };
+        async move {
+            let answered = match request {
+                Err(error) => Err(error),
+                Ok(request) => client.exchange(request).await.map_err(|error| error.customer_text().into_owned()),
+            };
+            answered.map_err(|error| format!("fetch failed: {error}"))
+        }
+    }
+
+    fn request(&self, call: Wanted) -> Result<Request, String> {
         let target = Target::parse(&call.url).map_err(|error| error.to_string())?;
         let host = target.origin().host.to_string();
         if self.hosts.is_some_and(|hosts| !hosts.iter().any(|allowed| covers(allowed, &host))) {
             return Err(format!("{host} is not among the endpoint's fetch_hosts"));
         }
         if self.granted.as_ref().is_some_and(|granted| !granted.iter().any(|allowed| covers(allowed, &host))) {
-            return Err(format!(
-                "{host} is not among what the module wants and was granted; a line `// @permission fetch {host}` in its text asks for it"
-            ));
+            let asks = self.asks.line(&format!("fetch {host}"));
+            return Err(format!("{host} is not among what the module wants and was granted; {asks}"));
         }
         if call.body.len() > BODY_BYTES_MAX {
             return Err(format!("the body has {} bytes, at most {BODY_BYTES_MAX}", call.body.len()));
@@ -107,11 +138,22 @@ impl<'a> Fetches<'a> {
             method: Method::try_from(call.method.as_str()).map_err(|_| format!("{:?} is not a method", call.method))?,
             target,
             headers,
-            body: call.body.into(),
+            body: call.body,
             // The run is cut off first; an exchange that nobody waits for ends with it.
             deadline: self.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1),
             response_body_max: BODY_BYTES_MAX,
         })
+    }
+}
+
+/// What is wrong with an endpoint's `fetch_hosts`.
+pub(crate) fn check_hosts(hosts: Option<&[String]>, faults: &mut Vec<Fault>) {
+    for (place, host) in hosts.into_iter().flatten().enumerate() {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        if url::Host::parse(name).is_err() {
+            let text = format!("{host:?} is not a host such as api.example.com or *.example.com");
+            faults.push(Fault::new(&["fetch_hosts", &place.to_string()], text));
+        }
     }
 }
 
@@ -126,21 +168,17 @@ fn covers(allowed: &str, host: &str) -> bool {
     }
 }
 
-fn fetched(response: bellwire_egress::Response) -> Fetched {
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    for (name, value) in &response.headers {
+/// What a handler is told of an answer's headers: one that comes several times is joined by commas, RFC 9110 §5.3.
+pub(crate) fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut joined: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        headers
+        joined
             .entry(name.as_str().to_owned())
             .and_modify(|all| *all = format!("{all}, {value}"))
             .or_insert_with(|| value.into_owned());
     }
-    Fetched {
-        status: response.status,
-        headers,
-        body: String::from_utf8_lossy(&response.body).into_owned(),
-        truncated: response.truncated || response.body_error.is_some(),
-    }
+    joined
 }
 
 #[cfg(test)]

@@ -1,0 +1,109 @@
+//! Plugins in WebAssembly, from the file to the attempt in the log. `scripts/test wasm` builds the components and runs what needs them.
+
+use crate::plugins::start;
+#[cfg(feature = "wasm")]
+use crate::{
+    plugins::{attempts, event_types, install, send, serve},
+    program::{eventually, ledger, run},
+};
+use serde_json::{Value, json};
+#[cfg(feature = "wasm")]
+use std::path::PathBuf;
+
+#[cfg(not(feature = "wasm"))]
+#[test]
+fn what_is_not_built_in_is_refused_with_how_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let endpoint = json!({"kind": "plugin", "plugin": {"runs": "wasm", "module": "deploy"}});
+    let (status, body) = server.call("POST", "/app/acme/endpoint", endpoint);
+    assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "plugin", "runs"])), "{body}");
+    assert!(body["detail"][0]["msg"].as_str().unwrap().contains("--features wasm"), "{body}");
+    let (status, body) = server.call("POST", "/plugin", json!({"name": "deploy", "component": "AGFzbQ0AAQA="}));
+    assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "component"])), "{body}");
+    assert!(body["detail"][0]["msg"].as_str().unwrap().contains("--features wasm"), "{body}");
+}
+
+#[test]
+fn either_a_text_or_a_component_is_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let check = |body: Value, place: &str, text: &str| {
+        let (status, answer) = server.call("POST", "/plugin", body);
+        assert_eq!((status, &answer["detail"][0]["loc"]), (422, &json!(["body", place])), "{answer}");
+        assert!(answer["detail"][0]["msg"].as_str().unwrap().contains(text), "{answer}");
+    };
+    check(json!({"name": "deploy"}), "code", "required");
+    check(json!({"name": "deploy", "code": "", "component": ""}), "code", "not both");
+    check(json!({"name": "deploy", "component": "?"}), "component", "base64");
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+#[ignore = "needs components"]
+fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() {
+    #[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the server")]
+    let components = PathBuf::from(std::env::var_os("BELLWIRE_TEST_COMPONENTS").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let server = start(data);
+    event_types(&server, &["harm", "works"]);
+    let url = format!("http://{}", server.address);
+    let plugin = |arguments: &[&str]| {
+        let output = run(data, &[&["plugin", "--url", &url], arguments].concat());
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    let file = |name: &str| components.join(name).with_extension("wasm").to_str().unwrap().to_owned();
+    let (added, text) = plugin(&["add", &file("hostile")]);
+    assert!(
+        added && text.contains("fetch 127.0.0.1, environment REGION, respond, emit") && text.contains("none runs"),
+        "{text}"
+    );
+    assert!(plugin(&["grant", "hostile"]).0);
+    assert!(plugin(&["add", &file("limit"), "--grant"]).0);
+    let (added, text) = plugin(&["add", &file("limit"), "--name", "broken-off", "--json"]);
+    assert!(added && text.contains("\"runs\": \"wasm\""), "{text}");
+    // One language may not take another's place.
+    std::fs::write(data.join("limit.js"), "function handle() {}").unwrap();
+    let (added, text) = plugin(&["add", data.join("limit.js").to_str().unwrap()]);
+    assert!(!added && text.contains("is one for wasm"), "{text}");
+    let wrong = json!({"kind": "plugin", "plugin": {"runs": "javascript", "module": "limit"}});
+    let (status, body) = server.call("POST", "/app/acme/endpoint", wrong);
+    assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "plugin", "module"])), "{body}");
+
+    install(&server, "harm", json!({"runs": "wasm", "module": "hostile"}));
+    install(&server, "works", json!({"runs": "wasm", "module": "limit", "variables": {"limit": "5"}}));
+    let harmful = ["loop", "memory", "stack", "trap", "status 7", "emit-rubbish"];
+    let sent: Vec<String> = harmful.iter().map(|harm| send(&server, "harm", json!({"harm": harm}))).collect();
+    let healthy = attempts(&server, &send(&server, "works", json!({"amount": 5})), 1);
+    assert_eq!(
+        (&healthy[0]["response"], &healthy[0]["responseStatusCode"], &healthy[0]["url"]),
+        (&json!("{\"allow\":true}\nallowed\n"), &json!(200), &json!("plugin:wasm"))
+    );
+    for (message, (harm, why)) in sent.iter().zip([
+        ("loop", "computed for longer"),
+        ("memory", "wanted to hold more"),
+        ("stack", "used up its stack"),
+        ("trap", "on purpose"),
+        ("status 7", "status from 200 to 599"),
+        ("emit-rubbish", "not JSON"),
+    ]) {
+        let all = attempts(&server, message, 4);
+        let response = all[0]["response"].as_str().unwrap();
+        assert!(response.contains(why) && response.contains(&format!("about to: {harm}")), "{harm}: {response}");
+        assert_eq!(all[0]["status"], 2, "{harm}");
+    }
+    let (worked, text) = plugin(&["test", "hostile", "--message", &sent[3], "--application", "acme"]);
+    assert!(!worked && text.starts_with("broken after") && text.contains("on purpose"), "{text}");
+    eventually("all have ended", || {
+        let sum = ledger(data);
+        (sum["ended"]["exhausted"] == 6 && sum["pending"] == 0).then_some(())
+    });
+    // What is compiled is gone with the process; what is installed is not.
+    assert!(server.stop().success());
+    let server = serve(data);
+    let again = attempts(&server, &send(&server, "works", json!({"amount": 6})), 1);
+    assert_eq!(again[0]["response"], "{\"allow\":false}\ndenied\n");
+    assert!(server.stop().success());
+}
