@@ -308,7 +308,7 @@ fn what_is_no_component_is_not_installed() {
     let mut rubbish = built("limit").to_vec();
     rubbish.extend(b"\0\x20\x14bellwire.permissionswant it all");
     let why = world.install("wrong", rubbish.into()).expect_err("is refused").to_string();
-    assert!(why.contains("bellwire.permissions, line 1"), "{why}");
+    assert!(why.contains("bellwire.permissions, line "), "{why}");
     let message = message("{}", "application/json");
     let lost = block_on(world.run(1, &message, json!({ "module": "lost" }))).answer;
     assert!(matches!(&lost, Answer::Broken(_, why) if why.contains("not installed")), "{lost:?}");
