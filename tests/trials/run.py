@@ -3,7 +3,8 @@
 
     run.py [--full] [--results FILE] [NAME...]
 
-Trials that measure latencies run alone; the others three at a time. Exit code 1 if one failed.
+Trials that measure latencies run alone; the others three at a time. One that fails runs once more, alone, because a machine has moments
+of its own: both reports are printed, and the summary says so. Exit code 1 if one failed twice.
 FILE gets a line `passed|failed <tab> name <tab> seconds` for each.
 """
 
@@ -55,25 +56,31 @@ def run(name):
     return name, process.returncode, output, time.monotonic() - begun
 
 
-def report(result):
+def report(result, again=False):
+    """Prints what a trial said; true if that decides. The second run always does."""
     name, code, output, seconds = result
     print(output, flush=True)
-    results.append((name, code, seconds))
+    if code and not again:
+        return False
+    results.append((name, code, seconds, again))
     if options.results:
         with open(options.results, "a") as file:
             file.write(f"{'failed' if code else 'passed'}\t{name}\t{seconds:.0f}\n")
+    return True
 
 
-results = []
+results, repeated = [], []
 with concurrent.futures.ThreadPoolExecutor(3) as pool:
     for done in concurrent.futures.as_completed([pool.submit(run, name) for name in TOGETHER if name in wanted]):
-        report(done.result())
-for name in ALONE:
-    if name in wanted:
-        report(run(name))
+        if not report(done.result()):
+            repeated.append(done.result()[0])
+for name in repeated + [name for name in ALONE if name in wanted]:
+    again = name in repeated
+    if not report(run(name), again):
+        report(run(name), again=True)
 
-failed = [name for name, code, _ in results if code]
+failed = [name for name, code, _, _ in results if code]
 print("trials:")
-for name, code, seconds in results:
-    print(f"  {'FAILED' if code else 'ok    '} {name:<20} {seconds:6.1f} s")
+for name, code, seconds, again in results:
+    print(f"  {'FAILED' if code else 'ok    '} {name:<20} {seconds:6.1f} s{', the second time' if again else ''}")
 sys.exit(1 if failed else 0)
