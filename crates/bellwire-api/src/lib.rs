@@ -66,6 +66,7 @@ mod operational_endpoint;
 mod stats;
 mod api_token;
 mod source;
+mod source_in;
 mod source_wire;
 mod source_secret;
 mod source_way;
