@@ -166,6 +166,11 @@ impl Shared {
         &self.limits.databases
     }
 
+    /// The proxy that requests go by.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.limits.proxy.as_ref()
+    }
+
     /// TLS to databases.
     pub fn tls(&self) -> Option<Tls> {
         self.limits.tls.clone()

@@ -362,7 +362,8 @@ impl Backend for Doors {
 
     fn check_source(&self, source: &Source) -> Result<(), Vec<PluginFault>> {
         if !source.way.is_http() {
-            return crate::sources::check(&source.way, self.plugins.databases(), crate::clock::wall());
+            let (named, proxy) = (self.plugins.databases(), self.plugins.proxy());
+            return crate::sources::check(&source.way, named, proxy, crate::clock::wall());
         }
         let faults = crate::receiving::check(source, self.core.clock.engine(), self.payload_bytes_max);
         faults.map_err(|faults| {

@@ -10,6 +10,7 @@
 
 use super::hand::{Brought, Hand, Refused};
 use bellwire_api::backend::PluginFault;
+use bellwire_egress::Proxy;
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, SecretText, Source};
 use bellwire_queue::{Broker, Consumer, Credentials, Server, ServerFault, Start, Subscription, Taken, consume, header};
 use bellwire_receiver::Outcome;
@@ -103,10 +104,21 @@ pub(super) async fn run(hand: &Hand, text: &SecretText) -> anyhow::Result<Infall
     Err(anyhow::anyhow!("{error}"))
 }
 
-/// What is wrong with the settings.
-pub(super) fn check(text: &SecretText) -> Vec<PluginFault> {
+/// What is wrong with the settings, where requests go by `proxy`.
+pub(super) fn check(text: &SecretText, proxy: Option<&Proxy>) -> Vec<PluginFault> {
     let fault = |(path, text): Fault| PluginFault { path: [vec!["queue".to_owned()], path].concat(), text };
-    Settings::read(text, "own").err().map(fault).into_iter().collect()
+    let settings = match Settings::read(text, "own") {
+        Ok(settings) => settings,
+        Err(wrong) => return vec![fault(wrong)],
+    };
+    let host = settings.server.not_by_proxy().filter(|host| proxy.is_some_and(|proxy| proxy.covers(host)));
+    let by_proxy_only = |host| {
+        let text = format!(
+            "{host} is reached by the server's proxy only, and this queue's client cannot go by it; its operator can name it in egress.no_proxy"
+        );
+        fault((vec!["url".to_owned()], text))
+    };
+    host.map(by_proxy_only).into_iter().collect()
 }
 
 /// Takes what the queue gives into the server's intake.

@@ -425,6 +425,14 @@ fn what_an_endpoint_names_is_reached_by_the_proxy_or_refused() {
         let nats = |url: &str| json!({"runs": "queue", "broker": "nats", "url": url, "subject": "a"});
         refused(create(nats("nats://queue.example")), &["url"]);
         assert_eq!(create(nats("nats://direct.example")).0, 201);
+        let taken = |url: &str| {
+            let queue = json!({"broker": "nats", "url": url, "stream": "s"});
+            server.call("POST", "/source", json!({"name": url, "appId": "acme", "queue": queue, "disabled": true}))
+        };
+        let (status, body) = taken("nats://queue.example");
+        assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "queue", "url"])), "{body}");
+        let (status, body) = taken("nats://direct.example");
+        assert_eq!(status, 201, "{body}");
     }
     event_types(&server, &["sql", "redis"]);
     let sql = json!({"runs": "sql", "dsn": "postgres://u:p@db.example/x", "statements": ["SELECT 1"]});
