@@ -1,13 +1,19 @@
-//! OAuth 2 of an endpoint: attempts carry an access token of the client credentials grant. Svix's operations and types.
+//! OAuth 2 of an endpoint: attempts carry an access token, by the client credentials grant or by a refresh token. Svix's operations and
+//! types.
 
 use crate::call::Call;
 use crate::endpoint_authentication::store;
 use crate::error::{self, Error};
 use crate::field::{self, Faults, is_sensitive};
+use crate::jwt_key::{JwtAlgorithm, check_jwt_key};
 use crate::operation::{Access, Operation};
 use crate::wire::Pairs;
 use axum::response::Response;
-use bellwire_model::{ClientAuthentication, Credentials, Oauth, SecretText};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bellwire_model::{
+    AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
+};
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +24,10 @@ const URL_MAX: usize = 4_096;
 const TEXT_MAX: usize = 8_192;
 const SCOPES_MAX: usize = 64;
 const PAIRS_MAX: usize = 32;
+/// How long an assertion is valid if nothing is said, and at most.
+const ASSERTION_SECONDS: u32 = 300;
+const ASSERTION_SECONDS_MAX: u64 = 3_600;
+const KEY_MAX: usize = 16_384;
 
 pub(crate) fn operations() -> Vec<Operation> {
     let path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/oauth";
@@ -47,7 +57,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     ]
 }
 
-/// The grant; `refreshToken` is not supported.
+/// The grant.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 enum Oauth2GrantTypeInOut {
@@ -55,7 +65,7 @@ enum Oauth2GrantTypeInOut {
     RefreshToken,
 }
 
-/// How the client authenticates to the token endpoint; `clientSecretJwt` is not supported.
+/// How the client authenticates to the token endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum Oauth2AuthMethodInOut {
     #[serde(rename = "clientSecretJwt")]
@@ -89,28 +99,83 @@ struct EndpointOauthConfigIn {
     extra_params: Option<Pairs<String>>,
     /// Optional headers added to the token request.
     extra_headers: Option<Pairs<String>>,
-    /// Refused, as its grant.
+    /// For the grant `refreshToken`. When the token endpoint gives another one with an access token, that one is used and kept from then on.
+    #[schemars(length(min = 1, max = 8192))]
     refresh_token: Option<String>,
-    /// Refused, as its method.
+    /// For `clientSecretJwt`, and only for that.
     jwt_params: Option<ClientSecretJwtParamsIn>,
 }
 
-/// What `clientSecretJwt` would need.
+/// The JWT that `clientSecretJwt` signs for each request to the token endpoint.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "so that a client's types fit and the refusal says what is not supported")]
 struct ClientSecretJwtParamsIn {
+    #[schemars(required)]
     signing_algorithm: Option<OauthJwsSigningAlgorithm>,
+    /// In base64: for RS256 the PEM of a private RSA key (PKCS #8, 2048 to 8192 bits), for HS256 the shared secret.
+    #[schemars(required, length(min = 1, max = 16384))]
     secret_base64: Option<String>,
+    /// The JWT's `kid`.
+    #[schemars(length(min = 1, max = 256))]
     secret_id: Option<String>,
+    /// How long each is valid, 300 seconds if nothing is said.
+    #[schemars(range(min = 1, max = 3600))]
     token_expiry_secs: Option<u64>,
 }
 
-/// Of the token that would be signed.
-#[derive(Deserialize, JsonSchema)]
+/// How it is signed.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 enum OauthJwsSigningAlgorithm {
     #[serde(rename = "RS256")]
     Rs256,
+    #[serde(rename = "HS256")]
+    Hs256,
+}
+
+impl ClientSecretJwtParamsIn {
+    fn check(self, faults: &mut Faults) -> Option<ClientAssertion> {
+        let within = |name: &'static str| ["jwtParams", name];
+        for (name, missing) in
+            [("signingAlgorithm", self.signing_algorithm.is_none()), ("secretBase64", self.secret_base64.is_none())]
+        {
+            if missing {
+                faults.add_at(&within(name), format!("`{name}` is required"));
+            }
+        }
+        let lifetime = self.token_expiry_secs.unwrap_or(u64::from(ASSERTION_SECONDS));
+        if !(1..=ASSERTION_SECONDS_MAX).contains(&lifetime) {
+            let msg = format!("must be 1 to {ASSERTION_SECONDS_MAX}, found {lifetime}");
+            faults.add_at(&within("tokenExpirySecs"), msg);
+        }
+        if self.secret_id.as_ref().is_some_and(|id| !(1..=256).contains(&id.len())) {
+            faults.add_at(&within("secretId"), "must have 1 to 256 bytes");
+        }
+        let (algorithm, given) = (self.signing_algorithm?, self.secret_base64?);
+        let decoded = BASE64_STANDARD.decode(given.trim()).ok().filter(|_| given.len() <= KEY_MAX);
+        let Some(decoded) = decoded.map(zeroize::Zeroizing::new).filter(|decoded| !decoded.is_empty()) else {
+            faults.add_at(&within("secretBase64"), format!("must be base64 of at most {KEY_MAX} characters"));
+            return None;
+        };
+        let (algorithm, key) = match algorithm {
+            OauthJwsSigningAlgorithm::Hs256 => (AssertionAlgorithm::Hs256, given.trim().to_owned()),
+            OauthJwsSigningAlgorithm::Rs256 => {
+                let pem = std::str::from_utf8(&decoded).ok();
+                match (pem, check_jwt_key(JwtAlgorithm::Rs256, &decoded)) {
+                    (Some(pem), Ok(())) => (AssertionAlgorithm::Rs256, pem.to_owned()),
+                    (_, Err(error)) => {
+                        faults.add_at(&within("secretBase64"), error.to_string());
+                        return None;
+                    }
+                    (None, Ok(())) => {
+                        faults.add_at(&within("secretBase64"), "the PEM must be ASCII");
+                        return None;
+                    }
+                }
+            }
+        };
+        let lifetime_seconds = u32::try_from(lifetime).unwrap_or(ASSERTION_SECONDS);
+        Some(ClientAssertion { algorithm, key: SecretText::new(key), key_id: self.secret_id, lifetime_seconds })
+    }
 }
 
 /// What is set. Sensitive values of the extra headers are left out, like all secrets.
@@ -136,31 +201,48 @@ struct EndpointOauthOut {
 impl EndpointOauthConfigIn {
     fn check(self, call: &Call) -> Result<Oauth, Error> {
         let mut faults = Faults::new();
-        if faults.required("grantType", self.grant_type) == Some(Oauth2GrantTypeInOut::RefreshToken) {
-            faults.add("grantType", "only `clientCredentials` is supported");
-        }
-        if self.refresh_token.is_some() {
-            faults.add("refreshToken", "only the grant `clientCredentials` is supported, which has no refresh token");
-        }
-        let method = match faults.required("authMethod", self.auth_method) {
-            Some(Oauth2AuthMethodInOut::Post) => ClientAuthentication::Post,
-            Some(Oauth2AuthMethodInOut::Jwt) => {
-                faults.add("authMethod", "only `clientSecretBasic` and `clientSecretPost` are supported");
-                ClientAuthentication::Basic
-            }
-            _ => ClientAuthentication::Basic,
-        };
-        if self.jwt_params.is_some() {
-            faults.add("jwtParams", "`clientSecretJwt`, to which this belongs, is not supported");
-        }
-        let client_id = faults.required("clientId", self.client_id).unwrap_or_default();
-        let client_secret = faults.required("clientSecret", self.client_secret).unwrap_or_default();
-        for (name, text) in [("clientId", &client_id), ("clientSecret", &client_secret)] {
-            // RFC 6749, appendix A.1 and A.2.
+        let printable = |faults: &mut Faults, name: &str, text: &str| {
+            // RFC 6749, appendix A.1, A.2 and A.17.
             if text.len() > TEXT_MAX || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
                 faults.add(name, format!("`{name}` must have at most {TEXT_MAX} printable ASCII characters"));
             }
-        }
+        };
+        let grant = match faults.required("grantType", self.grant_type) {
+            Some(Oauth2GrantTypeInOut::RefreshToken) => {
+                let token = faults.required("refreshToken", self.refresh_token).unwrap_or_default();
+                printable(&mut faults, "refreshToken", &token);
+                OauthGrant::RefreshToken(SecretText::new(token))
+            }
+            _ => {
+                if self.refresh_token.is_some() {
+                    faults.add("refreshToken", "belongs to the grant `refreshToken`, not to `clientCredentials`");
+                }
+                OauthGrant::ClientCredentials
+            }
+        };
+        let client_id = faults.required("clientId", self.client_id).unwrap_or_default();
+        printable(&mut faults, "clientId", &client_id);
+        let method = match faults.required("authMethod", self.auth_method) {
+            Some(Oauth2AuthMethodInOut::Jwt) => {
+                if self.client_secret.is_some() {
+                    faults.add("clientSecret", "belongs to `clientSecretBasic` and `clientSecretPost`");
+                }
+                let params = faults.required("jwtParams", self.jwt_params);
+                params.and_then(|params| params.check(&mut faults)).map(ClientAuthentication::Jwt)
+            }
+            by_secret => {
+                if self.jwt_params.is_some() {
+                    faults.add("jwtParams", "belongs to `clientSecretJwt`");
+                }
+                let secret = faults.required("clientSecret", self.client_secret).unwrap_or_default();
+                printable(&mut faults, "clientSecret", &secret);
+                let secret = SecretText::new(secret);
+                Some(match by_secret {
+                    Some(Oauth2AuthMethodInOut::Post) => ClientAuthentication::Post(secret),
+                    _ => ClientAuthentication::Basic(secret),
+                })
+            }
+        };
         let token_url = faults.required("tokenUrl", self.token_url).unwrap_or_default();
         if !token_url.is_empty() {
             check_token_url(&mut faults, call, &token_url);
@@ -176,7 +258,7 @@ impl EndpointOauthConfigIn {
         }
         let parameters = self.extra_params.unwrap_or_default().0;
         for (name, value) in &parameters {
-            if ["grant_type", "scope", "client_id", "client_secret"].contains(&name.as_str()) {
+            if OWN_PARAMETERS.contains(&name.as_str()) {
                 faults.add_at(&["extraParams", name], "is set by a member of its own");
             } else if name.is_empty() || name.len() > 256 || value.len() > TEXT_MAX {
                 let msg = format!("a name must have 1 to 256 bytes, and a value at most {TEXT_MAX}");
@@ -199,11 +281,12 @@ impl EndpointOauthConfigIn {
             }
         }
         faults.end()?;
+        let method = method.ok_or_else(|| Error::Internal("an authentication without a fault is none".to_owned()))?;
         let secret = |(name, value): (String, String)| (name, SecretText::new(value));
         Ok(Oauth {
             token_url,
+            grant,
             client_id,
-            client_secret: SecretText::new(client_secret),
             method,
             scopes,
             parameters: parameters.into_iter().map(secret).collect(),
@@ -240,10 +323,14 @@ impl From<&Oauth> for EndpointOauthConfigOut {
             (!pairs.is_empty()).then_some(Pairs(pairs))
         };
         EndpointOauthConfigOut {
-            grant_type: Oauth2GrantTypeInOut::ClientCredentials,
+            grant_type: match oauth.grant {
+                OauthGrant::ClientCredentials => Oauth2GrantTypeInOut::ClientCredentials,
+                OauthGrant::RefreshToken(_) => Oauth2GrantTypeInOut::RefreshToken,
+            },
             auth_method: match oauth.method {
-                ClientAuthentication::Basic => Oauth2AuthMethodInOut::Basic,
-                ClientAuthentication::Post => Oauth2AuthMethodInOut::Post,
+                ClientAuthentication::Basic(_) => Oauth2AuthMethodInOut::Basic,
+                ClientAuthentication::Post(_) => Oauth2AuthMethodInOut::Post,
+                ClientAuthentication::Jwt(_) => Oauth2AuthMethodInOut::Jwt,
             },
             client_id: oauth.client_id.clone(),
             token_url: oauth.token_url.clone(),
@@ -253,6 +340,10 @@ impl From<&Oauth> for EndpointOauthConfigOut {
         }
     }
 }
+
+/// What members of their own say.
+const OWN_PARAMETERS: [&str; 7] =
+    ["grant_type", "scope", "client_id", "client_secret", "refresh_token", "client_assertion", "client_assertion_type"];
 
 /// Whether a parameter's value is not shown to who reads the endpoint.
 fn is_sensitive_parameter(name: &str) -> bool {

@@ -9,5 +9,6 @@ mod push;
 mod access;
 mod oauth;
 
+pub use oauth::RefreshedToken;
 pub use push::{HeaderNames, Push, PushSettings};
 pub use shaping::{Unshaped, reshape};

@@ -1,18 +1,25 @@
-//! Access tokens of the client credentials grant (RFC 6749 §4.4), one source for each endpoint that asks for them.
+//! Access tokens, by the client credentials grant (RFC 6749 §4.4) or by a refresh token (§6), one source for each endpoint that asks for
+//! them.
 //!
 //! A token is kept until it expires and asked for again a while before that. There is one request to the token endpoint
 //! at a time for each endpoint: whoever finds no token waits for the one that is being fetched and shares its fate.
 //! The request goes through the same guard, deadline and caps as any attempt. When the endpoint answers 401 the token is
 //! thrown away, but not more often than once in [`REFUSAL_PAUSE`]: one that is refused however fresh must not turn every
 //! attempt into two.
+//!
+//! A token endpoint may give another refresh token with each access token, and refuse the one before from then on. The newest is used
+//! here at once, and [`RefreshedToken`] tells of it, so that it is kept.
 
 use crate::access::{basic, bearer};
 use crate::push::{PREPARED_MAX, PushSettings};
 use bellwire_egress::{Client, Request, Target};
-use bellwire_model::{ClientAuthentication, EndpointKey, Oauth, SecretText, Timestamp};
+use bellwire_model::{
+    AssertionAlgorithm, ClientAssertion, ClientAuthentication, EndpointKey, Oauth, OauthGrant, SecretText, Timestamp,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use serde::Deserialize;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -35,13 +42,33 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// A longer token would not pass most servers' limits on headers.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
+/// RFC 7523 §2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A refresh token that a token endpoint has given in place of another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefreshedToken {
+    /// Whose OAuth it belongs to.
+    pub endpoint: EndpointKey,
+    /// As it is known: what is to be replaced, unless somebody has changed it meanwhile.
+    pub before: SecretText,
+    /// In its place.
+    pub after: SecretText,
+}
+
 /// The sources of one thread's endpoints.
 #[derive(Default)]
-pub(crate) struct Tokens(RefCell<HashMap<EndpointKey, Rc<TokenSource>>>);
+pub(crate) struct Tokens {
+    sources: RefCell<HashMap<EndpointKey, Rc<TokenSource>>>,
+    /// Not told yet.
+    refreshed: Rc<RefCell<Vec<RefreshedToken>>>,
+}
 
 /// Where one endpoint's tokens come from.
 pub(crate) struct TokenSource {
+    endpoint: EndpointKey,
     oauth: Arc<Oauth>,
+    refreshed: Rc<RefCell<Vec<RefreshedToken>>>,
     state: RefCell<State>,
     /// Held by whoever asks the token endpoint.
     asking: Mutex<()>,
@@ -56,6 +83,8 @@ struct State {
     failure: Option<String>,
     /// When a token was last thrown away because of a 401.
     refused_at: Option<Timestamp>,
+    /// The newest refresh token, if the token endpoint has given one.
+    refresh: Option<SecretText>,
 }
 
 struct Token {
@@ -67,27 +96,46 @@ struct Token {
 impl Tokens {
     /// The endpoint's source; what it knows is kept across changes of the endpoint that do not touch its OAuth.
     pub(crate) fn source(&self, endpoint: EndpointKey, oauth: &Arc<Oauth>) -> Rc<TokenSource> {
-        let mut all = self.0.borrow_mut();
+        let mut all = self.sources.borrow_mut();
         if let Some(found) = all.get(&endpoint)
-            && found.oauth == *oauth
+            && found.is_of(oauth)
         {
             return Rc::clone(found);
         }
         if all.len() >= PREPARED_MAX {
             all.clear();
         }
-        let source =
-            Rc::new(TokenSource { oauth: Arc::clone(oauth), state: RefCell::default(), asking: Mutex::const_new(()) });
+        let source = Rc::new(TokenSource {
+            endpoint,
+            oauth: Arc::clone(oauth),
+            refreshed: Rc::clone(&self.refreshed),
+            state: RefCell::default(),
+            asking: Mutex::const_new(()),
+        });
         all.insert(endpoint, Rc::clone(&source));
         source
     }
 
     pub(crate) fn forget(&self, endpoint: EndpointKey) {
-        self.0.borrow_mut().remove(&endpoint);
+        self.sources.borrow_mut().remove(&endpoint);
+    }
+
+    /// Refresh tokens that came since the last call.
+    pub(crate) fn take_refreshed(&self) -> Vec<RefreshedToken> {
+        std::mem::take(&mut self.refreshed.borrow_mut())
     }
 }
 
 impl TokenSource {
+    /// Whether it was made from this configuration, or from one that differs only in a refresh token that came from here.
+    fn is_of(&self, oauth: &Oauth) -> bool {
+        if *self.oauth == *oauth {
+            return true;
+        }
+        let own = self.state.borrow().refresh.clone().map(OauthGrant::RefreshToken);
+        own.is_some_and(|grant| Oauth { grant, ..Oauth::clone(&self.oauth) } == *oauth)
+    }
+
     /// The `authorization` of an attempt at `wall`; ends within the timeout of an attempt.
     ///
     /// # Errors
@@ -145,7 +193,7 @@ impl TokenSource {
         deadline: Duration,
         wall: Timestamp,
     ) -> Result<HeaderValue, String> {
-        let answer = match self.request(settings, deadline) {
+        let answer = match self.request(settings, deadline, wall) {
             Ok(request) => match client.exchange(request).await {
                 Ok(response) => token_of(response.status, response.truncated, &response.body),
                 Err(error) => Err(format!("the token endpoint cannot be asked: {}", error.customer_text())),
@@ -155,7 +203,14 @@ impl TokenSource {
         let mut state = self.state.borrow_mut();
         state.asked += 1;
         match answer {
-            Ok((authorization, lifetime)) => {
+            Ok(Granted { authorization, lifetime, refresh_token }) => {
+                if let (OauthGrant::RefreshToken(first), Some(after)) = (&self.oauth.grant, refresh_token) {
+                    let before = state.refresh.as_ref().unwrap_or(first).clone();
+                    if before != after {
+                        state.refresh = Some(after.clone());
+                        self.refreshed.borrow_mut().push(RefreshedToken { endpoint: self.endpoint, before, after });
+                    }
+                }
                 let ahead = (lifetime / 5).min(AHEAD_MAX);
                 state.token = Some(Token {
                     authorization: authorization.clone(),
@@ -176,12 +231,19 @@ impl TokenSource {
         }
     }
 
-    /// RFC 6749 §4.4.2 and §2.3.1.
-    fn request(&self, settings: &PushSettings, deadline: Duration) -> Result<Request, String> {
+    /// RFC 6749 §4.4.2, §6 and §2.3.1; RFC 7523 §2.2.
+    fn request(&self, settings: &PushSettings, deadline: Duration, wall: Timestamp) -> Result<Request, String> {
         let oauth = &*self.oauth;
         let target = Target::parse(&oauth.token_url).map_err(|e| format!("the token URL cannot be called: {e}"))?;
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
+        match &oauth.grant {
+            OauthGrant::ClientCredentials => drop(form.append_pair("grant_type", "client_credentials")),
+            OauthGrant::RefreshToken(first) => {
+                let state = self.state.borrow();
+                form.append_pair("grant_type", "refresh_token");
+                form.append_pair("refresh_token", state.refresh.as_ref().unwrap_or(first).reveal());
+            }
+        }
         if !oauth.scopes.is_empty() {
             form.append_pair("scope", &oauth.scopes.join(" "));
         }
@@ -199,15 +261,20 @@ impl TokenSource {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, settings.user_agent.clone());
-        match oauth.method {
-            ClientAuthentication::Basic => {
+        match &oauth.method {
+            ClientAuthentication::Basic(secret) => {
                 let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-                let secret = SecretText::new(encoded(oauth.client_secret.reveal()));
+                let secret = SecretText::new(encoded(secret.reveal()));
                 headers.insert(header::AUTHORIZATION, basic(&encoded(&oauth.client_id), &secret)?);
             }
-            ClientAuthentication::Post => {
+            ClientAuthentication::Post(secret) => {
                 form.append_pair("client_id", &oauth.client_id);
-                form.append_pair("client_secret", oauth.client_secret.reveal());
+                form.append_pair("client_secret", secret.reveal());
+            }
+            ClientAuthentication::Jwt(assertion) => {
+                form.append_pair("client_id", &oauth.client_id);
+                form.append_pair("client_assertion_type", ASSERTION_TYPE);
+                form.append_pair("client_assertion", &signed(oauth, assertion, wall, self.state.borrow().asked)?);
             }
         }
         Ok(Request {
@@ -239,9 +306,51 @@ impl State {
     }
 }
 
+/// RFC 7523 §3.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: i64,
+    exp: i64,
+    /// Never the same twice for one client: the time, and which request of this process it is.
+    jti: String,
+}
+
+/// The JWT by which a client proves who it is.
+fn signed(oauth: &Oauth, assertion: &ClientAssertion, wall: Timestamp, asked: u64) -> Result<String, String> {
+    let unusable = |what: &str| format!("the key for client assertions cannot be used: {what}");
+    let (algorithm, key) = match assertion.algorithm {
+        AssertionAlgorithm::Rs256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(assertion.key.reveal().as_bytes())),
+        AssertionAlgorithm::Hs256 => (Algorithm::HS256, EncodingKey::from_base64_secret(assertion.key.reveal())),
+    };
+    let key = key.map_err(|_| unusable("it is not one of its algorithm"))?;
+    let seconds = wall.as_seconds();
+    let claims = Claims {
+        iss: &oauth.client_id,
+        sub: &oauth.client_id,
+        aud: &oauth.token_url,
+        iat: seconds,
+        exp: seconds.saturating_add(i64::from(assertion.lifetime_seconds)),
+        jti: format!("{:x}-{asked:x}", wall.as_micros()),
+    };
+    let header = Header { kid: assertion.key_id.clone(), ..Header::new(algorithm) };
+    jsonwebtoken::encode(&header, &claims, &key).map_err(|_| unusable("nothing can be signed with it"))
+}
+
+/// What a token endpoint has given.
+#[derive(Debug)]
+struct Granted {
+    authorization: HeaderValue,
+    lifetime: Duration,
+    refresh_token: Option<SecretText>,
+}
+
 #[derive(Deserialize)]
 struct Answer {
     access_token: String,
+    refresh_token: Option<String>,
     token_type: Option<String>,
     /// A number; some servers write it as text.
     expires_in: Option<serde_json::Value>,
@@ -253,7 +362,7 @@ struct Refusal {
 }
 
 /// Reads the token endpoint's answer. What it says is repeated only as far as it is a code of RFC 6749 §5.2.
-fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<(HeaderValue, Duration), String> {
+fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<Granted, String> {
     if !(200..300).contains(&status) {
         let code = serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error);
         let is_code = |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -284,7 +393,9 @@ fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<(HeaderValue, D
     let lifetime = seconds
         .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
         .map_or(LIFETIME_DEFAULT, |seconds| Duration::from_secs_f64(seconds.min(LIFETIME_MAX.as_secs_f64())));
-    Ok((bearer(&answer.access_token)?, lifetime))
+    let refresh_token = answer.refresh_token.filter(|token| (1..=TOKEN_BYTES_MAX).contains(&token.len()));
+    let refresh_token = refresh_token.map(SecretText::new);
+    Ok(Granted { authorization: bearer(&answer.access_token)?, lifetime, refresh_token })
 }
 
 #[cfg(test)]
@@ -295,7 +406,7 @@ mod tests {
     fn answers_are_read_as_the_standard_has_them() {
         let check = |status, body: &str, expected: Result<(&str, u64), &str>| {
             let got = token_of(status, false, body.as_bytes());
-            let got = got.as_ref().map(|(value, life)| (value.to_str().expect("text"), life.as_secs()));
+            let got = got.as_ref().map(|got| (got.authorization.to_str().expect("text"), got.lifetime.as_secs()));
             assert_eq!(got.map_err(String::as_str), expected, "{body}");
         };
         check(200, r#"{"access_token":"a.b","token_type":"bearer","expires_in":60}"#, Ok(("Bearer a.b", 60)));

@@ -6,7 +6,7 @@
 //! version of an endpoint and kept. The payload's bytes go from the message to the socket without a copy.
 
 use crate::access::{self, Proof};
-use crate::oauth::Tokens;
+use crate::oauth::{RefreshedToken, Tokens};
 use crate::shaping::{self, Shaped, Unshaped};
 use bellwire_egress::{Client, Request, Response, SendError, Target, Timings};
 use bellwire_model::{
@@ -286,6 +286,11 @@ impl Push {
         }
         all.insert(endpoint.key, Rc::clone(&prepared));
         Ok(prepared)
+    }
+
+    /// Refresh tokens that token endpoints have given since the last call; whoever makes attempts has them kept.
+    pub fn take_refreshed(&self) -> Vec<RefreshedToken> {
+        self.tokens.take_refreshed()
     }
 
     /// Drops what was prepared for an endpoint that is gone.

@@ -1,11 +1,17 @@
 //! How attempts prove who sends them, against real sockets: what arrives at the endpoint and at its token endpoint.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use bellwire_delivery::{Push, PushSettings};
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::KeyPair;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bellwire_delivery::{Push, PushSettings, RefreshedToken};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
-    Access, ActiveSecret, ApplicationKey, ClientAuthentication, ContentType, Credentials, Endpoint, EndpointId,
-    EndpointKey, FailureClass, Health, Limits, Message, MessageId, Oauth, Outcome, SecretText, Sequence, Timestamp,
+    Access, ActiveSecret, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, ContentType,
+    Credentials, Endpoint, EndpointId, EndpointKey, FailureClass, Health, Limits, Message, MessageId, Oauth,
+    OauthGrant, Outcome, SecretText, Sequence, Timestamp,
 };
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
 use bellwire_signature::{HeaderHmac, Secret};
@@ -224,9 +230,9 @@ fn json(body: &str) -> String {
 fn oauth(token_url: &str) -> Oauth {
     Oauth {
         token_url: token_url.to_owned(),
+        grant: OauthGrant::ClientCredentials,
         client_id: "bell:wire".to_owned(),
-        client_secret: secret("hunter 2"),
-        method: ClientAuthentication::Basic,
+        method: ClientAuthentication::Basic(secret("hunter 2")),
         scopes: vec!["hooks:write".to_owned(), "b".to_owned()],
         parameters: vec![("audience".to_owned(), secret("https://receiver.example/?a"))],
         headers: vec![("x-tenant".to_owned(), secret("t1"))],
@@ -280,7 +286,8 @@ async fn the_token_request_is_as_the_standard_has_it() {
 
     let receiver = Server::answering([OK.to_owned()]).await;
     let issuer = Server::answering([token("t1", 3600)]).await;
-    let post = Oauth { method: ClientAuthentication::Post, scopes: Vec::new(), ..oauth(&issuer.url) };
+    let post =
+        Oauth { method: ClientAuthentication::Post(secret("hunter 2")), scopes: Vec::new(), ..oauth(&issuer.url) };
     let endpoint = endpoint(&receiver.url, Credentials::Oauth(Arc::new(post)));
     assert_eq!(push(settings()).attempt(&endpoint, &message(), WALL).await.result, Ok(200));
     assert!(issuer.asked()[0].ends_with("&client_id=bell%3Awire&client_secret=hunter+2"), "{:?}", issuer.asked());
@@ -390,6 +397,87 @@ async fn a_token_outlives_changes_of_the_endpoint_but_not_of_its_oauth() {
     world.push.forget(EndpointKey(2));
     assert_eq!(world.attempt(3).await.result, Ok(200));
     assert_eq!(world.issuer.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_used_and_the_one_that_comes_with_a_token_takes_its_place() {
+    let granted = |token: &str, more: &str| json(&format!(r#"{{"access_token":"{token}","expires_in":100{more}}}"#));
+    let answers =
+        [granted("t1", r#","refresh_token":"r2""#), granted("t2", ""), granted("t3", r#","refresh_token":"r3""#)];
+    let mut world = World::new(answers, &[OK]).await;
+    let with = |world: &World, token: &str| {
+        let grant = OauthGrant::RefreshToken(secret(token));
+        let oauth = Oauth { grant, scopes: Vec::new(), parameters: Vec::new(), ..oauth(&world.issuer.url) };
+        endpoint(&world.receiver.url, Credentials::Oauth(Arc::new(oauth)))
+    };
+    world.endpoint = with(&world, "r1");
+    assert_eq!(world.attempt(0).await.result, Ok(200));
+    let told = world.push.take_refreshed();
+    let (before, after) = (secret("r1"), secret("r2"));
+    assert_eq!(told, [RefreshedToken { endpoint: EndpointKey(2), before, after }]);
+    assert!(world.push.take_refreshed().is_empty(), "told once");
+    // It is used whether or not it was kept yet; that it was kept asks for nothing.
+    assert_eq!(world.attempt(100).await.result, Ok(200));
+    world.endpoint = with(&world, "r2");
+    assert_eq!(world.attempt(101).await.result, Ok(200));
+    assert_eq!(world.issuer.asked().len(), 2);
+    assert!(world.push.take_refreshed().is_empty(), "an answer without one leaves it as it is");
+    assert_eq!(world.attempt(300).await.result, Ok(200));
+    let bodies: Vec<_> = world.issuer.asked().iter().map(|r| r.rsplit("\r\n").next().unwrap().to_owned()).collect();
+    let body = |token: &str| format!("grant_type=refresh_token&refresh_token={token}");
+    assert_eq!(bodies, [body("r1"), body("r2"), body("r2")]);
+    assert_eq!(world.push.take_refreshed()[0].after, secret("r3"));
+    assert_eq!(world.receiver.header("authorization"), ["Bearer t1", "Bearer t2", "Bearer t2", "Bearer t3"]);
+}
+
+#[tokio::test]
+async fn a_client_can_prove_itself_by_an_assertion_that_it_signs() {
+    let private = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+    let public = private.public_key().as_ref().to_vec();
+    let der = BASE64_STANDARD.encode(private.as_der().unwrap().as_ref());
+    let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let pem = &*format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
+    let shared = BASE64_STANDARD.encode("a shared secret");
+    for (algorithm, key, key_id) in
+        [(AssertionAlgorithm::Rs256, pem, Some("k1")), (AssertionAlgorithm::Hs256, &*shared, None)]
+    {
+        let mut world = World::new([token("t1", 10), token("t2", 10)], &[OK]).await;
+        let assertion =
+            ClientAssertion { algorithm, key: secret(key), key_id: key_id.map(str::to_owned), lifetime_seconds: 60 };
+        let oauth = Oauth { method: ClientAuthentication::Jwt(assertion), ..oauth(&world.issuer.url) };
+        let url = oauth.token_url.clone();
+        world.endpoint = endpoint(&world.receiver.url, Credentials::Oauth(Arc::new(oauth)));
+        for seconds in [0, 20] {
+            assert_eq!(world.attempt(seconds).await.result, Ok(200));
+        }
+        assert_eq!(world.issuer.header("authorization"), ["", ""]);
+        let mut ids = Vec::new();
+        for (request, seconds) in world.issuer.asked().iter().zip([0, 20]) {
+            let form: std::collections::HashMap<String, String> =
+                form_urlencoded::parse(request.rsplit("\r\n").next().unwrap().as_bytes()).into_owned().collect();
+            assert_eq!(form["client_assertion_type"], "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+            assert_eq!((&*form["client_id"], form.contains_key("client_secret")), ("bell:wire", false));
+            let (algorithm, key) = match algorithm {
+                AssertionAlgorithm::Rs256 => {
+                    (jsonwebtoken::Algorithm::RS256, jsonwebtoken::DecodingKey::from_rsa_der(&public))
+                }
+                AssertionAlgorithm::Hs256 => {
+                    (jsonwebtoken::Algorithm::HS256, jsonwebtoken::DecodingKey::from_secret(b"a shared secret"))
+                }
+            };
+            let mut wanted = jsonwebtoken::Validation::new(algorithm);
+            wanted.set_audience(&[&url]);
+            wanted.validate_exp = false;
+            let read = jsonwebtoken::decode::<serde_json::Value>(&form["client_assertion"], &key, &wanted).unwrap();
+            assert_eq!(read.header.kid.as_deref(), key_id);
+            let claims = read.claims;
+            assert_eq!((&claims["iss"], &claims["sub"]), (&"bell:wire".into(), &"bell:wire".into()));
+            let issued = at(seconds).as_seconds();
+            assert_eq!((&claims["iat"], &claims["exp"]), (&issued.into(), &(issued + 60).into()));
+            ids.push(claims["jti"].to_string());
+        }
+        assert_ne!(ids[0], ids[1]);
+    }
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ pub enum Credentials {
         /// Key and form.
         hmac: HeaderHmac,
     },
-    /// `authorization: Bearer …` with a token of the client credentials grant, RFC 6749 §4.4.
+    /// `authorization: Bearer …` with an access token, RFC 6749.
     Oauth(Arc<Oauth>),
 }
 
@@ -75,11 +75,11 @@ pub enum Credentials {
 pub struct Oauth {
     /// The token endpoint; called through the address guard like everything else.
     pub token_url: String,
+    /// By what right.
+    pub grant: OauthGrant,
     /// Who we are there.
     pub client_id: String,
-    /// Our secret there.
-    pub client_secret: SecretText,
-    /// How the two are sent.
+    /// How we prove it.
     pub method: ClientAuthentication,
     /// What is asked for, one word each; the token endpoint decides if empty.
     pub scopes: Vec<String>,
@@ -89,13 +89,47 @@ pub struct Oauth {
     pub headers: Vec<(String, SecretText)>,
 }
 
-/// How a client authenticates to the token endpoint. RFC 6749 §2.3.1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What an access token is asked for with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OauthGrant {
+    /// Our own right, RFC 6749 §4.4.
+    ClientCredentials,
+    /// A right that somebody has given us, RFC 6749 §6. The token endpoint may give another token for the next time; that one takes this
+    /// one's place.
+    RefreshToken(SecretText),
+}
+
+/// How a client authenticates to the token endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientAuthentication {
-    /// In the `authorization` header.
-    Basic,
-    /// In the body.
-    Post,
+    /// By a secret, in the `authorization` header. RFC 6749 §2.3.1.
+    Basic(SecretText),
+    /// By a secret, in the body. RFC 6749 §2.3.1.
+    Post(SecretText),
+    /// By a JWT that we sign, in the body. RFC 7523 §2.2.
+    Jwt(ClientAssertion),
+}
+
+/// A JWT by which we authenticate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientAssertion {
+    /// How it is signed.
+    pub algorithm: AssertionAlgorithm,
+    /// The private key in PEM, or the shared secret in base64.
+    pub key: SecretText,
+    /// Its `kid`, if the token endpoint wants one.
+    pub key_id: Option<String>,
+    /// How long each is valid, in seconds.
+    pub lifetime_seconds: u32,
+}
+
+/// How a [`ClientAssertion`] is signed. RFC 7518 §3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AssertionAlgorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256 (`private_key_jwt`).
+    Rs256,
+    /// HMAC with SHA-256 (`client_secret_jwt`).
+    Hs256,
 }
 
 /// A text that is wiped when dropped and does not print. Cheap to clone.
@@ -129,9 +163,14 @@ mod tests {
         let access = Access {
             credentials: Some(Credentials::Oauth(Arc::new(Oauth {
                 token_url: "https://login.example.com/token".into(),
+                grant: OauthGrant::RefreshToken(SecretText::new("hunter2")),
                 client_id: "bell".into(),
-                client_secret: SecretText::new("hunter2"),
-                method: ClientAuthentication::Basic,
+                method: ClientAuthentication::Jwt(ClientAssertion {
+                    algorithm: AssertionAlgorithm::Hs256,
+                    key: SecretText::new("hunter2"),
+                    key_id: None,
+                    lifetime_seconds: 300,
+                }),
                 scopes: Vec::new(),
                 parameters: vec![("key".into(), SecretText::new("hunter2"))],
                 headers: vec![("x-key".into(), SecretText::new("hunter2"))],

@@ -27,7 +27,10 @@ mod token;
 mod source;
 mod way;
 
-pub use access::{Access, ClientAuthentication, Credentials, Oauth, SecretText, TlsAccess};
+pub use access::{
+    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
+    TlsAccess,
+};
 pub use application::{
     Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,
     PayloadValidation,

@@ -6,10 +6,11 @@ use bellwire_api::backend::{
     Tried,
 };
 use bellwire_api::pipe::Pipes;
+use bellwire_delivery::RefreshedToken;
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{
-    DedupeKey, Endpoint, Message, Module, OrganisationId, Plugin, RequestDigest, Runs, Sequence, Source, SourceKey,
-    Timestamp,
+    Credentials, DedupeKey, Endpoint, Message, Module, Oauth, OauthGrant, OrganisationId, Plugin, RequestDigest, Runs,
+    Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_plugin::ModuleError;
 use bellwire_store::{Change, DedupeEntry, Store};
@@ -188,8 +189,30 @@ impl Doors {
         }
     }
 
+    /// Keeps a refresh token that a token endpoint has given in place of another, unless the endpoint's OAuth was changed meanwhile.
+    /// Nobody is told: it is no edit of the endpoint.
+    pub(crate) async fn keep_refreshed(&self, refreshed: RefreshedToken) {
+        let _one_at_a_time = self.core.configuration.lock().await;
+        let Some(endpoint) = self.core.catalogue.read().endpoint(refreshed.endpoint).cloned() else { return };
+        let Some(Credentials::Oauth(oauth)) = &endpoint.access.credentials else { return };
+        if oauth.grant != OauthGrant::RefreshToken(refreshed.before) {
+            return;
+        }
+        let grant = OauthGrant::RefreshToken(refreshed.after);
+        let credentials = Credentials::Oauth(Arc::new(Oauth { grant, ..Oauth::clone(oauth) }));
+        let mut kept = Endpoint::clone(&endpoint);
+        kept.access.credentials = Some(credentials);
+        if let Err(error) = self.change_and_tell(vec![Change::PutEndpoint(Arc::new(kept))], Vec::new()).await {
+            tracing::error!(endpoint.id = %endpoint.id, ?error, "a new refresh token cannot be kept; it is lost with this process");
+        }
+    }
+
     pub(crate) async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
         let told = Operational::of_changes(&self.core.catalogue.read(), &changes);
+        self.change_and_tell(changes, told).await
+    }
+
+    async fn change_and_tell(&self, changes: Vec<Change>, told: Vec<Operational>) -> Result<(), AcceptError> {
         let now = self.core.clock.engine();
         let batch = self.core.intake.lock().change_and_tell(now, changes, told).map_err(refused)?;
         self.durable(batch).await?;

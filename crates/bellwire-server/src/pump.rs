@@ -190,9 +190,13 @@ impl Pump {
             });
             return;
         }
+        let doors = Arc::clone(&self.doors);
         spawn_local(async move {
             let parent = trace.as_ref().and_then(AttemptTrace::header);
             let outcome = push.attempt_in_trace(&start.endpoint, &start.message, crate::clock::wall(), parent).await;
+            for refreshed in push.take_refreshed() {
+                doors.keep_refreshed(refreshed).await;
+            }
             crate::observe::attempt(&start, &outcome);
             traced(&handing.core, trace, &start, &outcome);
             answered(&handing.core, &start, &outcome);

@@ -1,6 +1,8 @@
 //! How an endpoint is reached: what goes in takes effect, and its secrets do not come out.
 
 use crate::world::{SECRET, World};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bellwire_api::Settings;
 use bellwire_model::{Access, Credentials};
 use serde_json::{Value, json};
@@ -130,10 +132,8 @@ async fn oauth_is_set_shown_without_its_secret_and_taken_away() {
         assert!(fault["loc"].to_string().contains(member), "{answer}");
         assert!(fault["msg"].as_str().is_some_and(|msg| msg.contains(text)), "{answer}");
     };
-    check("grantType", json!("refreshToken"), "only `clientCredentials`").await;
-    check("authMethod", json!("clientSecretJwt"), "only `clientSecretBasic`").await;
-    check("jwtParams", json!({}), "not supported").await;
-    check("refreshToken", json!("r"), "no refresh token").await;
+    check("refreshToken", json!("r"), "belongs to the grant").await;
+    check("jwtParams", json!({}), "belongs to `clientSecretJwt`").await;
     check("clientSecret", Value::Null, "required").await;
     check("tokenUrl", json!("ftp://a/"), "http or https").await;
     check("tokenUrl", json!("https://u:p@a.example/"), "user name").await;
@@ -151,6 +151,44 @@ async fn oauth_is_set_shown_without_its_secret_and_taken_away() {
     world.delete(&path).await.expect(204);
     world.get(&path).await.expect(404);
     assert_eq!(kept(&world), Access::default());
+}
+
+#[tokio::test]
+async fn oauth_by_a_refresh_token_and_by_a_signed_assertion() {
+    let (world, endpoint) = world().await;
+    let path = format!("{endpoint}/oauth");
+    let key = BASE64_STANDARD.encode(crate::tokens::rsa_key());
+    let config = json!({
+        "grantType": "refreshToken", "authMethod": "clientSecretJwt", "clientId": "bell", "refreshToken": HIDDEN,
+        "tokenUrl": "https://login.example.com/token",
+        "jwtParams": { "signingAlgorithm": "RS256", "secretBase64": key, "secretId": "k1", "tokenExpirySecs": 60 },
+    });
+    world.put(&path, config.clone()).await.expect(204);
+    let shown = world.get(&path).await.expect(200);
+    assert_eq!((&shown["grantType"], &shown["authMethod"]), (&json!("refreshToken"), &json!("clientSecretJwt")));
+    assert!(!shown.to_string().contains(HIDDEN) && !shown.to_string().contains("secretBase64"), "{shown}");
+    let check = async |change: &dyn Fn(&mut Value), place: &[&str], text: &str| {
+        let mut config = config.clone();
+        change(&mut config);
+        let answer = world.put(&path, config).await.expect(422);
+        let (fault, place) = (&answer["detail"][0], [&["body"], place].concat());
+        assert_eq!(fault["loc"], json!(place), "{answer}");
+        assert!(fault["msg"].as_str().is_some_and(|msg| msg.contains(text)), "{answer}");
+    };
+    check(&|c| c["refreshToken"] = Value::Null, &["refreshToken"], "required").await;
+    check(&|c| c["clientSecret"] = json!("s"), &["clientSecret"], "belongs to").await;
+    check(&|c| c["jwtParams"] = Value::Null, &["jwtParams"], "required").await;
+    let params = "jwtParams";
+    check(&|c| c[params]["secretBase64"] = Value::Null, &[params, "secretBase64"], "required").await;
+    check(&|c| c[params]["secretBase64"] = json!("%"), &[params, "secretBase64"], "base64").await;
+    check(&|c| c[params]["secretBase64"] = json!("aGVsbG8="), &[params, "secretBase64"], "PEM").await;
+    check(&|c| c[params]["signingAlgorithm"] = Value::Null, &[params, "signingAlgorithm"], "required").await;
+    check(&|c| c[params]["tokenExpirySecs"] = json!(0), &[params, "tokenExpirySecs"], "1 to 3600").await;
+    check(&|c| c[params]["secretId"] = json!(""), &[params, "secretId"], "1 to 256").await;
+    check(&|c| c["extraParams"] = json!({ "refresh_token": "x" }), &["extraParams", "refresh_token"], "own").await;
+    let mut shared = config.clone();
+    shared[params] = json!({ "signingAlgorithm": "HS256", "secretBase64": "aGVsbG8=" });
+    world.put(&path, shared).await.expect(204);
 }
 
 #[tokio::test]

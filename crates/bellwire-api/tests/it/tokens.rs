@@ -393,7 +393,7 @@ async fn last_uses_are_written_down_once_and_what_has_ended_is_forgotten() {
     world.get(&format!("{TOKENS}/{id}")).await.expect(404);
 }
 
-fn rsa_key() -> String {
+pub(crate) fn rsa_key() -> String {
     pem(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap().as_der().unwrap().as_ref())
 }
 

@@ -15,6 +15,7 @@ mod queues;
 mod queue_sources;
 mod answers;
 mod waiting;
+mod access;
 mod operational;
 #[cfg(feature = "otel")]
 mod traces;

@@ -5,7 +5,8 @@
 use super::fault::Fault;
 use super::sealed::{self, Sealer};
 use bellwire_model::{
-    Access, ApplicationKey, ClientAuthentication, Credentials, Endpoint, EndpointId, Oauth, SecretText, TlsAccess,
+    Access, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Endpoint,
+    EndpointId, Oauth, OauthGrant, SecretText, TlsAccess,
 };
 use bellwire_signature::HeaderHmac;
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
@@ -53,12 +54,26 @@ enum StoredCredentials {
     Oauth {
         token_url: String,
         client_id: String,
+        /// Empty where an assertion is signed instead.
         client_secret: String,
         method: String,
         scopes: Vec<String>,
         parameters: Vec<(String, String)>,
         headers: Vec<(String, String)>,
+        /// Of the grant of that name; without it, the client's own credentials are the grant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refresh_token: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        assertion: Option<StoredAssertion>,
     },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredAssertion {
+    algorithm: String,
+    key: String,
+    key_id: Option<String>,
+    lifetime_seconds: u32,
 }
 
 /// The column's value.
@@ -117,15 +132,27 @@ impl From<&Credentials> for StoredCredentials {
                 format: hmac.header().as_str().to_owned(),
                 key: hmac.reveal_key().to_vec(),
             },
-            Credentials::Oauth(oauth) => StoredCredentials::Oauth {
-                token_url: oauth.token_url.clone(),
-                client_id: oauth.client_id.clone(),
-                client_secret: oauth.client_secret.reveal().to_owned(),
-                method: name_of(&METHODS, oauth.method),
-                scopes: oauth.scopes.clone(),
-                parameters: pairs(&oauth.parameters),
-                headers: pairs(&oauth.headers),
-            },
+            Credentials::Oauth(oauth) => {
+                let (method, client_secret, assertion) = match &oauth.method {
+                    ClientAuthentication::Basic(secret) => (BASIC, secret.reveal(), None),
+                    ClientAuthentication::Post(secret) => (POST, secret.reveal(), None),
+                    ClientAuthentication::Jwt(assertion) => (JWT, "", Some(StoredAssertion::from(assertion))),
+                };
+                StoredCredentials::Oauth {
+                    token_url: oauth.token_url.clone(),
+                    client_id: oauth.client_id.clone(),
+                    client_secret: client_secret.to_owned(),
+                    method: method.to_owned(),
+                    scopes: oauth.scopes.clone(),
+                    parameters: pairs(&oauth.parameters),
+                    headers: pairs(&oauth.headers),
+                    refresh_token: match &oauth.grant {
+                        OauthGrant::ClientCredentials => None,
+                        OauthGrant::RefreshToken(token) => Some(token.reveal().to_owned()),
+                    },
+                    assertion,
+                }
+            }
         }
     }
 }
@@ -168,12 +195,31 @@ impl StoredCredentials {
                     ),
                 }
             }
-            StoredCredentials::Oauth { token_url, client_id, client_secret, method, scopes, parameters, headers } => {
+            StoredCredentials::Oauth {
+                token_url,
+                client_id,
+                client_secret,
+                method,
+                scopes,
+                parameters,
+                headers,
+                refresh_token,
+                assertion,
+            } => {
+                let secret = SecretText::new(client_secret);
                 Credentials::Oauth(Arc::new(Oauth {
                     token_url,
+                    grant: match refresh_token {
+                        None => OauthGrant::ClientCredentials,
+                        Some(token) => OauthGrant::RefreshToken(SecretText::new(token)),
+                    },
                     client_id,
-                    client_secret: SecretText::new(client_secret),
-                    method: named(&METHODS, &method)?,
+                    method: match (&*method, assertion) {
+                        (BASIC, _) => ClientAuthentication::Basic(secret),
+                        (POST, _) => ClientAuthentication::Post(secret),
+                        (JWT, Some(assertion)) => ClientAuthentication::Jwt(assertion.assertion()?),
+                        _ => return Err(format!("there is no way to authenticate that is called {method:?}")),
+                    },
                     scopes,
                     parameters: pairs(parameters),
                     headers: pairs(headers),
@@ -186,8 +232,33 @@ impl StoredCredentials {
 const ALGORITHMS: [(&str, HashAlgorithm); 3] =
     [("sha1", HashAlgorithm::Sha1), ("sha256", HashAlgorithm::Sha256), ("sha512", HashAlgorithm::Sha512)];
 const ENCODINGS: [(&str, MacEncoding); 2] = [("hex", MacEncoding::Hex), ("base64", MacEncoding::Base64)];
-const METHODS: [(&str, ClientAuthentication); 2] =
-    [("basic", ClientAuthentication::Basic), ("post", ClientAuthentication::Post)];
+const ASSERTIONS: [(&str, AssertionAlgorithm); 2] =
+    [("RS256", AssertionAlgorithm::Rs256), ("HS256", AssertionAlgorithm::Hs256)];
+const BASIC: &str = "basic";
+const POST: &str = "post";
+const JWT: &str = "jwt";
+
+impl From<&ClientAssertion> for StoredAssertion {
+    fn from(assertion: &ClientAssertion) -> Self {
+        StoredAssertion {
+            algorithm: name_of(&ASSERTIONS, assertion.algorithm),
+            key: assertion.key.reveal().to_owned(),
+            key_id: assertion.key_id.clone(),
+            lifetime_seconds: assertion.lifetime_seconds,
+        }
+    }
+}
+
+impl StoredAssertion {
+    fn assertion(self) -> Result<ClientAssertion, String> {
+        Ok(ClientAssertion {
+            algorithm: named(&ASSERTIONS, &self.algorithm)?,
+            key: SecretText::new(self.key),
+            key_id: self.key_id,
+            lifetime_seconds: self.lifetime_seconds,
+        })
+    }
+}
 
 fn name_of<T: PartialEq>(names: &[(&str, T)], value: T) -> String {
     names.iter().find(|(_, known)| *known == value).map(|(name, _)| (*name).to_owned()).unwrap_or_default()

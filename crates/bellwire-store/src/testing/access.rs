@@ -1,6 +1,9 @@
 //! Each way in which an endpoint can be accessed, with every field set.
 
-use bellwire_model::{Access, ClientAuthentication, Credentials, Oauth, SecretText, TlsAccess};
+use bellwire_model::{
+    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
+    TlsAccess,
+};
 use bellwire_signature::HeaderHmac;
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
 use std::sync::Arc;
@@ -23,11 +26,14 @@ pub fn every_access() -> Vec<Access> {
             Zeroizing::new(ACCESS_SECRET.as_bytes().to_vec()),
         ),
     };
-    let oauth = |method| {
+    let jwt = |algorithm, key_id| {
+        ClientAuthentication::Jwt(ClientAssertion { algorithm, key: secret(), key_id, lifetime_seconds: 300 })
+    };
+    let oauth = |grant, method| {
         Credentials::Oauth(Arc::new(Oauth {
             token_url: "https://login.example.com/token".to_owned(),
+            grant,
             client_id: "bell".to_owned(),
-            client_secret: secret(),
             method,
             scopes: vec!["hooks:write".to_owned()],
             parameters: vec![("audience".to_owned(), SecretText::new("https://receiver.example"))],
@@ -41,8 +47,10 @@ pub fn every_access() -> Vec<Access> {
         hmac(HashAlgorithm::Sha1, MacEncoding::Hex),
         hmac(HashAlgorithm::Sha256, MacEncoding::Base64),
         hmac(HashAlgorithm::Sha512, MacEncoding::Hex),
-        oauth(ClientAuthentication::Basic),
-        oauth(ClientAuthentication::Post),
+        oauth(OauthGrant::ClientCredentials, ClientAuthentication::Basic(secret())),
+        oauth(OauthGrant::RefreshToken(secret()), ClientAuthentication::Post(secret())),
+        oauth(OauthGrant::ClientCredentials, jwt(AssertionAlgorithm::Rs256, Some("k".to_owned()))),
+        oauth(OauthGrant::ClientCredentials, jwt(AssertionAlgorithm::Hs256, None)),
     ]
     .map(|credentials| Access { credentials: Some(credentials), ..Access::default() })
     .into();
