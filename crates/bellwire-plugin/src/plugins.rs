@@ -212,9 +212,9 @@ impl Shared {
 }
 
 impl Plugins {
-    /// Reaches out by `client`, which must belong to this thread's runtime.
-    pub fn new(client: Client, shared: Arc<Shared>) -> Self {
-        let (pools, publishers) = (Pools::new(shared.limits.tls.clone()), Publishers::new(client.clone()));
+    /// Reaches out by `client`, which must belong to this thread's runtime. `wall` is the wall clock, in Unix seconds.
+    pub fn new(client: Client, shared: Arc<Shared>, wall: fn() -> i64) -> Self {
+        let (pools, publishers) = (Pools::new(shared.limits.tls.clone()), Publishers::new(client.clone(), wall));
         Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 

@@ -1,4 +1,4 @@
-//! Queue: each message is published to NATS JetStream or a Redis stream, and delivered when the queue has it.
+//! Queue: each message is published to NATS JetStream, a Redis stream or a queue of Amazon SQS, and delivered when that has it.
 //!
 //! The payload goes out byte for byte; message id, event type and content type go with it. Repetitions of a delivery carry the same
 //! id, made of the message's and the endpoint's, by which JetStream and, with `dedupe_seconds`, Redis know them.
@@ -25,7 +25,7 @@ const DEDUPE_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Queue {
     server: Server,
-    /// The subject, or the stream's key.
+    /// The subject, the stream's key, or the group.
     to: Template,
     length_max: Option<NonZeroU64>,
     dedupe: Option<Duration>,
@@ -62,6 +62,29 @@ struct Redis {
     dedupe_seconds: u64,
     #[serde(default = "timeout_default")]
     timeout_ms: Timeout,
+}
+
+/// Settings with `"broker": "sqs"`. `user`, `password` and `token` are the access key's id, the secret access key and the session's token.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sqs {
+    /// The queue's.
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    /// Absent: the one in the URL.
+    region: Option<String>,
+    /// In a FIFO queue: within which the order is kept.
+    #[serde(default = "group_default")]
+    group: Template,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Timeout,
+}
+
+/// One for all messages, so that the order of all of them is kept.
+fn group_default() -> Template {
+    Template::parse("bellwire").expect("a text without braces is a template")
 }
 
 type Timeout = Millis<10, 60_000>;
@@ -103,6 +126,15 @@ impl Queue {
                 let dedupe = Some(Duration::from_secs(dedupe_seconds)).filter(|window| !window.is_zero());
                 Queue { server, to: stream, length_max, dedupe, timeout: timeout_ms.0 }
             }
+            Broker::Sqs => {
+                let Sqs { url, user, password, token, region, group, timeout_ms } = settings::read(&others)?;
+                let mut server = server(broker, &url, Credentials { user, password, token })?;
+                if let Some(region) = region {
+                    server =
+                        server.in_region(region).map_err(|ServerFault { field, text }| Fault::new(&[field], text))?;
+                }
+                Queue { server, to: group, length_max: None, dedupe: None, timeout: timeout_ms.0 }
+            }
         };
         queue.check_template(broker, others.as_object())?;
         Ok(queue)
@@ -112,8 +144,10 @@ impl Queue {
         let (setting, of_nats) = match broker {
             Broker::Nats => ("subject", true),
             Broker::Redis => ("stream", false),
+            Broker::Sqs => ("group", false),
         };
-        let text = settings.and_then(|settings| settings.get(setting)?.as_str()).unwrap_or_default();
+        // What may be absent has a default that is right.
+        let Some(text) = settings.and_then(|settings| settings.get(setting)?.as_str()) else { return Ok(()) };
         if [Root::Count, Root::List, Root::File].into_iter().any(|root| self.to.names(root)) {
             return Err(Fault::new(&[setting], "count, list and file are for other kinds of plugin"));
         }

@@ -8,6 +8,7 @@
 //! order holds, and memory is bounded by one batch. Who dies between accepting and settling gets the same again, with the
 //! same [`Taken::key`]; the one who accepts must know it by that.
 
+use crate::Wall;
 use crate::publish::Boxed;
 use crate::server::{Broker, Server};
 use bellwire_egress::Client;
@@ -29,9 +30,9 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// What is taken, and as which consumer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscription {
-    /// The name of a JetStream stream, or the key of a Redis stream.
+    /// The name of a JetStream stream, or the key of a Redis stream. Of SQS, the server's URL says which queue.
     pub stream: String,
-    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place.
+    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place. SQS has none.
     pub group: String,
     /// Of NATS: only these subjects.
     pub filter: Option<String>,
@@ -131,11 +132,12 @@ pub(crate) trait Feed: Send {
 /// comes again.
 pub async fn consume<C: Consumer>(
     client: &Client,
+    wall: Wall,
     server: &Server,
     subscription: &Subscription,
     consumer: &mut C,
 ) -> ConsumeError<C::Error> {
-    let opening = tokio::time::timeout(2 * LIMIT, open(client, server, subscription));
+    let opening = tokio::time::timeout(2 * LIMIT, open(client, wall, server, subscription));
     let mut feed = match opening.await {
         Ok(Ok(feed)) => feed,
         Ok(Err(FeedError(text))) => return ConsumeError::Queue(text),
@@ -180,13 +182,20 @@ fn most_after(batch: &[Taken], most: usize) -> usize {
     }
 }
 
-async fn open(client: &Client, server: &Server, subscription: &Subscription) -> Result<Box<dyn Feed>, FeedError> {
+async fn open(
+    client: &Client,
+    wall: Wall,
+    server: &Server,
+    subscription: &Subscription,
+) -> Result<Box<dyn Feed>, FeedError> {
     match server.broker {
         #[cfg(feature = "nats")]
         Broker::Nats => Ok(Box::new(crate::nats::Durable::open(client, server, subscription, LIMIT).await?)),
         #[cfg(feature = "redis")]
         Broker::Redis => Ok(Box::new(crate::redis_streams::Group::open(client, server, subscription, LIMIT).await?)),
-        #[cfg(not(all(feature = "nats", feature = "redis")))]
+        #[cfg(feature = "sqs")]
+        Broker::Sqs => Ok(Box::new(crate::sqs::Polling::new(client, server, wall, LIMIT)?)),
+        #[cfg(not(all(feature = "nats", feature = "redis", feature = "sqs")))]
         broker => Err(FeedError(Broker::parse(broker.name()).err().unwrap_or_default())),
     }
 }

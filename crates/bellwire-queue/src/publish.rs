@@ -1,5 +1,6 @@
 //! Out: one message into a queue, and the queue's word for it.
 
+use crate::Wall;
 use crate::server::{Broker, Server};
 use bellwire_egress::{Client, SendError};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(300);
 /// One message for a queue.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// A NATS subject, or the key of a Redis stream.
+    /// A NATS subject, the key of a Redis stream, or the group in a FIFO queue of SQS.
     pub to: String,
     /// By which a repetition of the same publication is known.
     pub id: String,
@@ -96,6 +97,7 @@ pub(crate) trait Connection: Send + Sync {
 /// runtime on which they were opened.
 pub struct Publishers {
     client: Client,
+    wall: Wall,
     slots: Mutex<HashMap<Server, Arc<Slot>>>,
 }
 
@@ -107,8 +109,8 @@ struct Slot {
 
 impl Publishers {
     /// Connects by way of `client`, which must belong to this thread's runtime.
-    pub fn new(client: Client) -> Self {
-        Publishers { client, slots: Mutex::default() }
+    pub fn new(client: Client, wall: Wall) -> Self {
+        Publishers { client, wall, slots: Mutex::default() }
     }
 
     /// Publishes to `server`, and comes back when the queue has it, within `limit`.
@@ -124,7 +126,7 @@ impl Publishers {
         let slot = self.slot(server);
         let mut used = None;
         let publishing = async {
-            let connection = slot.connection(&self.client, server, limit).await?;
+            let connection = slot.connection((&self.client, self.wall), server, limit).await?;
             used = Some(Arc::clone(&connection));
             connection.publish(publication).await
         };
@@ -162,7 +164,7 @@ impl Slot {
     /// The connection, opened if there is none. Who comes meanwhile waits for it.
     async fn connection(
         &self,
-        client: &Client,
+        way: (&Client, Wall),
         server: &Server,
         limit: Duration,
     ) -> Result<Arc<dyn Connection>, PublishError> {
@@ -171,7 +173,7 @@ impl Slot {
             return Ok(Arc::clone(connection));
         }
         *open = None;
-        let connection = connect(client, server, limit).await?;
+        let connection = connect(way, server, limit).await?;
         *open = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -184,13 +186,19 @@ impl Slot {
     }
 }
 
-async fn connect(client: &Client, server: &Server, limit: Duration) -> Result<Arc<dyn Connection>, PublishError> {
+async fn connect(
+    (client, wall): (&Client, Wall),
+    server: &Server,
+    limit: Duration,
+) -> Result<Arc<dyn Connection>, PublishError> {
     match server.broker {
         #[cfg(feature = "nats")]
         Broker::Nats => Ok(Arc::new(crate::nats::Publisher::open(client, server, limit).await?)),
         #[cfg(feature = "redis")]
         Broker::Redis => Ok(Arc::new(crate::redis_streams::Publisher::open(client, server, limit).await?)),
-        #[cfg(not(all(feature = "nats", feature = "redis")))]
+        #[cfg(feature = "sqs")]
+        Broker::Sqs => Ok(Arc::new(crate::sqs::Publisher::new(client, server, wall, limit)?)),
+        #[cfg(not(all(feature = "nats", feature = "redis", feature = "sqs")))]
         broker => {
             let text = Broker::parse(broker.name()).err().unwrap_or_default();
             Err(PublishError::Refused { text, forever: false })

@@ -10,17 +10,20 @@ pub enum Broker {
     Nats,
     /// Redis streams; Valkey's as well.
     Redis,
+    /// Amazon SQS.
+    Sqs,
 }
 
 impl Broker {
     /// All of them.
-    pub const ALL: [Broker; 2] = [Broker::Nats, Broker::Redis];
+    pub const ALL: [Broker; 3] = [Broker::Nats, Broker::Redis, Broker::Sqs];
 
     /// Its name in settings.
     pub fn name(self) -> &'static str {
         match self {
             Broker::Nats => "nats",
             Broker::Redis => "redis",
+            Broker::Sqs => "sqs",
         }
     }
 
@@ -29,6 +32,7 @@ impl Broker {
         match self {
             Broker::Nats => cfg!(feature = "nats"),
             Broker::Redis => cfg!(feature = "redis"),
+            Broker::Sqs => cfg!(feature = "sqs"),
         }
     }
 
@@ -53,6 +57,7 @@ impl Broker {
         match self {
             Broker::Nats => ("nats", "tls", 4222),
             Broker::Redis => ("redis", "rediss", 6379),
+            Broker::Sqs => ("http", "https", 443),
         }
     }
 }
@@ -78,6 +83,10 @@ pub struct Server {
     pub(crate) credentials: Credentials,
     /// Of Redis.
     pub(crate) database: u16,
+    /// Of SQS: the path of the queue's URL, `/123456789012/orders`.
+    pub(crate) path: String,
+    /// Of SQS: the region that requests are signed for.
+    pub(crate) region: String,
 }
 
 /// What is wrong with where and as whom.
@@ -94,18 +103,25 @@ impl Server {
     pub fn not_by_proxy(&self) -> Option<&Host<String>> {
         match self.broker {
             Broker::Nats => Some(&self.host),
-            Broker::Redis => None,
+            Broker::Redis | Broker::Sqs => None,
         }
     }
 
-    /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`.
+    /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`, or the URL of a queue of SQS,
+    /// `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`, for which user, password and token are the access key's id, the
+    /// secret access key and the session's token.
     ///
     /// # Errors
     /// The first fault.
     pub fn parse(broker: Broker, url: &str, credentials: Credentials) -> Result<Self, ServerFault> {
         let fault = |field, text: String| Err(ServerFault { field, text });
         let (plain, secure, port) = broker.schemes();
-        let like = format!("expected a URL like {plain}://host:{port}, or {secure}:// with TLS");
+        let like = match broker {
+            Broker::Sqs => {
+                "expected the queue's URL, like https://sqs.eu-central-1.amazonaws.com/123456789012/orders".to_owned()
+            }
+            _ => format!("expected a URL like {plain}://host:{port}, or {secure}:// with TLS"),
+        };
         // Schemes that the URL standard does not know keep their hosts as they were written; this one does not.
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
         if scheme != plain && scheme != secure {
@@ -123,7 +139,8 @@ impl Server {
             return fault("url", "nothing may stand behind ? or #".to_owned());
         }
         let database = match (broker, parsed.path().trim_matches('/')) {
-            (_, "") => 0,
+            (Broker::Sqs, "") => return fault("url", like),
+            (_, "") | (Broker::Sqs, _) => 0,
             (Broker::Redis, number) => match number.parse() {
                 Ok(number) => number,
                 Err(_) => {
@@ -133,10 +150,15 @@ impl Server {
             (Broker::Nats, _) => return fault("url", "nothing may stand behind the host and its port".to_owned()),
         };
         // 80 is what `Url` leaves out, because it is the port of the scheme that was lent.
-        let port = parsed.port().unwrap_or(if has_port_80(rest) { 80 } else { port });
+        let plain_port = has_port_80(rest) || (broker == Broker::Sqs && scheme == plain);
+        let port = parsed.port().unwrap_or(if plain_port { 80 } else { port });
         let Credentials { user, password, token } = &credentials;
         match (user, password, token) {
+            (None, _, _) if broker == Broker::Sqs => {
+                return fault("user", "there is none; it is the id of an access key".to_owned());
+            }
             (Some(_), None, _) => return fault("password", "a `user` needs a `password`".to_owned()),
+            (Some(_), Some(_), Some(_)) if broker == Broker::Sqs => {}
             (None, Some(_), _) if broker == Broker::Nats => {
                 return fault("user", "a `password` needs a `user`".to_owned());
             }
@@ -146,12 +168,63 @@ impl Server {
             }
             _ => {}
         }
-        Ok(Server { broker, host: host.to_owned(), port, tls: scheme == secure, credentials, database })
+        let (host, path) = (host.to_owned(), parsed.path().to_owned());
+        let region = region_of(&host).to_owned();
+        Ok(Server { broker, host, port, tls: scheme == secure, credentials, database, path, region })
+    }
+
+    /// Requests to SQS are signed for this region instead of the one that the URL names.
+    ///
+    /// # Errors
+    /// If it cannot be a region's name.
+    pub fn in_region(self, region: String) -> Result<Self, ServerFault> {
+        let usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if region.is_empty() || region.len() > 64 || !region.chars().all(usual) {
+            let text = "expected the name of a region, such as eu-central-1".to_owned();
+            return Err(ServerFault { field: "region", text });
+        }
+        Ok(Server { region, ..self })
+    }
+
+    /// Host and port, the port only if it is not the scheme's own.
+    pub(crate) fn authority(&self) -> String {
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => self.host.to_string(),
+            (_, port) => format!("{}:{port}", self.host),
+        }
+    }
+
+    /// Of SQS.
+    pub(crate) fn queue_url(&self) -> String {
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority(), self.path)
+    }
+
+    /// Of SQS: the last part of the path.
+    pub fn queue_name(&self) -> &str {
+        self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Of SQS: a queue that keeps the order within groups.
+    pub(crate) fn is_fifo(&self) -> bool {
+        self.queue_name().ends_with(".fifo")
     }
 
     /// What is spoken there.
     pub fn broker(&self) -> Broker {
         self.broker
+    }
+}
+
+/// As SQS' hosts name it, `sqs.eu-central-1.amazonaws.com`; what speaks as SQS does elsewhere usually takes any.
+fn region_of(host: &Host<String>) -> &str {
+    let name = match host {
+        Host::Domain(name) => name.as_str(),
+        Host::Ipv4(_) | Host::Ipv6(_) => "",
+    };
+    let words: Vec<&str> = name.split('.').collect();
+    match words[..] {
+        ["sqs" | "sqs-fips", region, "amazonaws" | "api", ..] | [region, "queue", "amazonaws", ..] => region,
+        _ => "us-east-1",
     }
 }
 
@@ -162,6 +235,9 @@ fn has_port_80(rest: &str) -> bool {
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (plain, secure, _) = self.broker.schemes();
+        if self.broker == Broker::Sqs {
+            return f.write_str(&self.queue_url());
+        }
         write!(f, "{}://{}:{}", if self.tls { secure } else { plain }, self.host, self.port)
     }
 }
@@ -202,6 +278,23 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_of_sqs_is_its_url() {
+        for (url, region, port, fifo) in [
+            ("https://sqs.eu-central-1.amazonaws.com/123456789012/orders", "eu-central-1", 443, false),
+            ("https://eu-west-1.queue.amazonaws.com/123456789012/orders.fifo", "eu-west-1", 443, true),
+            ("http://localhost:4566/000000000000/orders", "us-east-1", 4566, false),
+            ("http://10.0.0.1/queue/orders", "us-east-1", 80, false),
+        ] {
+            let server = Server::parse(Broker::Sqs, url, with(Some("AK"), Some("s"), Some("t"))).expect(url);
+            let read = (server.to_string(), server.region.clone(), server.port, server.is_fifo());
+            assert_eq!(read, (url.to_owned(), region.to_owned(), port, fifo));
+            assert_eq!(server.in_region("us-gov-west-1".to_owned()).expect("a region").region, "us-gov-west-1");
+        }
+        let server = Server::parse(Broker::Sqs, "https://h/1/q", with(Some("AK"), Some("s"), None)).expect("parses");
+        assert_eq!(server.in_region("EU".to_owned()).expect_err("no region").field, "region");
+    }
+
+    #[test]
     fn mistakes_are_told() {
         let none = Credentials::default;
         for (broker, url, credentials, field, text) in [
@@ -214,6 +307,10 @@ mod tests {
             (Broker::Redis, "redis://h?a=b", none(), "url", "? or #"),
             (Broker::Redis, "redis://h", with(Some("u"), None, None), "password", "needs a `password`"),
             (Broker::Redis, "redis://h", with(None, None, Some("t")), "token", "no tokens"),
+            (Broker::Sqs, "https://h", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
+            (Broker::Sqs, "sqs://h/1/q", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
+            (Broker::Sqs, "https://h/1/q", none(), "user", "access key"),
+            (Broker::Sqs, "https://h/1/q", with(Some("u"), None, None), "password", "needs a `password`"),
             (Broker::Nats, "nats://h", with(None, Some("p"), None), "user", "needs a `user`"),
             (Broker::Nats, "nats://h", with(Some("u"), Some("p"), Some("t")), "token", "not both"),
         ] {
@@ -225,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_not_built_in_is_refused_by_name() {
-        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis"));
+        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis or sqs"));
         for broker in Broker::ALL {
             match Broker::parse(broker.name()) {
                 Ok(parsed) => assert!(parsed == broker && broker.is_built_in()),

@@ -1,5 +1,6 @@
 //! One shard: a thread with a runtime, a listener, outgoing connections and an engine of its own.
 
+use crate::clock::wall;
 use crate::connections::{self, ConnectionLimits};
 use crate::core::Core;
 use crate::doors::Doors;
@@ -100,7 +101,7 @@ impl Shard {
         let _ = shared.set(client.clone());
         let fetching =
             tokio::task::spawn_local(crate::sources::supervise(Arc::clone(&doors), client.clone(), stop.clone()));
-        let plugins = Plugins::new(client.clone(), plugins);
+        let plugins = Plugins::new(client.clone(), plugins, || wall().as_seconds());
         let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());

@@ -1,4 +1,4 @@
-//! Messages out of NATS JetStream or a Redis stream: in their order, each exactly once.
+//! Messages out of NATS JetStream, a Redis stream or a queue of Amazon SQS: in their order, as far as they have one, each exactly once.
 //!
 //! ```text
 //! (room in the intake) → take → judge → Hand::bring → commit → acknowledge
@@ -9,6 +9,7 @@
 //! [`judge`]) is kept among the source's refused requests, in the same commit, and acknowledged like the others: it holds up nothing.
 
 use super::hand::{Brought, Hand, Refused};
+use crate::clock::wall;
 use bellwire_api::backend::PluginFault;
 use bellwire_egress::Proxy;
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, SecretText, Source};
@@ -36,14 +37,16 @@ struct Written {
     user: Option<String>,
     password: Option<String>,
     token: Option<String>,
-    /// The name of a JetStream stream, or the key of a Redis stream.
-    stream: String,
+    /// Of SQS: the region, if it is not the one in the URL.
+    region: Option<String>,
+    /// The name of a JetStream stream, or the key of a Redis stream. Of SQS, the URL says which queue.
+    stream: Option<String>,
     /// Under which the queue keeps our place; one of the source's own if absent.
     group: Option<String>,
     /// Of NATS: only these subjects.
     subject: Option<String>,
-    #[serde(default)]
-    start: WrittenStart,
+    /// The oldest if absent.
+    start: Option<WrittenStart>,
     /// Of Redis: the field that holds the payload.
     payload_field: Option<String>,
     /// Whose value makes two messages the same; their place in the queue if absent.
@@ -54,10 +57,9 @@ struct Written {
     expects: Expects,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenStart {
-    #[default]
     Oldest,
     New,
 }
@@ -100,7 +102,8 @@ pub(super) async fn run(hand: &Hand, text: &SecretText) -> anyhow::Result<Infall
     let settings = Settings::read(text, &own_group)
         .map_err(|(path, text)| anyhow::anyhow!("its setting {} cannot be used: {text}", path.join(".")))?;
     let mut intake = Intake { hand, settings: &settings };
-    let error = consume(hand.client(), &settings.server, &settings.subscription, &mut intake).await;
+    let error =
+        consume(hand.client(), || wall().as_seconds(), &settings.server, &settings.subscription, &mut intake).await;
     Err(anyhow::anyhow!("{error}"))
 }
 
@@ -291,10 +294,30 @@ impl Settings {
             (path.collect(), text.split(" at line ").next().unwrap_or_default().to_owned())
         })?;
         let broker = Broker::parse(&written.broker).map_err(|text| fault("broker", text))?;
-        let Written { url, user, password, token, stream, .. } = written;
-        let server = Server::parse(broker, &url, Credentials { user, password, token })
-            .map_err(|ServerFault { field, text }| fault(field, text))?;
-        let group = written.group.unwrap_or_else(|| own_group.to_owned());
+        let of = |broker: Broker| format!("is for {} only; leave it out", broker.name());
+        let Written { url, user, password, token, stream, group, start, region, .. } = written;
+        let wrong = |ServerFault { field, text }| fault(field, text);
+        let mut server = Server::parse(broker, &url, Credentials { user, password, token }).map_err(wrong)?;
+        if let Some(region) = region {
+            if broker != Broker::Sqs {
+                return Err(fault("region", of(Broker::Sqs)));
+            }
+            server = server.in_region(region).map_err(wrong)?;
+        }
+        let stream = match (stream, broker) {
+            (None, Broker::Sqs) => server.queue_name().to_owned(),
+            (Some(_), Broker::Sqs) => {
+                return Err(fault("stream", "the URL says which queue; leave it out".to_owned()));
+            }
+            (Some(stream), _) => stream,
+            (None, _) => return Err(fault("stream", "is required".to_owned())),
+        };
+        for (field, given) in [("group", group.is_some()), ("start", start.is_some())] {
+            if given && broker == Broker::Sqs {
+                return Err(fault(field, "SQS has nothing of the kind; leave it out".to_owned()));
+            }
+        }
+        let group = group.unwrap_or_else(|| own_group.to_owned());
         for (field, name) in [("stream", &stream), ("group", &group)] {
             let of_nats = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
             if name.is_empty() || name.len() > NAME_MAX {
@@ -304,7 +327,6 @@ impl Settings {
                 return Err(fault(field, "NATS has no such names: without space, . * > / and \\".to_owned()));
             }
         }
-        let of = |broker: Broker| format!("is for {} only; leave it out", broker.name());
         if let Some(subject) = &written.subject {
             let word = |word: &str| !word.is_empty() && !word.chars().any(|c| c.is_whitespace() || c.is_control());
             if broker != Broker::Nats {
@@ -327,9 +349,9 @@ impl Settings {
         }
         let event_type = TypePlace::parse(written.event_type_from.as_deref().map(cut))
             .map_err(|text| fault("eventTypeFrom", text))?;
-        let start = match written.start {
-            WrittenStart::Oldest => Start::Oldest,
-            WrittenStart::New => Start::New,
+        let start = match start {
+            None | Some(WrittenStart::Oldest) => Start::Oldest,
+            Some(WrittenStart::New) => Start::New,
         };
         let payload_field = written.payload_field.unwrap_or_else(|| header::PAYLOAD.to_owned());
         Ok(Settings {

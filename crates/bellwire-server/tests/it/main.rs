@@ -13,6 +13,10 @@ mod wasm;
 mod queues;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod queue_sources;
+#[cfg(feature = "sqs")]
+mod sqs_imitation;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod answers;
 mod waiting;
 mod access;
