@@ -78,10 +78,7 @@ impl Caller {
         work.applications(plan).await;
         work.remove(plan).await;
         work.event_types(plan).await;
-        for source in &plan.sources {
-            let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
-            work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
-        }
+        // Before the sources, so that nothing comes in for which nobody is there yet.
         for endpoint in &plan.endpoints {
             let old = {
                 let catalogue = self.backend.catalogue().read();
@@ -89,6 +86,10 @@ impl Caller {
                 application.and_then(|application| Some(application.find_endpoint(&endpoint.uid)?.metadata.clone()))
             };
             work.put(endpoint, &format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid), old).await;
+        }
+        for source in &plan.sources {
+            let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
+            work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
         }
         let Work { done, faults, .. } = work;
         if faults.is_empty() { Ok(done) } else { Err(Faults { file: document.path.clone(), all: faults }) }
