@@ -47,7 +47,17 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let server = start(data);
-    event_types(&server, &["harm", "works"]);
+    // A lane for each: what fails again and again slows its own down. The event type, what is done, and what is said of it.
+    let harmful = [
+        ("loop", "loop", "computed for longer"),
+        ("memory", "memory", "wanted to hold more"),
+        ("stack", "stack", "used up its stack"),
+        ("trap", "trap", "on purpose"),
+        ("status", "status 7", "status from 200 to 599"),
+        ("emit", "emit-rubbish", "not JSON"),
+    ];
+    event_types(&server, &harmful.map(|(event_type, ..)| event_type));
+    event_types(&server, &["works"]);
     let url = format!("http://{}", server.address);
     let plugin = |arguments: &[&str]| {
         let output = run(data, &[&["plugin", "--url", &url], arguments].concat());
@@ -72,23 +82,17 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
     let (status, body) = server.call("POST", "/app/acme/endpoint", wrong);
     assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "plugin", "module"])), "{body}");
 
-    install(&server, "harm", json!({"runs": "wasm", "module": "hostile"}));
+    for (event_type, ..) in harmful {
+        install(&server, event_type, json!({"runs": "wasm", "module": "hostile"}));
+    }
     install(&server, "works", json!({"runs": "wasm", "module": "limit", "variables": {"limit": "5"}}));
-    let harmful = ["loop", "memory", "stack", "trap", "status 7", "emit-rubbish"];
-    let sent: Vec<String> = harmful.iter().map(|harm| send(&server, "harm", json!({"harm": harm}))).collect();
+    let sent = harmful.map(|(event_type, harm, _)| send(&server, event_type, json!({"harm": harm})));
     let healthy = attempts(&server, &send(&server, "works", json!({"amount": 5})), 1);
     assert_eq!(
         (&healthy[0]["response"], &healthy[0]["responseStatusCode"], &healthy[0]["url"]),
         (&json!("{\"allow\":true}\nallowed\n"), &json!(200), &json!("plugin:wasm"))
     );
-    for (message, (harm, why)) in sent.iter().zip([
-        ("loop", "computed for longer"),
-        ("memory", "wanted to hold more"),
-        ("stack", "used up its stack"),
-        ("trap", "on purpose"),
-        ("status 7", "status from 200 to 599"),
-        ("emit-rubbish", "not JSON"),
-    ]) {
+    for (message, (_, harm, why)) in sent.iter().zip(harmful) {
         let all = attempts(&server, message, 4);
         let response = all[0]["response"].as_str().unwrap();
         assert!(response.contains(why) && response.contains(&format!("about to: {harm}")), "{harm}: {response}");
