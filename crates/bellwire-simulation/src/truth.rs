@@ -136,6 +136,8 @@ pub(crate) struct Truth {
     cancelled: BTreeMap<Delivery, bool>,
     /// Messages before these were cancelled, and the engine knows: nothing of them starts, unless somebody asks for it anew.
     withdrawn: BTreeMap<EndpointKey, Sequence>,
+    /// What somebody asked for anew.
+    renewed: BTreeSet<Delivery>,
     /// Tasks that have not ended.
     tasks: BTreeMap<TaskId, Running>,
     starts: BTreeMap<(bool, u32), VecDeque<i64>>,
@@ -227,6 +229,7 @@ impl Truth {
     /// Somebody else has asked for a delivery: what a task owed it, it may have.
     fn asked_for(&mut self, delivery: Delivery, by: Option<TaskId>) {
         self.cancelled.remove(&delivery);
+        self.renewed.insert(delivery);
         for (_, task) in self.tasks.iter_mut().filter(|(id, _)| Some(**id) != by) {
             task.owes.remove(&delivery);
         }
@@ -384,14 +387,19 @@ impl Truth {
         *known = before.max(*known);
     }
 
+    /// Whether an engine knows that it is being cancelled, and nobody has asked for it anew.
+    fn is_withdrawn(&self, delivery: Delivery) -> bool {
+        let known = self.withdrawn.get(&delivery.endpoint).is_some_and(|before| delivery.message < *before);
+        known && !self.renewed.contains(&delivery)
+    }
+
     /// An attempt starts at `now`.
     pub(crate) fn started(&mut self, start: &Start, store: &SimStore, now: i64) -> Checked {
         let endpoint = start.endpoint.key;
         let message = start.message.sequence();
         let delivery = Delivery { endpoint, message };
         self.check_configuration(start)?;
-        let withdrawn = self.withdrawn.get(&endpoint).is_some_and(|before| message < *before);
-        if withdrawn && start.trigger == Trigger::Scheduled {
+        if self.is_withdrawn(delivery) && start.trigger == Trigger::Scheduled {
             return broken(Promise::ChangesTakeEffect, format!("{delivery:?} starts after it was cancelled"));
         }
         let stands = store.stands(delivery);
@@ -419,7 +427,9 @@ impl Truth {
         let configured = self.configured.get(&endpoint).cloned().unwrap_or_default();
         if configured.fifo {
             let busy = self.live.iter().any(|live| live.endpoint == endpoint);
-            let before = self.owed.get(&endpoint).and_then(|owed| owed.first().copied());
+            // What is being cancelled holds nobody up, although the store has not come to its row yet.
+            let holds = |first: &Sequence| !self.is_withdrawn(Delivery { endpoint, message: *first });
+            let before = self.owed.get(&endpoint).and_then(|owed| owed.iter().copied().find(holds));
             let overtakes = start.trigger == Trigger::Scheduled && before.is_some_and(|first| first < message);
             if busy || overtakes {
                 return broken(Promise::OrderWhereAskedFor, format!("{delivery:?} starts before {before:?} has ended"));
