@@ -136,7 +136,7 @@ pub(crate) struct Truth {
     cancelled: BTreeMap<Delivery, bool>,
     /// Messages before these were cancelled, and the engine knows: nothing of them starts, unless somebody asks for it anew.
     withdrawn: BTreeMap<EndpointKey, Sequence>,
-    /// What somebody asked for anew.
+    /// What was asked for or accepted after that.
     renewed: BTreeSet<Delivery>,
     /// Tasks that have not ended.
     tasks: BTreeMap<TaskId, Running>,
@@ -159,6 +159,11 @@ impl Truth {
             self.received(&accepted.message)?;
             for endpoint in &accepted.fan_out {
                 self.owed.entry(*endpoint).or_default().insert(sequence);
+                // After a crash and a clock that went back, what is accepted now can stand before what was cancelled.
+                let delivery = Delivery { endpoint: *endpoint, message: sequence };
+                if self.is_withdrawn(delivery) {
+                    self.renewed.insert(delivery);
+                }
             }
             let Some(payload) = accepted.message.payload.clone() else {
                 return broken(Promise::BytesInBytesOut, format!("{sequence:?} was stored without its payload"));
