@@ -83,11 +83,16 @@ pub enum Forbidden {
     #[error("the URL has no host")]
     NoHost,
     /// The port is on the list of denied ports.
-    #[error("port {port} is not allowed")]
+    #[error("port {port} is not allowed: egress.deny_ports of the server's settings leaves {allowed}")]
     Port {
         /// The port, given or implied by the scheme.
         port: u16,
+        /// Those that the list leaves, for people to read.
+        allowed: String,
     },
+    /// Port 0, at which nobody can be called, whatever the settings say.
+    #[error("port 0 is not allowed: nobody can be called at it; 1 to 65535 are ports")]
+    PortZero,
     /// The name can only mean a host of the operator's own network.
     #[error("host name {name} is reserved for local use")]
     Name {
@@ -111,7 +116,7 @@ impl Forbidden {
         match self {
             Self::Scheme { .. } => "the URL's scheme is not allowed".into(),
             Self::NoHost => "the URL has no host".into(),
-            Self::Port { port } => format!("port {port} is not allowed"),
+            Self::Port { .. } | Self::PortZero => self.to_string(),
             Self::Name { .. } => "the host name is reserved for local use".into(),
             Self::Address { .. } => "the host's address is private, local or reserved".into(),
         }
@@ -193,7 +198,7 @@ impl Guard {
     /// As [`Guard::check_host`].
     pub fn check_peer<S: AsRef<str>>(&self, host: &Host<S>, port: u16) -> Result<(), Forbidden> {
         if port == 0 {
-            return Err(Forbidden::Port { port });
+            return Err(Forbidden::PortZero);
         }
         match host {
             Host::Domain(name) => self.check_name(name.as_ref()),
@@ -205,10 +210,13 @@ impl Guard {
     /// Whether this port may be called.
     ///
     /// # Errors
-    /// [`Forbidden::Port`]. Port 0 is always refused.
+    /// [`Forbidden::Port`]. Port 0 is always refused, with [`Forbidden::PortZero`].
     pub fn check_port(&self, port: u16) -> Result<(), Forbidden> {
-        let denied = port == 0 || self.denied_ports.iter().any(|range| range.contains(&port));
-        if denied { Err(Forbidden::Port { port }) } else { Ok(()) }
+        if port == 0 {
+            return Err(Forbidden::PortZero);
+        }
+        let denied = self.denied_ports.iter().any(|range| range.contains(&port));
+        if denied { Err(Forbidden::Port { port, allowed: allowed_text(&self.denied_ports) }) } else { Ok(()) }
     }
 
     /// Whether this address may be called: not denied, and not one at which we listen ourselves.
@@ -297,6 +305,37 @@ impl Guard {
                 self.allowed_networks.iter().any(|network| network.contains(&ip) && row.network.contains(network))
             }
         }
+    }
+}
+
+/// What is left of all ports without these, such as "80, 443 and 8000-8999"; of many ranges, the lowest.
+fn allowed_text(denied: &[RangeInclusive<u16>]) -> String {
+    const RANGES_MAX: usize = 20;
+    let mut denied: Vec<_> = denied.iter().filter(|range| !range.is_empty()).collect();
+    denied.sort_by_key(|range| *range.start());
+    let mut ranges = Vec::new();
+    let mut next = 1_u32;
+    for range in denied {
+        let (start, end) = (u32::from(*range.start()), u32::from(*range.end()));
+        if next < start {
+            ranges.push((next, start.saturating_sub(1)));
+        }
+        next = next.max(end.saturating_add(1));
+    }
+    if next <= u32::from(u16::MAX) {
+        ranges.push((next, u16::MAX.into()));
+    }
+    let more = ranges.len() > RANGES_MAX;
+    ranges.truncate(RANGES_MAX);
+    let mut texts: Vec<String> =
+        ranges.iter().map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") }).collect();
+    if more {
+        texts.push("others above".into());
+    }
+    match texts.pop() {
+        None => "none".into(),
+        Some(only) if texts.is_empty() => only,
+        Some(last) => format!("{} and {last}", texts.join(", ")),
     }
 }
 
@@ -543,11 +582,10 @@ mod tests {
         for url in ["file:///etc/passwd", "ftp://example.com/", "gopher://example.com:70/", "data:text/plain,x"] {
             assert!(matches!(check(&guard, url), Err(Forbidden::Scheme { .. })), "{url}");
         }
-        for url in
-            ["http://example.com:0/", "http://example.com:22/", "https://example.com:6379/", "http://8.8.8.8:25/"]
-        {
+        for url in ["http://example.com:22/", "https://example.com:6379/", "http://8.8.8.8:25/"] {
             assert!(matches!(check(&guard, url), Err(Forbidden::Port { .. })), "{url}");
         }
+        assert_eq!(check(&guard, "http://example.com:0/"), Err(Forbidden::PortZero));
         for url in ["http://example.com/", "https://example.com/", "https://example.com:8443/x?y"] {
             assert_eq!(check(&guard, url), Ok(()));
         }
@@ -616,6 +654,30 @@ mod tests {
         assert!(Guard::default().check_self_connection(here, there).is_ok());
         assert!(Guard::default().check_self_connection(here, SocketAddr::new(here.ip(), 80)).is_err());
         assert!(allowing(&["198.100.0.0/16"]).check_self_connection(here, SocketAddr::new(here.ip(), 80)).is_ok());
+    }
+
+    #[test]
+    fn a_denied_port_is_refused_with_the_setting_and_what_it_leaves() {
+        let text = |denied_ports: &[RangeInclusive<u16>], port| {
+            let guard = Guard { denied_ports: denied_ports.to_vec(), ..Guard::default() };
+            let forbidden = guard.check_port(port).expect_err("is denied");
+            assert_eq!(forbidden.customer_text(), forbidden.to_string());
+            forbidden.customer_text()
+        };
+        assert_eq!(
+            text(&default_denied_ports(), 9),
+            "port 9 is not allowed: egress.deny_ports of the server's settings leaves 80, 443, 1024-2374, 2378, 2381-5431, \
+             5433-6378, 6380-9199, 9201-9299, 9301-10249, 10251-11210, 11212-27016 and 27018-65535"
+        );
+        let leaves = |denied: &[RangeInclusive<u16>], port| {
+            text(denied, port).rsplit_once("leaves ").expect("says so").1.to_owned()
+        };
+        assert_eq!(leaves(&[9000..=9999, 0..=79, 81..=9500, 70..=75], 9), "80 and 10000-65535");
+        assert_eq!(leaves(&[2..=65535], 9), "1");
+        assert_eq!(leaves(&[0..=65535], 9), "none");
+        let odd: Vec<_> = (1..200).map(|n| n * 2 - 1..=n * 2 - 1).collect();
+        assert!(leaves(&odd, 9).ends_with("38, 40 and others above"), "{}", leaves(&odd, 9));
+        assert_eq!(text(&[], 0), "port 0 is not allowed: nobody can be called at it; 1 to 65535 are ports");
     }
 
     #[test]

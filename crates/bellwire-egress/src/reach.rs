@@ -223,6 +223,6 @@ mod tests {
         let client = client(&["127.0.0.0/8"]);
         let host = Host::parse("127.0.0.1").expect("a host");
         assert_eq!(client.peers(&host, 25).await.expect("allowed"), ["127.0.0.1:25".parse().expect("an address")]);
-        assert!(matches!(client.peers(&host, 0).await, Err(SendError::Forbidden(Forbidden::Port { port: 0 }))));
+        assert!(matches!(client.peers(&host, 0).await, Err(SendError::Forbidden(Forbidden::PortZero))));
     }
 }
