@@ -257,8 +257,8 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all
 }
 
-/// The API as a router: its operations, its OpenAPI document, CORS for any origin, and trailing slashes as if they
-/// were not there. Svix's operations that are not here get 501; paths that nobody knows get 404 without a body.
+/// The API as a router: its operations, its OpenAPI document, and trailing slashes as if they were not there. Svix's operations
+/// that are not here get 501; paths that nobody knows get 404 without a body.
 pub fn router(state: Api) -> Router {
     let operations = operations();
     let here = elsewhere::here(&operations);
@@ -272,7 +272,13 @@ pub fn router(state: Api) -> Router {
         .with_state(state);
     // A path with a slash too many matches nothing; the others do not pay for it.
     let again = routes.clone();
-    routes.fallback(move |request| without_slash(again.clone(), request)).layer(cors())
+    routes.fallback(move |request| without_slash(again.clone(), request))
+}
+
+/// The same for requests of web pages, which name their origin: with CORS, for any of them. Programs ask for nothing of it, and it costs
+/// a dozen allocations for each request.
+pub fn for_pages(router: Router) -> Router {
+    router.layer(cors())
 }
 
 async fn without_slash(routes: Router, mut request: Request) -> axum::response::Response {

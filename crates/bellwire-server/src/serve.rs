@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, wall};
 use crate::config::{Config, SecretText};
-use crate::connections::{self, clients::Clients, tls::Tls};
+use crate::connections::{self, Routers, clients::Clients, tls::Tls};
 use crate::core::Core;
 use crate::doors::Doors;
 use crate::hooks::keeper::{Handle, Keeper, Outcome};
@@ -142,10 +142,7 @@ impl Server {
                 inputs,
                 listener,
                 tls: tls.as_ref().map(Tls::acceptor),
-                router: receiving::routes(
-                    router(&core, api.clone(), config.server.metrics_token.as_ref()),
-                    Arc::new(receiving),
-                ),
+                routers: routers(&core, api.clone(), config.server.metrics_token.as_ref(), receiving),
                 client,
                 tokens: (index == 0).then_some(api),
                 hooks: keeper,
@@ -265,8 +262,21 @@ fn bind(address: SocketAddr, shards: usize) -> anyhow::Result<Vec<std::net::TcpL
     (0..shards).map(|_| connections::bind(address).with_context(|| format!("cannot listen on {address}"))).collect()
 }
 
-/// The API, and what the operator's machines read.
-fn router(core: &Arc<Core>, api: bellwire_api::Api, metrics_token: Option<&SecretText>) -> Router {
+/// The API, the sources' URLs, and what the operator's machines read.
+fn routers(
+    core: &Arc<Core>,
+    api: bellwire_api::Api,
+    metrics_token: Option<&SecretText>,
+    receiving: Receiving,
+) -> Routers {
+    let receiving = Arc::new(receiving);
+    let all = |api: Router| receiving::routes(metrics(core, api, metrics_token), Arc::clone(&receiving));
+    let api = bellwire_api::router(api);
+    Routers { programs: all(api.clone()), pages: all(bellwire_api::for_pages(api)) }
+}
+
+/// The metrics beside `router`.
+fn metrics(core: &Arc<Core>, router: Router, metrics_token: Option<&SecretText>) -> Router {
     let core = Arc::clone(core);
     let wanted: Option<Arc<[u8]>> = metrics_token.map(|token| format!("Bearer {}", token.reveal()).into_bytes().into());
     let metrics = get(move |headers: http::HeaderMap| {
@@ -281,7 +291,7 @@ fn router(core: &Arc<Core>, api: bellwire_api::Api, metrics_token: Option<&Secre
             ([(http::header::CONTENT_TYPE, kind)], observe::metrics_text(core).await).into_response()
         }
     });
-    bellwire_api::router(api).route("/metrics", metrics)
+    router.route("/metrics", metrics)
 }
 
 /// What each engine is told before it starts.

@@ -1,13 +1,12 @@
 //! One shard: a thread with a runtime, a listener, outgoing connections and an engine of its own.
 
 use crate::clock::wall;
-use crate::connections::{self, ConnectionLimits};
+use crate::connections::{self, ConnectionLimits, Routers};
 use crate::core::Core;
 use crate::doors::Doors;
 use crate::hooks::keeper::Keeper;
 use crate::pump::Pump;
 use anyhow::Context;
-use axum::Router;
 use bellwire_api::Api;
 use bellwire_delivery::{Push, PushSettings};
 use bellwire_egress::{Client, Egress};
@@ -37,7 +36,7 @@ pub(crate) struct Shard {
     pub(crate) listener: TcpListener,
     /// Present if clients must speak TLS.
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
-    pub(crate) router: Router,
+    pub(crate) routers: Routers,
     /// On the one shard that looks after the tokens.
     pub(crate) tokens: Option<Api>,
     /// On the one shard that looks after what the hooks file declares.
@@ -85,7 +84,7 @@ impl Shard {
             inputs,
             listener,
             tls,
-            router,
+            routers,
             tokens,
             hooks,
             doors,
@@ -105,7 +104,7 @@ impl Shard {
         let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());
-        let serving = connections::serve(listener, tls, router, limits, async move {
+        let serving = connections::serve(listener, tls, routers, limits, async move {
             // The sender lives as long as the server.
             let _ = stop.wait_for(|s| *s).await;
         });

@@ -122,7 +122,7 @@ impl World {
             counter: AtomicU64::new(1),
             key: AtomicU32::new(1),
         });
-        let router = bellwire_api::router(Api::new(backend.clone(), settings));
+        let router = bellwire_api::for_pages(bellwire_api::router(Api::new(backend.clone(), settings)));
         World { backend, router, token: organisation_token(ORGANISATION) }
     }
 

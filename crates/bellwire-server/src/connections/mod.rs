@@ -47,6 +47,15 @@ pub(crate) struct ConnectionLimits {
     pub(crate) idle_timeout: Duration,
 }
 
+/// Who answers requests.
+#[derive(Clone)]
+pub(crate) struct Routers {
+    /// Those of programs.
+    pub(crate) programs: Router,
+    /// Those of web pages, which name their origin.
+    pub(crate) pages: Router,
+}
+
 /// A socket that accepts on `address` together with the other shards' sockets.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
@@ -85,7 +94,7 @@ struct Seen {
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    routers: Routers,
     limits: ConnectionLimits,
     stop: impl Future<Output = ()>,
 ) {
@@ -123,11 +132,11 @@ pub(crate) async fn serve(
                     open: AtomicBool::new(false),
                     task: Mutex::new(None),
                 });
-                let (router, closed) = (router.clone(), closed.clone());
+                let (routers, closed) = (routers.clone(), closed.clone());
                 let task = match tls.clone() {
-                    None => spawn_local(connection(stream, peer.ip(), router, Arc::clone(&watched), closed, place)),
+                    None => spawn_local(connection(stream, peer.ip(), routers, Arc::clone(&watched), closed, place)),
                     Some(tls) => {
-                        spawn_local(secured(stream, peer.ip(), tls, router, Arc::clone(&watched), closed, place))
+                        spawn_local(secured(stream, peer.ip(), tls, routers, Arc::clone(&watched), closed, place))
                     }
                 };
                 *watched.task.lock() = Some(task.abort_handle());
@@ -201,7 +210,7 @@ async fn secured(
     stream: TcpStream,
     peer: IpAddr,
     tls: TlsAcceptor,
-    router: Router,
+    routers: Routers,
     watched: Arc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
     place: Option<Place>,
@@ -212,7 +221,7 @@ async fn secured(
         _ = closing.wait_for(|c| *c) => return,
     };
     match shaken {
-        Ok(stream) => connection(stream, peer, router, watched, closing, place).await,
+        Ok(stream) => connection(stream, peer, routers, watched, closing, place).await,
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
     }
 }
@@ -220,19 +229,21 @@ async fn secured(
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     peer: IpAddr,
-    router: Router,
+    routers: Routers,
     watched: Arc<Watched>,
     mut closing: tokio::sync::watch::Receiver<bool>,
     place: Option<Place>,
 ) {
     let counted = Arc::clone(&watched);
     let io = TokioIo::new(Scanned::new(stream, watched, place));
-    let router = hyper_util::service::TowerToHyperService::new(router);
+    let programs = hyper_util::service::TowerToHyperService::new(routers.programs);
+    let pages = hyper_util::service::TowerToHyperService::new(routers.pages);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         // The API asks for tokens, not for addresses.
         if !request.uri().path().starts_with("/api/") {
             request.extensions_mut().insert(Peer(peer));
         }
+        let router = if request.headers().contains_key(http::header::ORIGIN) { &pages } else { &programs };
         let (watched, answer) = (Arc::clone(&counted), router.call(request));
         let answering = Answering::new(watched);
         async move {

@@ -205,6 +205,8 @@ fn s20_there_is_no_session_to_ride_on() {
     let answer = raw(&format!("{form}authorization: Bearer {token}\r\n{body}"));
     assert!(!answer.to_lowercase().contains("set-cookie"), "{answer}");
     assert!(!answer.to_lowercase().contains("access-control-allow-credentials"), "{answer}");
+    // The token is all it takes, so a page that has it may read the answer.
+    assert!(answer.to_lowercase().contains("access-control-allow-origin: *"), "{answer}");
 }
 
 #[test]
