@@ -13,6 +13,7 @@ mod core;
 mod commit;
 mod tasks;
 mod pump;
+mod attempters;
 mod shard;
 mod serve;
 mod hooks;

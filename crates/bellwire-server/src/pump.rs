@@ -1,6 +1,7 @@
 //! Carries out what a shard's engine decides: turns mail and outcomes into inputs, and effects into exchanges, records and
 //! reads. Holds no decision of its own.
 
+use crate::attempters::{Attempters, Job};
 use crate::core::{Core, Mail};
 use crate::doors::Doors;
 use crate::emit;
@@ -23,6 +24,7 @@ pub(crate) struct Pump {
     shard: usize,
     engine: Engine,
     push: Rc<Push>,
+    attempters: Rc<Attempters>,
     plugins: Rc<Plugins>,
     /// Where what plugins emit comes in.
     doors: Arc<Doors>,
@@ -45,11 +47,14 @@ struct Outcomes {
 
 impl Pump {
     pub(crate) fn new(doors: Arc<Doors>, engine: Engine, push: Push, plugins: Plugins) -> Self {
+        let push = Rc::new(push);
+        let attempters = Rc::new(Attempters::new(Rc::clone(&push), Arc::clone(&doors)));
         Pump {
             core: Arc::clone(&doors.core),
             shard: doors.shard,
             engine,
-            push: Rc::new(push),
+            push,
+            attempters,
             plugins: Rc::new(plugins),
             doors,
             outcomes: Rc::default(),
@@ -168,7 +173,6 @@ impl Pump {
     }
 
     fn start(&self, start: Start) {
-        let push = Rc::clone(&self.push);
         let handing = Handing {
             core: Arc::clone(&self.core),
             shard: self.shard,
@@ -182,7 +186,7 @@ impl Pump {
         }
         let trace = self.core.tracer.as_ref().map(|tracer| tracer.attempt(&start.message));
         if let Kind::Plugin(_) = start.endpoint.kind {
-            let (plugins, doors) = (Rc::clone(&self.plugins), Arc::clone(&self.doors));
+            let (plugins, doors, push) = (Rc::clone(&self.plugins), Arc::clone(&self.doors), Rc::clone(&self.push));
             spawn_local(async move {
                 let outcome = run_plugin(&plugins, push.scripts(), &doors, &start).await;
                 traced(&handing.core, trace, &start, &outcome);
@@ -190,18 +194,7 @@ impl Pump {
             });
             return;
         }
-        let doors = Arc::clone(&self.doors);
-        spawn_local(async move {
-            let parent = trace.as_ref().and_then(AttemptTrace::header);
-            let outcome = push.attempt_in_trace(&start.endpoint, &start.message, crate::clock::wall(), parent).await;
-            for refreshed in push.take_refreshed() {
-                doors.keep_refreshed(refreshed).await;
-            }
-            crate::observe::attempt(&start, &outcome);
-            traced(&handing.core, trace, &start, &outcome);
-            answered(&handing.core, &start, &outcome);
-            handing.done(outcome);
-        });
+        self.attempters.make(Job { start, trace, handing });
     }
 
     fn lease(&self, endpoint: EndpointKey, fifo: bool, until: Timestamp, limit: usize) {
@@ -284,7 +277,7 @@ async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: 
 }
 
 /// Takes an attempt down in its message's trace.
-fn traced(core: &Core, trace: Option<AttemptTrace>, start: &Start, outcome: &Outcome) {
+pub(crate) fn traced(core: &Core, trace: Option<AttemptTrace>, start: &Start, outcome: &Outcome) {
     if let (Some(tracer), Some(trace)) = (&core.tracer, trace) {
         tracer.ended(trace, start, outcome);
     }
@@ -311,7 +304,7 @@ async fn try_plugin(
 }
 
 /// Tells who waits for what endpoints answer.
-fn answered(core: &Core, start: &Start, outcome: &Outcome) {
+pub(crate) fn answered(core: &Core, start: &Start, outcome: &Outcome) {
     let message = start.message.sequence();
     if let Ok(status) = outcome.result
         && core.answers.awaits(message)
@@ -325,8 +318,8 @@ fn answered(core: &Core, start: &Start, outcome: &Outcome) {
 }
 
 /// Hands an attempt's outcome in, whatever becomes of its task: an engine waits for every one that it started.
-struct Handing {
-    core: Arc<Core>,
+pub(crate) struct Handing {
+    pub(crate) core: Arc<Core>,
     shard: usize,
     outcomes: Rc<RefCell<Outcomes>>,
     token: Token,
@@ -334,7 +327,7 @@ struct Handing {
 }
 
 impl Handing {
-    fn done(mut self, outcome: Outcome) {
+    pub(crate) fn done(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
 }
