@@ -216,8 +216,14 @@ pub(crate) fn no_content() -> Response {
 
 /// An answer of JSON.
 pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(text) => bytes(status, text),
+    json_of_about(128, status, value)
+}
+
+/// The same; about as many bytes long, so that it is written without growing.
+pub(crate) fn json_of_about<T: Serialize>(length: usize, status: StatusCode, value: &T) -> Response {
+    let mut text = Vec::with_capacity(length);
+    match serde_json::to_writer(&mut text, value) {
+        Ok(()) => bytes(status, text),
         Err(error) => Error::Internal(format!("an answer could not be written: {error}")).into_response(),
     }
 }

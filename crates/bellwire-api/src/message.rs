@@ -317,7 +317,8 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     };
     let (Accepted::New(message) | Accepted::Same(message)) = accepted;
     let shown = MessageOut { answer: answered, ..MessageOut::new(&message, with_content, now) };
-    let mut answer = error::json(StatusCode::ACCEPTED, &shown);
+    let content = if with_content { message.content_bytes() } else { 0 };
+    let mut answer = error::json_of_about(512 + content, StatusCode::ACCEPTED, &shown);
     if let Some(warning) = warning {
         answer.headers_mut().insert(payload::WARNING, warning);
     }

@@ -199,11 +199,7 @@ impl Push {
         let signature = prepared.signer.sign(&id, seconds, &body).map_err(|e| e.to_string())?;
         let mut headers = prepared.headers.clone();
         own.into_iter().for_each(|(name, value)| drop(headers.insert(name, value)));
-        let values = [
-            HeaderValue::from_str(&id).map_err(|e| e.to_string())?,
-            HeaderValue::from(seconds),
-            HeaderValue::from_str(&signature).map_err(|e| e.to_string())?,
-        ];
+        let values = header_values([&id, &seconds.to_string(), &signature])?;
         if self.settings.header_names != HeaderNames::Svix {
             WEBHOOK.into_iter().zip(&values).for_each(|(name, value)| drop(headers.insert(name, value.clone())));
         }
@@ -250,7 +246,7 @@ impl Push {
         }
         let secrets: Vec<_> = endpoint.signing_secrets(wall).collect();
         let target = access::target(&self.client, endpoint, self.settings.unverified_tls)?;
-        // Places for what each attempt brings, so that its copy of the block never grows.
+        // Places for what each attempt brings, the transport's part too, so that its copy of the block never grows.
         let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 12);
         let names = match self.settings.header_names {
             HeaderNames::Webhook => WEBHOOK.to_vec(),
@@ -258,6 +254,7 @@ impl Push {
             HeaderNames::Both => [WEBHOOK, SVIX].concat(),
         };
         headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(header::HOST, HeaderValue::from_static(""));
         names.into_iter().for_each(|name| drop(headers.insert(name, HeaderValue::from_static(""))));
         headers.insert(header::USER_AGENT, self.settings.user_agent.clone());
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -298,6 +295,19 @@ impl Push {
         self.prepared.borrow_mut().remove(&endpoint);
         self.tokens.forget(endpoint);
     }
+}
+
+/// Values of headers, in one piece of memory.
+fn header_values<const N: usize>(texts: [&str; N]) -> Result<[HeaderValue; N], String> {
+    let all = Bytes::from(texts.concat());
+    let mut values = [const { HeaderValue::from_static("") }; N];
+    let mut start = 0;
+    for (value, text) in values.iter_mut().zip(texts) {
+        let end = start + text.len();
+        *value = HeaderValue::from_maybe_shared(all.slice(start..end)).map_err(|error| error.to_string())?;
+        start = end;
+    }
+    Ok(values)
 }
 
 fn outcome(started_at: Timestamp, response: Response) -> Outcome {
