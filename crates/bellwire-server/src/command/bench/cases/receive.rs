@@ -1,0 +1,34 @@
+//! Others' webhooks, as fast as they are taken.
+
+use super::super::server::Subject;
+use super::super::table::Bound;
+use super::Bench;
+use super::stage::{Feature, Scenario};
+
+impl Bench {
+    /// Webhooks in: verified, told from repeats, durable, answered. The ceiling takes the same over HTTP and keeps nothing. Nobody gets
+    /// them: what is asked is the way in.
+    pub(super) fn receive(&mut self) -> anyhow::Result<()> {
+        let case = "receive";
+        let subject = self.settings.subject.clone();
+        if matches!(subject, Subject::Remote { .. }) {
+            return Ok(());
+        }
+        let scenario = |feature| Scenario {
+            applications: vec![Vec::new(); self.settings.applications],
+            feature,
+            ..Scenario::flat_out(case, &self.settings)
+        };
+        let (bare, received) = (scenario(None), scenario(Some(Feature::Received)));
+        let ceiling = match self.settings.ceiling {
+            true => Some(self.measure(&Subject::Ceiling, &bare)?),
+            false => None,
+        };
+        let run = self.measure(&subject, &received)?;
+        let ratio = ceiling.as_ref().map(|ceiling| run.accepted_per_second / ceiling.accepted_per_second);
+        self.check(case, "webhooks/s", Some(run.accepted_per_second), "", Bound::AtLeast(15_000.0));
+        self.check(case, "webhooks/s, of the ceiling's", ratio, "×", Bound::AtLeast(0.6));
+        self.report.runs.extend(ceiling.into_iter().chain([run]));
+        Ok(())
+    }
+}
