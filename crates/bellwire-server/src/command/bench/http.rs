@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// No response that we wait for is longer.
 const RESPONSE_BYTES_MAX: usize = 16 << 20;
+const RECEIVE_BYTES: usize = 64 << 10;
 
 /// A response's frame: what it says, and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +155,19 @@ impl Client {
         Ok(())
     }
 
+    /// The body of what is there.
+    ///
+    /// # Errors
+    /// Whatever is not a 2xx, with the server's words.
+    pub(crate) fn get(&mut self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let (status, answer) =
+            self.exchange("GET", path, b"").with_context(|| format!("GET {path} was not answered"))?;
+        if !(200..300).contains(&status) {
+            bail!("GET {path} was answered with {status}: {}", String::from_utf8_lossy(&answer));
+        }
+        Ok(answer)
+    }
+
     /// Whether `GET path` is answered with a 2xx.
     pub(crate) fn answers(&mut self, path: &str) -> bool {
         self.exchange("GET", path, b"").is_ok_and(|(status, _)| (200..300).contains(&status))
@@ -167,9 +181,9 @@ impl Client {
         let mut request = request_head(method, path, &self.host, &self.token, body.len(), "").into_bytes();
         request.extend_from_slice(body);
         connection.write_all(&request)?;
-        let mut received = Vec::with_capacity(8 << 10);
+        let mut received = Vec::with_capacity(RECEIVE_BYTES);
+        let mut piece = vec![0; RECEIVE_BYTES];
         let response = loop {
-            let mut piece = [0; 8 << 10];
             let length = connection.read(&mut piece)?;
             if length == 0 {
                 bail!("the connection was closed in the middle of a response");

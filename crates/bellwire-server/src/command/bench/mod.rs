@@ -5,7 +5,7 @@
 //! fresh [`ledger`], which knows of every single delivery whether it came, once, or twice.
 //!
 //! The flow of a run: `server` starts it, `cases` sets it up through the API, `load` makes messages marked by
-//! `payload`, `sink` takes the deliveries, `ledger` counts, `measure` reads, `table` prints. `ceiling` is what the
+//! `payload`, `sink` and `stream` take the deliveries, `ledger` counts, `measure` reads, `table` prints. `ceiling` is what the
 //! server is compared with; `costs` measures without a server.
 
 mod cases;
@@ -15,6 +15,7 @@ mod load;
 mod http;
 mod payload;
 mod sink;
+mod stream;
 mod ledger;
 mod measure;
 mod table;
@@ -36,12 +37,13 @@ use std::time::Duration;
 /// How `statfs` calls a file system that is kept in memory.
 const TMPFS: i64 = 0x0102_1994;
 
-/// Measure throughput, latency, fan-out, isolation and recovery, beside what this machine can do at best.
+/// Measure throughput, latency, fan-out, isolation, recovery and pipes, beside what this machine can do at best.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  bellwire bench --quick                        see that everything works, in seconds\n  \
     bellwire bench throughput rate                two of the cases\n  \
     bellwire bench backlog --backlog 1000000      a million deliveries waiting, killed and restarted\n  \
+    bellwire bench pipe readers pull              receivers that read\n  \
     bellwire bench --url http://127.0.0.1:8071 --token TOKEN --pid 4711\n                                                \
     any server that speaks this API"
 )]
@@ -90,9 +92,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..), value_name = "NUMBER")]
     runs: Option<u16>,
 
-    /// Deliveries that wait in the case `backlog` [default: 100000]
+    /// Deliveries that wait in the cases `backlog` and `pull` [default: 100000, and 1000000 for `pull`]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "NUMBER")]
     backlog: Option<u64>,
+
+    /// Readers in the case of that name [default: 10000]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), value_name = "NUMBER")]
+    readers: Option<u16>,
 
     /// How the endpoints of the case `backlog` are down
     #[arg(long, value_enum, default_value_t = Down::Silent, value_name = "HOW")]
@@ -156,6 +162,12 @@ pub(crate) enum Case {
     Features,
     /// Others' webhooks, verified and told from repeats, as fast as they are taken, beside the ceiling
     Receive,
+    /// From publish to the reader of a pipe's live stream
+    Pipe,
+    /// Ten thousand readers of live streams who only wait
+    Readers,
+    /// A long log, page by page
+    Pull,
 }
 
 /// How endpoints are down.
@@ -167,9 +179,14 @@ pub(crate) enum Down {
     Refusing,
 }
 
+/// Files that the largest case of all opens.
+const FILES_WANTED: u64 = 70_000;
+
 /// The arguments, with what was not said filled in.
 pub(crate) struct Settings {
     cases: Vec<Case>,
+    /// Whether the cases were named.
+    by_name: bool,
     subject: Subject,
     sink_host: Option<String>,
     warm_up: Duration,
@@ -182,6 +199,8 @@ pub(crate) struct Settings {
     rates: Vec<f64>,
     runs: u16,
     backlog: u64,
+    log: u64,
+    readers: usize,
     down: Down,
     idempotency_keys: bool,
     ceiling: bool,
@@ -244,6 +263,7 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
     let parent = std::path::absolute(&parent).with_context(|| format!("no such folder: {}", parent.display()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Settings {
+        by_name: !arguments.cases.is_empty(),
         cases: if arguments.cases.is_empty() { every_case() } else { arguments.cases },
         sink_host: arguments.sink_host,
         warm_up: by_speed(Duration::from_secs(2), Duration::from_millis(200)),
@@ -255,6 +275,8 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
         rates: if arguments.rate.is_empty() { vec![1_000.0, 5_000.0] } else { arguments.rate },
         runs: arguments.runs.unwrap_or(if quick { 1 } else { 3 }),
         backlog: arguments.backlog.unwrap_or(if quick { 2_000 } else { 100_000 }),
+        log: arguments.backlog.unwrap_or(if quick { 20_000 } else { 1_000_000 }),
+        readers: arguments.readers.map_or(if quick { 500 } else { 10_000 }, usize::from),
         down: arguments.down,
         idempotency_keys: arguments.idempotency_keys,
         ceiling: !arguments.no_ceiling,
@@ -288,11 +310,14 @@ fn progress() -> ProgressBar {
     progress
 }
 
-/// A thousand exchanges that hang need as many file handles, here and in the child, which inherits the limit.
+/// Exchanges that hang and readers who wait need as many file handles, here and in the child, which inherits the limit.
 fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Refused, the bench goes on with what there is.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    // Only a privileged process may raise its maximum; refused, the bench goes on with what there is.
+    let more = maximum.map(|maximum| maximum.max(FILES_WANTED));
+    if setrlimit(Resource::Nofile, Rlimit { current: more, maximum: more }).is_err() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
 }
 
 fn warn_if_in_memory(folder: &Path) {

@@ -55,7 +55,16 @@ pub(crate) fn write(bytes: &mut [u8], at: usize, mark: Mark) {
 
 /// Finds the mark in a payload, or `None` if it is not one of ours.
 pub(crate) fn read(payload: &[u8]) -> Option<Mark> {
-    let name_at = payload.windows(NAME.len()).position(|window| window == NAME)?;
+    read_at(payload, payload.windows(NAME.len()).position(|window| window == NAME)?)
+}
+
+/// The marks of all payloads in a text.
+pub(crate) fn read_all(text: &[u8]) -> impl Iterator<Item = Mark> {
+    let named = text.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME);
+    named.filter_map(|(at, _)| read_at(text, at))
+}
+
+fn read_at(payload: &[u8], name_at: usize) -> Option<Mark> {
     let value = payload[name_at + NAME.len()..].trim_ascii_start().strip_prefix(b"\"")?.get(..MARK_BYTES)?;
     Some(Mark {
         run: u32::try_from(read_hex(&value[..8])?).ok()?,
@@ -107,6 +116,18 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
         let pretty = serde_json::to_string_pretty(&value).expect("JSON");
         assert_eq!(read(pretty.as_bytes()), Some(MARK));
+    }
+
+    #[test]
+    fn every_mark_of_a_page_is_found_once() {
+        let (mut payload, at) = build(200);
+        let marks: Vec<_> = (0..3).map(|sequence| Mark { sequence, ..MARK }).collect();
+        let mut page = b"{\"data\":[".to_vec();
+        for mark in &marks {
+            write(&mut payload, at, *mark);
+            page.extend_from_slice(&payload);
+        }
+        assert_eq!(read_all(&page).collect::<Vec<_>>(), marks);
     }
 
     #[test]

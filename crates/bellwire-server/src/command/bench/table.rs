@@ -4,6 +4,7 @@ use super::Settings;
 use super::costs::Cost;
 use super::ledger::Failures;
 use super::measure::Latency;
+use super::server::Subject;
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -51,6 +52,33 @@ pub(crate) struct RunReport {
     pub(crate) duplicates: u64,
     pub(crate) failures: Failures,
     pub(crate) backlog: Option<BacklogReport>,
+    pub(crate) readers: Option<ReadersReport>,
+    pub(crate) pull: Option<PullReport>,
+}
+
+/// Of readers who wait, and are woken.
+#[derive(Clone, Serialize)]
+pub(crate) struct ReadersReport {
+    pub(crate) readers: usize,
+    /// More than `readers` where the limit of open files does not allow them.
+    pub(crate) asked: usize,
+    pub(crate) open_seconds: f64,
+    pub(crate) memory_before_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    /// What one message reached, and until when.
+    pub(crate) woken: u64,
+    pub(crate) woken_seconds: f64,
+}
+
+/// Of a log that was read page by page.
+#[derive(Clone, Serialize)]
+pub(crate) struct PullReport {
+    pub(crate) pages: u64,
+    /// From a request to its page.
+    pub(crate) page: Option<Latency>,
+    /// Medians of the first and the last tenth of the pages.
+    pub(crate) first_pages_ms: Option<f64>,
+    pub(crate) last_pages_ms: Option<f64>,
 }
 
 #[derive(Clone, Serialize)]
@@ -96,6 +124,33 @@ impl Check {
 }
 
 impl RunReport {
+    /// A run of which nothing is known yet.
+    pub(crate) fn new(case: &str, subject: &Subject) -> RunReport {
+        RunReport {
+            case: case.to_owned(),
+            subject: subject.name(),
+            seconds: 0.0,
+            accepted: 0,
+            accepted_per_second: 0.0,
+            delivered: 0,
+            delivered_per_second: 0.0,
+            accept: None,
+            end_to_end: None,
+            end_to_end_hanging: None,
+            server_cpu_ms_per_1000: None,
+            bench_cpu_ms_per_1000: None,
+            peak_memory_bytes: None,
+            written_bytes: None,
+            written_bytes_per_message: None,
+            lost: 0,
+            duplicates: 0,
+            failures: Failures::default(),
+            backlog: None,
+            readers: None,
+            pull: None,
+        }
+    }
+
     pub(crate) fn p99_ms(&self) -> Option<f64> {
         self.end_to_end.map(|latency| latency.p99_ms)
     }
@@ -237,6 +292,29 @@ fn notes(run: &RunReport) -> Vec<String> {
             seconds(backlog.ready_seconds),
             seconds(backlog.first_delivery_seconds),
             backlog.drain_seconds,
+        ));
+    }
+    if let Some(ReadersReport {
+        readers, open_seconds, woken, woken_seconds, memory_before_bytes, memory_bytes, ..
+    }) = &run.readers
+    {
+        notes.push(format!(
+            "{} readers opened in {open_seconds:.1} s; {} MB before and {} MB with them; one message reached {} of them within {woken_seconds:.2} s",
+            grouped(*readers as f64),
+            megabytes(*memory_before_bytes),
+            megabytes(*memory_bytes),
+            grouped(*woken as f64),
+        ));
+    }
+    if let Some(PullReport { pages, page, first_pages_ms, last_pages_ms }) = &run.pull {
+        let ms = |value: Option<f64>| optional(value, |ms| format!("{ms:.2} ms"));
+        notes.push(format!(
+            "{} pages, p50 {}, p99 {}; the median of the first tenth {}, of the last {}",
+            grouped(*pages as f64),
+            ms(page.map(|page| page.p50_ms)),
+            ms(page.map(|page| page.p99_ms)),
+            ms(*first_pages_ms),
+            ms(*last_pages_ms),
         ));
     }
     let Failures { refused, failed, first } = &run.failures;

@@ -2,13 +2,12 @@
 
 use super::super::Down;
 use super::super::ledger::Group;
-use super::super::load::{Load, Pace};
+use super::super::load::Pace;
 use super::super::measure::{Reading, now_ns};
 use super::super::sink::Behaviour;
 use super::super::table::{BacklogReport, Bound, RunReport};
 use super::stage::{Scenario, Stage};
-use super::{Bench, MEMORY_AT_FULL_LOAD, megabytes, per_1000};
-use std::sync::Arc;
+use super::{Bench, MEMORY_AT_FULL_LOAD, load_to_its_end, megabytes, per_1000};
 use std::time::{Duration, Instant};
 
 impl Bench {
@@ -28,17 +27,12 @@ impl Bench {
             ..Scenario::flat_out(&format!("backlog of {waiting}"), &self.settings)
         };
         let subject = self.settings.subject.clone();
-        let Stage { mut server, sink, ledger, load } = self.stage(&subject, &scenario)?;
+        let Stage { mut server, sink, ledger, load, .. } = self.stage(&subject, &scenario)?;
         self.say(&scenario, &subject, "filling");
         let bench_before = Reading::of(std::process::id());
         let filling = Instant::now();
-        let load = Load::start(load, Arc::clone(&ledger))?;
-        while !load.has_ended() {
-            server.check()?;
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        load_to_its_end(load, &ledger, &mut server)?;
         let fill_seconds = filling.elapsed().as_secs_f64();
-        load.stop();
         // What follows an accepted message in the background belongs to the backlog's memory.
         std::thread::sleep(self.settings.warm_up);
         let full = server.reading();
@@ -73,16 +67,12 @@ impl Bench {
         let cpu_ms = |reading: &Reading| reading.cpu.map(|cpu| cpu.as_secs_f64() * 1e3);
         let written = |reading: &Reading| reading.written_bytes.map(|bytes| bytes as f64);
         let report = RunReport {
-            case: scenario.case.clone(),
-            subject: subject.name(),
             seconds: fill_seconds + drain_seconds,
             accepted,
             accepted_per_second: accepted as f64 / fill_seconds,
             delivered: drained,
             delivered_per_second: drained as f64 / drain_seconds.max(1e-3),
             accept: ledger.accept_latency(),
-            end_to_end: None,
-            end_to_end_hanging: None,
             server_cpu_ms_per_1000: per_1000(both(cpu_ms(&full), cpu_ms(&after)), drained),
             bench_cpu_ms_per_1000: per_1000(
                 Reading::of(std::process::id()).cpu_since(&bench_before).map(|cpu| cpu.as_secs_f64() * 1e3),
@@ -103,6 +93,7 @@ impl Bench {
                 first_delivery_seconds: first_ns.map(|first| seconds(first.saturating_sub(ready_ns))),
                 drain_seconds,
             }),
+            ..RunReport::new(&scenario.case, &subject)
         };
         self.check_backlog(&report);
         self.report.runs.push(report);

@@ -3,7 +3,7 @@
 use super::super::load::Pace;
 use super::super::table::Bound;
 use super::Bench;
-use super::stage::{HEALTHY, Scenario};
+use super::stage::Scenario;
 
 const FAN_OUT: usize = 100;
 
@@ -14,9 +14,8 @@ impl Bench {
         let outstanding = self.settings.connections.saturating_mul(FAN_OUT);
         let outstanding_max = i64::try_from(outstanding).unwrap_or(i64::MAX);
         let scenario = Scenario {
-            applications: vec![vec![HEALTHY; FAN_OUT]],
             pace: Pace::Closed { outstanding_max, messages_max: u64::MAX },
-            ..Scenario::flat_out(&format!("fan-out 1 to {FAN_OUT}"), &self.settings)
+            ..Scenario::of_one_application(&format!("fan-out 1 to {FAN_OUT}"), FAN_OUT, &self.settings)
         };
         let run = self.measure(&self.settings.subject.clone(), &scenario)?;
         let measured = Some(run.delivered_per_second);

@@ -1,6 +1,5 @@
 //! What endpoints can ask for, switched on one thing at a time.
 
-use super::super::server::Subject;
 use super::super::table::Bound;
 use super::Bench;
 use super::stage::{Feature, Scenario};
@@ -8,11 +7,7 @@ use super::stage::{Feature, Scenario};
 impl Bench {
     /// As fast as it goes once more, with what endpoints can ask for switched on, one thing at a time.
     pub(super) fn features(&mut self) -> anyhow::Result<()> {
-        let subject = self.settings.subject.clone();
-        if matches!(subject, Subject::Remote { .. }) {
-            // Another program may not have them.
-            return Ok(());
-        }
+        let Some(subject) = self.able_subject("features") else { return Ok(()) };
         for (name, feature) in [
             ("features: none", None),
             ("features: filter", Some(Feature::Filter)),

@@ -8,13 +8,17 @@ mod hanging;
 mod backlog;
 mod features;
 mod receive;
+mod pipe;
+mod readers;
+mod pull;
 
 pub(super) use stage::{FILTER, TRANSFORMATION, schema};
 
 use super::ledger::{Group, Ledger};
-use super::load::Load;
+use super::load::{Load, LoadPlan};
 use super::measure::{Reading, now_ns};
 use super::server::{Server, Subject};
+use super::stream::Streams;
 use super::table::{Bound, Check, Report, RunReport};
 use super::{Case, Settings};
 use indicatif::ProgressBar;
@@ -57,6 +61,9 @@ impl Bench {
                 Case::Backlog => self.backlog()?,
                 Case::Features => self.features()?,
                 Case::Receive => self.receive()?,
+                Case::Pipe => self.pipe()?,
+                Case::Readers => self.readers()?,
+                Case::Pull => self.pull()?,
             }
         }
         self.progress.finish_and_clear();
@@ -66,7 +73,8 @@ impl Bench {
 
     /// Loads a server for as long as the scenario says, and waits until all is delivered.
     fn measure(&mut self, subject: &Subject, scenario: &Scenario) -> anyhow::Result<RunReport> {
-        let Stage { mut server, sink, ledger, load } = self.stage(subject, scenario)?;
+        let Stage { mut server, sink, ledger, load, streams } = self.stage(subject, scenario)?;
+        let streams = Streams::open(&streams, &ledger, self.settings.threads)?;
         self.say(scenario, subject, "warming up");
         let load = Load::start(load, Arc::clone(&ledger))?;
         std::thread::sleep(self.settings.warm_up);
@@ -84,6 +92,7 @@ impl Bench {
         sink.heal();
         let lost = self.drain(&ledger, &mut server)?;
         let (after, bench_after) = (server.reading(), Reading::of(std::process::id()));
+        drop(streams);
         server.stop()?;
 
         // CPU and bytes are set against all that they were spent on, what was delivered after the load included.
@@ -97,8 +106,6 @@ impl Bench {
         let cpu_ms = |after: &Reading, before: &Reading| Some(after.cpu_since(before)?.as_secs_f64() * 1e3);
         let written_bytes = after.written_since(&before);
         Ok(RunReport {
-            case: scenario.case.clone(),
-            subject: subject.name(),
             seconds,
             accepted: end_counts.accepted - begin_counts.accepted,
             accepted_per_second: (end_counts.accepted - begin_counts.accepted) as f64 / seconds,
@@ -115,7 +122,7 @@ impl Bench {
             lost,
             duplicates: ledger.duplicates(),
             failures: ledger.failures(),
-            backlog: None,
+            ..RunReport::new(&scenario.case, subject)
         })
     }
 
@@ -137,6 +144,17 @@ impl Bench {
         }
     }
 
+    /// The server to measure with a case that another program's server may not be up to. Such a case is left out, and this said, if
+    /// the server is given by URL and the case was not asked for by name.
+    fn able_subject(&self, case: &str) -> Option<Subject> {
+        let subject = self.settings.subject.clone();
+        if matches!(subject, Subject::Remote { .. }) && !self.settings.by_name {
+            eprintln!("note: the case `{case}` is left out, as not every server is up to it; name it to have it");
+            return None;
+        }
+        Some(subject)
+    }
+
     fn check(&mut self, case: &str, measure: &str, measured: Option<f64>, unit: &'static str, bound: Bound) {
         if let Some(measured) = measured {
             self.report.checks.push(Check::new(case, measure, measured, unit, bound));
@@ -146,6 +164,17 @@ impl Bench {
     fn say(&self, scenario: &Scenario, subject: &Subject, doing: &str) {
         self.progress.set_message(format!("{}, {}: {doing}", scenario.case, subject.name()));
     }
+}
+
+/// Makes all messages of a load that has an end.
+fn load_to_its_end(load: LoadPlan, ledger: &Arc<Ledger>, server: &mut Server) -> anyhow::Result<()> {
+    let load = Load::start(load, Arc::clone(ledger))?;
+    while !load.has_ended() {
+        server.check()?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    load.stop();
+    Ok(())
 }
 
 fn megabytes(bytes: u64) -> f64 {

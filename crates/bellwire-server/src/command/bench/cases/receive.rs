@@ -10,10 +10,7 @@ impl Bench {
     /// them: what is asked is the way in.
     pub(super) fn receive(&mut self) -> anyhow::Result<()> {
         let case = "receive";
-        let subject = self.settings.subject.clone();
-        if matches!(subject, Subject::Remote { .. }) {
-            return Ok(());
-        }
+        let Some(subject) = self.able_subject("receive") else { return Ok(()) };
         let scenario = |feature| Scenario {
             applications: vec![Vec::new(); self.settings.applications],
             feature,

@@ -5,6 +5,7 @@ use super::super::ledger::{Group, Ledger};
 use super::super::load::{LoadPlan, Pace, Received};
 use super::super::server::{Server, Subject, random_hex};
 use super::super::sink::{Behaviour, Sink, SinkEndpoint};
+use super::super::stream::StreamPlan;
 use super::Bench;
 use anyhow::Context as _;
 use serde_json::json;
@@ -27,6 +28,8 @@ pub(super) struct Scenario {
     pub(super) duration: Duration,
     pub(super) retry_schedule: String,
     pub(super) feature: Option<Feature>,
+    /// Settings of the server beside the bench's own.
+    pub(super) environment: Vec<(String, String)>,
 }
 
 impl Scenario {
@@ -39,7 +42,13 @@ impl Scenario {
             duration: settings.duration,
             retry_schedule: RETRY_SCHEDULE.to_owned(),
             feature: None,
+            environment: Vec::new(),
         }
+    }
+
+    /// The same, for one application whose messages so many get.
+    pub(super) fn of_one_application(case: &str, endpoints: usize, settings: &Settings) -> Scenario {
+        Scenario { applications: vec![vec![HEALTHY; endpoints]], ..Scenario::flat_out(case, settings) }
     }
 }
 
@@ -54,6 +63,8 @@ pub(super) enum Feature {
     Transformation,
     /// Messages come in at sources instead.
     Received,
+    /// Each application has one pipe, and what else are its endpoints are readers of it.
+    Pipe,
 }
 
 const SOURCE_SECRET: &str = "a secret between the bench and its sources";
@@ -79,6 +90,8 @@ pub(super) struct Stage {
     pub(super) sink: Sink,
     pub(super) ledger: Arc<Ledger>,
     pub(super) load: LoadPlan,
+    /// Who reads pipes; nobody does yet.
+    pub(super) streams: StreamPlan,
 }
 
 impl Bench {
@@ -102,6 +115,7 @@ impl Bench {
             ("SVIX_RETRY_SCHEDULE".to_owned(), scenario.retry_schedule.clone()),
             ("SVIX_WORKER_REQUEST_TIMEOUT".to_owned(), REQUEST_TIMEOUT_SECONDS.to_owned()),
         ];
+        environment.extend(scenario.environment.iter().cloned());
         environment.extend(settings.environment.iter().cloned());
         let folder = settings.folder.join(format!("{}-{}", self.runs, subject_folder(subject)));
         let server = Server::start(subject, &folder, &environment)?;
@@ -114,6 +128,7 @@ impl Bench {
         }
         let mut applications = Vec::new();
         let mut paths = Vec::new();
+        let mut streams = Vec::new();
         let mut number = 0;
         for (index, endpoints) in scenario.applications.iter().enumerate() {
             let name = format!("bench-{run:08x}-{index}");
@@ -123,6 +138,14 @@ impl Bench {
             }
             let created = client.post("/api/v1/app", &application)?;
             let id = created["id"].as_str().context("the application that was created has no id")?.to_owned();
+            if scenario.feature == Some(Feature::Pipe) {
+                let path = format!("/api/v1/app/{id}/endpoint");
+                client.post(&path, &json!({ "uid": "pipe", "kind": "pipe" }))?;
+                let stream = |reader| (format!("{path}/pipe/stream?from=now"), reader);
+                streams.extend((0..endpoints.len()).map(stream));
+                applications.push(id);
+                continue;
+            }
             for _ in endpoints {
                 let url = endpoint_url(settings.sink_host.as_deref(), sink.port, number);
                 let mut endpoint = json!({ "url": url });
@@ -160,7 +183,9 @@ impl Bench {
             idempotency_keys: settings.idempotency_keys,
             received,
         };
-        Ok(Stage { server, sink, ledger, load })
+        let (address, host, token) = (server.address, server.host.clone(), server.token.clone());
+        let streams = StreamPlan { address, host, token, streams };
+        Ok(Stage { server, sink, ledger, load, streams })
     }
 }
 
