@@ -6,6 +6,7 @@
 use crate::Api;
 use crate::auth::{Claims, Principal};
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::{Begun, Edit};
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -17,7 +18,6 @@ use bellwire_engine::Registered;
 use bellwire_model::{ApiToken, ApplicationId, OrganisationId, Scope, Timestamp, TokenChange, TokenId};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -16,7 +17,6 @@ use bellwire_model::{
 };
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;

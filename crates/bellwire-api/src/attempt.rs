@@ -1,6 +1,9 @@
 //! Attempts: by message, by endpoint, one, and expunging what was answered.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{Schema, SchemaGenerator, json_schema};
 use crate::error::{self, Error};
 use crate::message::{MessageOut, Wanted};
 use crate::operation::{Access, Operation};
@@ -16,7 +19,6 @@ use bellwire_model::{
 };
 use bellwire_store::{AttemptFilter, AttemptQuery, Change, ReadError, Store};
 use http::{Method, StatusCode};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
@@ -188,6 +190,7 @@ impl Serialize for TriggerOut {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for TriggerOut {
     fn schema_name() -> Cow<'static, str> {
         "MessageAttemptTriggerType".into()
@@ -217,6 +220,7 @@ impl<'de> Deserialize<'de> for StatusCodeClass {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for StatusCodeClass {
     fn schema_name() -> Cow<'static, str> {
         "StatusCodeClass".into()

@@ -2,6 +2,7 @@
 
 use crate::attempt::Expanded;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::endpoint::EndpointCommon;
 use crate::error::{self, Error};
@@ -13,7 +14,6 @@ use axum::response::Response;
 use bellwire_model::{Delivery, DeliveryState, Endpoint, EndpointId, MessageId, Timestamp, Trigger, Waiting};
 use bellwire_store::{Change, DeliveryOfMessage};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const TAG: &str = "Message Attempt";

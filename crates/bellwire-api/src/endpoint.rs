@@ -1,10 +1,13 @@
 //! Endpoints.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::endpoint_effect;
 use crate::endpoint_in::{EndpointIn, EndpointPatch, keeps_secret};
-use crate::endpoint_kind::{self, KindWire, PipeWire, PluginIn};
+#[cfg(feature = "document")]
+use crate::endpoint_kind::PluginIn;
+use crate::endpoint_kind::{self, KindWire, PipeWire};
 use crate::endpoint_shape::{FilterOut, FormatWire};
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -16,7 +19,6 @@ use bellwire_engine::ApplicationEntry;
 use bellwire_model::{Endpoint, EndpointId, EndpointKey, Metadata};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;

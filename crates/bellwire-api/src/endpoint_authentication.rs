@@ -2,6 +2,7 @@
 //! receiver's own kind. What is secret in it goes in and does not come out.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::{self, Faults};
@@ -13,7 +14,6 @@ use bellwire_signature::HeaderHmac;
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, TEMPLATE_BYTES_MAX, Template, TemplateUse};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use zeroize::Zeroizing;

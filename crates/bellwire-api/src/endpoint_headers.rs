@@ -1,6 +1,7 @@
 //! The headers that an endpoint's attempts carry. Values of sensitive ones go in and do not come out.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::{Faults, is_sensitive};
@@ -10,7 +11,6 @@ use axum::response::Response;
 use bellwire_model::Endpoint;
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

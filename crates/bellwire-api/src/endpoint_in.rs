@@ -15,7 +15,7 @@ use bellwire_model::{
 };
 use bellwire_signature::{Secret, SecretKind};
 use rand::{CryptoRng, RngCore};
-use schemars::JsonSchema;
+use crate::document::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 

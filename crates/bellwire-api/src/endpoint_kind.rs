@@ -2,10 +2,10 @@
 
 use crate::Api;
 use crate::auth::Principal;
+use crate::document::JsonSchema;
 use crate::endpoint_in::check_url;
 use crate::field::Faults;
 use bellwire_model::{Endpoint, Kind, Pipe, Plugin, Runs};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! types.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_authentication::store;
 use crate::error::{self, Error};
 use crate::field::{self, Faults, is_sensitive};
@@ -15,7 +16,6 @@ use bellwire_model::{
     AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
 };
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! An endpoint's secret, and its rotation: old ones go on signing until their grace period ends.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::endpoint::SIGNS_NOTHING;
 use crate::endpoint_in::{check_secret, new_secret};
@@ -11,7 +12,6 @@ use axum::response::Response;
 use bellwire_model::{ActiveSecret, Endpoint, Kind};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,11 +1,14 @@
 //! What an endpoint makes of a message, on the wire: its filter on content, and how the payload is written.
 
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{Schema, SchemaGenerator, json_schema};
 use crate::field::{self, Faults};
 use bellwire_model::{ContentFilter, FilterSource, Format};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+#[cfg(feature = "document")]
 use std::borrow::Cow;
 
 /// A filter: a string is CEL, an object or an array is of the CloudEvents Subscriptions API.
@@ -94,6 +97,7 @@ pub(crate) fn check_content_type(faults: &mut Faults, format: Format, content_ty
 }
 
 /// Both directions have the same form.
+#[cfg(feature = "document")]
 fn filter_schema() -> Schema {
     json_schema!({
         "description": "Takes only messages for which this says yes. Decided once, when a message is accepted. A string is an expression of the \
@@ -110,6 +114,7 @@ fn filter_schema() -> Schema {
     })
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for FilterIn {
     fn schema_name() -> Cow<'static, str> {
         "ContentFilter".into()
@@ -120,6 +125,7 @@ impl JsonSchema for FilterIn {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for FilterOut<'_> {
     fn schema_name() -> Cow<'static, str> {
         "ContentFilter".into()

@@ -2,6 +2,7 @@
 //! verified. The first two are Svix's operations and types.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_authentication::store;
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -9,7 +10,6 @@ use crate::operation::{Access, Operation};
 use axum::response::Response;
 use bellwire_model::SecretText;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const TAG: &str = "Endpoint";

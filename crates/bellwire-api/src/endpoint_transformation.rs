@@ -2,9 +2,11 @@
 
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_effect;
 use crate::error::{self, Error};
 use crate::field::Faults;
+#[cfg(feature = "document")]
 use crate::message::AnyObject;
 use crate::operation::{Access, Operation};
 use crate::wire::{Keep, Patch, Time};
@@ -14,7 +16,6 @@ use bellwire_shape::{Script, ScriptError, Transformed, Webhook};
 use bellwire_store::Change;
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;

@@ -4,10 +4,10 @@
 //! wrong in itself. Inner detail is logged here, once, and never shown: a 500 has the body `{}`.
 
 use crate::backend::AcceptError;
+use crate::document::JsonSchema;
 use axum::response::{IntoResponse, Response};
 use bellwire_store::ReadError;
 use http::{HeaderValue, StatusCode, header};
-use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
 

@@ -3,6 +3,9 @@
 use crate::Api;
 use crate::auth::Principal;
 use crate::call::Call;
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{SchemaGenerator, json_schema};
 use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::{Faults, event_type_name};
@@ -15,7 +18,6 @@ use axum::response::Response;
 use bellwire_model::{EventType, OrganisationId};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub(crate) fn operations() -> Vec<Operation> {
 #[serde(transparent)]
 struct Schemas(Box<RawValue>);
 
+#[cfg(feature = "document")]
 impl JsonSchema for Schemas {
     fn inline_schema() -> bool {
         true
@@ -74,7 +77,7 @@ impl JsonSchema for Schemas {
         "Schemas".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
+    fn json_schema(_: &mut SchemaGenerator) -> crate::document::Schema {
         json_schema!({
             "type": "object",
             "additionalProperties": { "type": "object" },
@@ -109,12 +112,13 @@ pub(crate) struct EventTypeIn {
 /// For the document: an [`EventTypeIn`] whose name is in the path.
 struct EventTypeUpdate;
 
+#[cfg(feature = "document")]
 impl JsonSchema for EventTypeUpdate {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "EventTypeUpdate".into()
     }
 
-    fn json_schema(generator: &mut SchemaGenerator) -> schemars::Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> crate::document::Schema {
         let mut schema = EventTypeIn::json_schema(generator);
         let members = schema.ensure_object();
         if let Some(properties) = members.get_mut("properties").and_then(|p| p.as_object_mut()) {

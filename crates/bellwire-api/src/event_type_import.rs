@@ -3,10 +3,12 @@
 use crate::Api;
 use crate::auth::Principal;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::{self, Error, Fault};
 use crate::event_type::{EventTypeIn, EventTypeOut, NewEventType};
 use crate::field::Faults;
+#[cfg(feature = "document")]
 use crate::message::AnyObject;
 use crate::openapi_import::{Imported, Unreadable, parse, read};
 use crate::operation::{Access, Operation};
@@ -16,7 +18,6 @@ use axum::response::Response;
 use bellwire_model::EventType;
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::HashSet;

@@ -1,6 +1,7 @@
 //! The retry schedule of an event type: for deliveries of its messages to endpoints without a schedule of their own.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::event_type::find;
 use crate::field::Faults;
@@ -9,7 +10,6 @@ use axum::response::Response;
 use bellwire_model::{EventType, RetrySchedule};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

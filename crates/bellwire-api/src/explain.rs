@@ -5,6 +5,7 @@
 
 use crate::attempt::PhasesOut;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::explain_text::{Judgement, application_text, attempt_text, not_matched_text, place_of, state_text};
 use crate::operation::{Access, Operation};
@@ -17,7 +18,6 @@ use bellwire_model::{
 use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_store::{AttemptFilter, AttemptQuery, DeliveryOfMessage, Span};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
 

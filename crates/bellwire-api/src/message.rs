@@ -4,6 +4,9 @@ use crate::Api;
 use crate::application::{self, ApplicationIn};
 use crate::backend::{Accepted, Backend};
 use crate::call::Call;
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{Schema, SchemaGenerator, json_schema};
 use crate::error::{self, Error, Fault};
 use crate::field::{self, Faults};
 use crate::idempotency::{Once, event_key};
@@ -19,7 +22,6 @@ use bellwire_shape::{Candidate, Verdict, judge};
 use bellwire_store::{Change, MessageQuery};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -174,6 +176,7 @@ impl Serialize for Payload<'_> {
 /// For the document: any JSON object.
 pub(crate) struct AnyObject;
 
+#[cfg(feature = "document")]
 impl JsonSchema for AnyObject {
     fn inline_schema() -> bool {
         true

@@ -4,6 +4,7 @@
 //! The POSTs here change nothing, so that an idempotency key has nothing to keep: the same request again looks again.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::field::{self, Faults};
 use crate::message::{MessageOut, Wanted};
@@ -14,7 +15,6 @@ use axum::response::Response;
 use bellwire_model::{Message, MessageId, Sequence, matches};
 use bellwire_store::Span;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const TAG: &str = "Message";

@@ -4,12 +4,12 @@
 
 use crate::Api;
 use crate::call::{Call, Unchecked};
+use crate::document::{JsonSchema, SchemaOf, named, whole};
 use crate::error::Error;
 use crate::permission::Permission;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub(crate) enum Access {
 
 impl Access {
     /// As the document has it, in `x-access`.
+    #[cfg(feature = "document")]
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Access::Organisation => "organisation",
@@ -39,9 +40,8 @@ impl Access {
     }
 }
 
-pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
-
 /// See the module.
+#[cfg_attr(not(feature = "document"), expect(dead_code, reason = "the document reads what describes it"))]
 pub(crate) struct Operation {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
@@ -115,7 +115,7 @@ impl Operation {
 
     /// Takes the members of `T` in its query.
     pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
-        self.queries.push(|generator| T::json_schema(generator));
+        self.queries.push(whole::<T>());
         self
     }
 
@@ -133,13 +133,13 @@ impl Operation {
 
     /// Takes a `T` as its body.
     pub(crate) fn body<T: JsonSchema>(mut self) -> Self {
-        self.body = Some(|generator| generator.subschema_for::<T>());
+        self.body = Some(named::<T>());
         self
     }
 
     /// Answers a `T`.
     pub(crate) fn answers<T: JsonSchema>(mut self, status: u16) -> Self {
-        self.answers.push((status, Some(|generator| generator.subschema_for::<T>())));
+        self.answers.push((status, Some(named::<T>())));
         self
     }
 

@@ -22,7 +22,7 @@ use bellwire_model::{
 use bellwire_signature::Secret;
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
+use crate::document::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;

@@ -4,11 +4,11 @@
 //! always comes in the list's own order, whichever way it was reached.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::Error;
 use crate::wire::Time;
 use bellwire_model::{AttemptId, MessageId, Sequence, Timestamp};
 use bellwire_store::{Page, Span};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::ops::Bound;
@@ -70,7 +70,8 @@ pub(crate) struct ListOut<T> {
 }
 
 /// It may be null, but it is always there.
-fn iterator_is_there(schema: &mut schemars::Schema) {
+#[cfg(feature = "document")]
+fn iterator_is_there(schema: &mut crate::document::Schema) {
     if let Some(required) = schema.ensure_object().get_mut("required").and_then(|r| r.as_array_mut()) {
         required.push("iterator".into());
     }

@@ -3,10 +3,10 @@
 //! Every operation needs one permission. Which one is said here for all of them, in one table that allows: what it does not
 //! know needs [`Permission::Manage`], which only a token without limits has.
 
+use crate::document::JsonSchema;
 use crate::error::Error;
 use bellwire_model::Scope;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an operation needs.

@@ -5,6 +5,7 @@
 
 use crate::backend::{ModuleEdit, ModuleRefusal, NewCode, Tried};
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::endpoint_kind::PluginIn;
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -14,7 +15,6 @@ use axum::response::Response;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_model::{Kind, Module, ModuleVersion, Permissions, Plugin};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;

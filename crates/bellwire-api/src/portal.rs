@@ -8,6 +8,7 @@ use crate::api_token::{ending, expire_ahead};
 use crate::application::ApplicationIn;
 use crate::auth::{Claims, Principal};
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::{Faults, is_name};
@@ -22,7 +23,6 @@ use bellwire_model::{ApplicationId, Cutoff, Logout, OrganisationId, PortalTokenI
 use bellwire_store::Change;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

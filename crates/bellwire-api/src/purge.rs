@@ -1,6 +1,7 @@
 //! Payloads that must go before their time: those of some messages, at once, or all of an application's, as a background task.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::Error;
 use crate::field::Faults;
@@ -9,7 +10,6 @@ use crate::task::{self, begun};
 use axum::response::Response;
 use bellwire_store::{Change, Span, Work};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -3,6 +3,7 @@
 
 use crate::attempt::StatusCodeClass;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::Error;
 use crate::field::{self, Faults};
@@ -13,7 +14,6 @@ use axum::response::Response;
 use bellwire_model::{Sequence, Timestamp};
 use bellwire_store::{Change, ReplayFilter, Span, Target, Work};
 use http::Method;
-use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
 

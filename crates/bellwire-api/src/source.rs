@@ -5,6 +5,7 @@
 
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::{Begun, Edit};
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -18,7 +19,6 @@ use axum::response::Response;
 use bellwire_model::{ApplicationId, EventTypeFrom, Metadata, Recipe, SecretText, Source, SourceId};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;

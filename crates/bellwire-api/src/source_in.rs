@@ -1,6 +1,7 @@
 //! What a client says of a source: how it is checked, and becomes one or changes one.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::Error;
 use crate::field::{Faults, event_type_name};
 use crate::json::Json;
@@ -12,7 +13,6 @@ use bellwire_model::{
     ApplicationKey, EventTypeFrom, Metadata, Networks, Recipe, SECRETS_MAX, SecretText, Source, SourceId, SourceKey,
     SourceSecret, Timestamp,
 };
-use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};

@@ -2,6 +2,7 @@
 //! newest of those that did not, with the reason, which the sender was not told.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::operation::{Access, Operation};
 use crate::page::{From, ListOut, Paging};
@@ -13,7 +14,6 @@ use base64::engine::general_purpose::STANDARD;
 use bellwire_model::{KeptRequest, MessageId, Received, RequestId, RequestOutcome, Sequence};
 use bellwire_store::{MessageQuery, Span};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 

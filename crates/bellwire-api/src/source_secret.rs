@@ -1,6 +1,7 @@
 //! What is secret about a source: the token in its listener URL, and what requests are verified with.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::Begun;
 use crate::error::{self, Error};
 use crate::field::Faults;
@@ -12,7 +13,6 @@ use axum::response::Response;
 use bellwire_model::{SECRETS_MAX, SecretText, Source, SourceSecret, Timestamp};
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;

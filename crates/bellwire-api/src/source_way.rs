@@ -4,6 +4,7 @@
 //! its way: for another one, make another source.
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
@@ -14,7 +15,6 @@ use bellwire_model::{
     Cron, Database, MessageId, Missed, Outbox, OutboxColumns, SecretText, Source, Then, Timestamp, Way,
 };
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Parts of a source on the wire, and what they must be like.
 
+use crate::document::JsonSchema;
 use crate::field::Faults;
 use bellwire_model::{Conflict, Dedupe, DedupeFrom, SourceAnswer};
 use http::{HeaderName, HeaderValue};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use crate::application::is_svix_play;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::operation::{Access, Operation};
 use crate::wire::Time;
@@ -10,7 +11,6 @@ use bellwire_engine::ApplicationEntry;
 use bellwire_model::{Attempt, EndReason, Sequence, Timestamp};
 use bellwire_store::{AttemptFilter, AttemptQuery, ReadError, Span, Store};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

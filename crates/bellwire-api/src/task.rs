@@ -5,9 +5,13 @@
 
 use crate::auth::Principal;
 use crate::call::Call;
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{Schema, SchemaGenerator, json_schema};
 use crate::edit::{Begun, Edit};
 use crate::error::{self, Error};
 use crate::json::Json;
+#[cfg(feature = "document")]
 use crate::message::AnyObject;
 use crate::operation::{Access, Operation};
 use crate::page::{From, ListOut, Ordered, Ordering, Paging};
@@ -16,7 +20,6 @@ use axum::response::Response;
 use bellwire_model::{ApplicationKey, Sequence, TaskId};
 use bellwire_store::{Change, Found, Page, Span, Task, TaskKind, TaskQuery, TaskStatus, Work};
 use http::{Method, StatusCode};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -159,6 +162,7 @@ impl<'de> Deserialize<'de> for Kind {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for Kind {
     fn schema_name() -> Cow<'static, str> {
         "BackgroundTaskType".into()
@@ -231,7 +235,7 @@ pub(crate) async fn begin_in<T: Serialize>(
 macro_rules! begun {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(serde::Serialize, schemars::JsonSchema)]
+        #[derive(serde::Serialize, crate::document::JsonSchema)]
         #[serde(rename_all = "camelCase")]
         pub(crate) struct $name {
             id: crate::wire::Text<bellwire_model::TaskId>,

@@ -3,6 +3,7 @@
 use crate::attempt::{self, AttemptOut};
 use crate::backend::Accepted;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::event_type::visible;
 use crate::example::example;
@@ -18,7 +19,6 @@ use bellwire_model::{Attempt, ContentType, Delivery, FanOut, Message};
 use bellwire_store::{AttemptFilter, AttemptQuery, Span};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! found is in the task ([`crate::task`]).
 
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::Error;
 use crate::field::Faults;
 use crate::operation::{Access, Operation};
@@ -12,7 +13,6 @@ use axum::response::Response;
 use bellwire_model::{ApplicationKey, TaskId};
 use bellwire_store::{Span, Work};
 use http::Method;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const TAG: &str = "Statistics";

@@ -5,12 +5,12 @@
 
 use crate::backend::{Accepted, EndpointAnswer, Listening};
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::Error;
 use crate::wire::Text;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{EndpointId, EndpointKey, FanOut, Message, Timestamp};
 use bellwire_store::{AttemptFilter, AttemptQuery, Span};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! Small types that several resources have on the wire.
 
+use crate::document::JsonSchema;
+#[cfg(feature = "document")]
+use crate::document::{Schema, SchemaGenerator, json_schema};
 use bellwire_model::{DeliveryState, EndReason, Timestamp};
 use bellwire_store::StatusFilter;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,8 +13,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// What ids, uids and event types are made of, as the document has it.
+#[cfg(feature = "document")]
 pub(crate) const NAME_PATTERN: &str = r"^[a-zA-Z0-9\-_.]+$";
+#[cfg(feature = "document")]
 pub(crate) const CHANNEL_PATTERN: &str = r"^[a-zA-Z0-9\-_.:+]+$";
+#[cfg(feature = "document")]
 pub(crate) const TAG_PATTERN: &str = r"^[a-zA-Z0-9\-_./\\#]+$";
 
 /// RFC 3339, with microseconds and `Z` when we write it.
@@ -39,6 +44,7 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for Time {
     fn inline_schema() -> bool {
         true
@@ -62,6 +68,7 @@ impl<T: fmt::Display> Serialize for Text<T> {
     }
 }
 
+#[cfg(feature = "document")]
 impl<T> JsonSchema for Text<T> {
     fn inline_schema() -> bool {
         true
@@ -102,6 +109,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
     }
 }
 
+#[cfg(feature = "document")]
 impl<T: JsonSchema> JsonSchema for Patch<T> {
     fn inline_schema() -> bool {
         true
@@ -132,6 +140,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Keep<T> {
     }
 }
 
+#[cfg(feature = "document")]
 impl<T: JsonSchema> JsonSchema for Keep<T> {
     fn inline_schema() -> bool {
         true
@@ -188,6 +197,7 @@ impl<V: Serialize> Serialize for Pairs<V> {
     }
 }
 
+#[cfg(feature = "document")]
 impl<V: JsonSchema> JsonSchema for Pairs<V> {
     fn inline_schema() -> bool {
         true
@@ -280,6 +290,7 @@ impl<'de> Deserialize<'de> for MessageStatus {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for MessageStatus {
     fn schema_name() -> Cow<'static, str> {
         "MessageStatus".into()
@@ -306,6 +317,7 @@ impl Serialize for MessageStatusText {
     }
 }
 
+#[cfg(feature = "document")]
 impl JsonSchema for MessageStatusText {
     fn schema_name() -> Cow<'static, str> {
         "MessageStatusText".into()

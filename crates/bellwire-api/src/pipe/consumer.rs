@@ -4,6 +4,7 @@ use super::log::From;
 use super::{TAG, cursor};
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::field;
 use crate::operation::{Access, Operation};
@@ -12,7 +13,6 @@ use axum::response::Response;
 use bellwire_model::{Endpoint, Kind, Sequence};
 use bellwire_store::{Change, Consumer};
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

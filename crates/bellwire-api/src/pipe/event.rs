@@ -1,12 +1,12 @@
 //! A message as readers of a pipe get it.
 
+use crate::document::JsonSchema;
 use crate::message::MessageOut;
 use crate::wire::Time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bellwire_model::{ContentType, Endpoint, Message, Timestamp};
 use bellwire_signature::Signer;
-use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;

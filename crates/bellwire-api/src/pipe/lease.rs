@@ -11,6 +11,7 @@ use super::wake::Watch;
 use super::{Desk, TAG};
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::field::Faults;
 use crate::message::MessageOut;
@@ -27,7 +28,6 @@ use bellwire_model::{
 use bellwire_store::{Change, Settled, told};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -7,6 +7,7 @@
 use super::TAG;
 use crate::backend::Accepted;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::Error;
 use crate::json::Json;
 use crate::message::MessageIn;
@@ -18,7 +19,6 @@ use bellwire_engine::Draft;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, header};
-use schemars::JsonSchema;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -4,6 +4,7 @@
 use super::{Pipes, TAG};
 use crate::auth::Verified;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::operation::{Access, Operation};
 use crate::wire::Time;
@@ -13,7 +14,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_model::{EndpointKey, Timestamp};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
