@@ -1,4 +1,5 @@
-//! Queue: each message is published to NATS JetStream, a Redis stream or a queue of Amazon SQS, and delivered when that has it.
+//! Queue: each message is published to NATS JetStream, a Redis stream, a queue of Amazon SQS or an exchange of AMQP, and delivered when
+//! that has it.
 //!
 //! The payload goes out byte for byte; message id, event type and content type go with it. Repetitions of a delivery carry the same
 //! id, made of the message's and the endpoint's, by which JetStream and, with `dedupe_seconds`, Redis know them.
@@ -19,14 +20,18 @@ use std::time::Duration;
 
 /// The setting that says which of the others there are.
 const BROKER: &str = "broker";
+/// No name in AMQP is longer.
+const EXCHANGE_BYTES_MAX: usize = 255;
 const DEDUPE_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 
 /// Settings of the kind `queue`, read.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Queue {
     server: Server,
-    /// The subject, the stream's key, or the group.
+    /// The subject, the stream's key, the group, or the routing key.
     to: Template,
+    /// Of AMQP.
+    exchange: String,
     length_max: Option<NonZeroU64>,
     dedupe: Option<Duration>,
     timeout: Duration,
@@ -82,6 +87,22 @@ struct Sqs {
     timeout_ms: Timeout,
 }
 
+/// Settings with `"broker": "amqp"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Amqp {
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    /// Absent: the one that every broker has, which brings a message to the queue that the routing key names.
+    #[serde(default)]
+    exchange: String,
+    /// By which the exchange knows to which queues.
+    routing_key: Template,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Timeout,
+}
+
 /// One for all messages, so that the order of all of them is kept.
 fn group_default() -> Template {
     Template::parse("bellwire").expect("a text without braces is a template")
@@ -113,7 +134,7 @@ impl Queue {
             Broker::Nats => {
                 let Nats { url, user, password, token, subject, timeout_ms } = settings::read(&others)?;
                 let server = server(broker, &url, Credentials { user, password, token })?;
-                Queue { server, to: subject, length_max: None, dedupe: None, timeout: timeout_ms.0 }
+                Queue { timeout: timeout_ms.0, ..Queue::to(server, subject) }
             }
             Broker::Redis => {
                 let Redis { url, user, password, stream, length_max, dedupe_seconds, timeout_ms } =
@@ -124,7 +145,7 @@ impl Queue {
                 }
                 let server = server(broker, &url, Credentials { user, password, token: None })?;
                 let dedupe = Some(Duration::from_secs(dedupe_seconds)).filter(|window| !window.is_zero());
-                Queue { server, to: stream, length_max, dedupe, timeout: timeout_ms.0 }
+                Queue { length_max, dedupe, timeout: timeout_ms.0, ..Queue::to(server, stream) }
             }
             Broker::Sqs => {
                 let Sqs { url, user, password, token, region, group, timeout_ms } = settings::read(&others)?;
@@ -133,11 +154,24 @@ impl Queue {
                     server =
                         server.in_region(region).map_err(|ServerFault { field, text }| Fault::new(&[field], text))?;
                 }
-                Queue { server, to: group, length_max: None, dedupe: None, timeout: timeout_ms.0 }
+                Queue { timeout: timeout_ms.0, ..Queue::to(server, group) }
+            }
+            Broker::Amqp => {
+                let Amqp { url, user, password, exchange, routing_key, timeout_ms } = settings::read(&others)?;
+                let server = server(broker, &url, Credentials { user, password, token: None })?;
+                if exchange.len() > EXCHANGE_BYTES_MAX {
+                    let text = format!("must have at most {EXCHANGE_BYTES_MAX} bytes");
+                    return Err(Fault::new(&["exchange"], text));
+                }
+                Queue { exchange, timeout: timeout_ms.0, ..Queue::to(server, routing_key) }
             }
         };
         queue.check_template(broker, others.as_object())?;
         Ok(queue)
+    }
+
+    fn to(server: Server, to: Template) -> Queue {
+        Queue { server, to, exchange: String::new(), length_max: None, dedupe: None, timeout: timeout_default().0 }
     }
 
     fn check_template(&self, broker: Broker, settings: Option<&Map<String, Value>>) -> Result<(), Fault> {
@@ -145,13 +179,15 @@ impl Queue {
             Broker::Nats => ("subject", true),
             Broker::Redis => ("stream", false),
             Broker::Sqs => ("group", false),
+            Broker::Amqp => ("routing_key", false),
         };
         // What may be absent has a default that is right.
         let Some(text) = settings.and_then(|settings| settings.get(setting)?.as_str()) else { return Ok(()) };
         if [Root::Count, Root::List, Root::File].into_iter().any(|root| self.to.names(root)) {
             return Err(Fault::new(&[setting], "count, list and file are for other kinds of plugin"));
         }
-        if text.is_empty() {
+        // Exchanges that bring everything everywhere need none.
+        if text.is_empty() && (broker != Broker::Amqp || self.exchange.is_empty()) {
             return Err(Fault::new(&[setting], "is empty"));
         }
         if of_nats && !text.contains("{{") && !is_subject(text) {
@@ -196,6 +232,7 @@ impl Queue {
         headers.extend(event.hops().map(|hops| (header::HOPS, (u16::from(hops) + 1).to_string())));
         Publication {
             to: self.to.render(event, Beside::default()),
+            exchange: self.exchange.clone(),
             id: format!("{}.{}", event.id(), endpoint.0),
             headers,
             payload: event.payload_bytes(),
@@ -253,6 +290,7 @@ mod tests {
     fn mistakes_name_their_setting() {
         let nats = json!({ "broker": "nats", "url": "nats://h", "subject": "events" });
         let redis = json!({ "broker": "redis", "url": "redis://h", "stream": "events" });
+        let amqp = json!({ "broker": "amqp", "url": "amqp://h", "routing_key": "events" });
         for (of, change, path, text) in [
             (&nats, json!({ "url": "http://h" }), "url", "nats://host:4222"),
             (&nats, json!({ "url": "nats://u:p@h" }), "url", "`user` and `password`"),
@@ -266,6 +304,13 @@ mod tests {
             (&redis, json!({ "length_max": 0 }), "length_max", "nonzero"),
             (&redis, json!({ "dedupe_seconds": 9_999_999 }), "dedupe_seconds", "from 0 to"),
             (&redis, json!({ "token": "t" }), "token", "unknown field"),
+            (&amqp, json!({ "url": "rabbit://h" }), "url", "amqp://host:5672"),
+            (&amqp, json!({ "user": "u" }), "password", "needs a `password`"),
+            (&amqp, json!({ "routing_key": "" }), "routing_key", "is empty"),
+            (&amqp, json!({ "routing_key": "{{list}}" }), "routing_key", "other kinds"),
+            (&amqp, json!({ "exchange": "x".repeat(256) }), "exchange", "at most 255"),
+            (&amqp, json!({ "queue": "q" }), "queue", "unknown field"),
+            (&amqp, json!({ "timeout_ms": 90_000 }), "timeout_ms", "from 10"),
         ] {
             let mut settings = of.clone();
             let members = settings.as_object_mut().expect("an object");
@@ -284,7 +329,7 @@ mod tests {
         let message = message(r#"{"a":1.50}"#, "application/json");
         let server = Server::parse(Broker::Nats, "nats://h", Credentials::default()).expect("parses");
         let to = Template::parse("events.{{type}}").expect("parses");
-        let queue = Queue { server, to, length_max: None, dedupe: None, timeout: Duration::from_secs(1) };
+        let queue = Queue::to(server, to);
         let event = Event::new(&message, 2);
         let endpoint = EndpointKey(9);
         let publication = queue.publication(&event, endpoint);

@@ -30,9 +30,9 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// What is taken, and as which consumer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscription {
-    /// The name of a JetStream stream, or the key of a Redis stream. Of SQS, the server's URL says which queue.
+    /// The name of a JetStream stream or of an AMQP queue, or the key of a Redis stream. Of SQS, the server's URL says which queue.
     pub stream: String,
-    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place. SQS has none.
+    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place. SQS and AMQP have none.
     pub group: String,
     /// Of NATS: only these subjects.
     pub filter: Option<String>,
@@ -61,7 +61,7 @@ pub struct Taken {
     pub stream_made: Option<i64>,
     /// When the queue got it, in Unix milliseconds by the queue's clock, if the queue says so.
     pub published: Option<i64>,
-    /// The subject it was published to (NATS), or the stream.
+    /// The subject (NATS) or routing key (AMQP) it was published with, or the stream.
     pub subject: String,
     /// Its headers or fields, names in small letters.
     pub headers: Vec<(String, String)>,
@@ -195,7 +195,9 @@ async fn open(
         Broker::Redis => Ok(Box::new(crate::redis_streams::Group::open(client, server, subscription, LIMIT).await?)),
         #[cfg(feature = "sqs")]
         Broker::Sqs => Ok(Box::new(crate::sqs::Polling::new(client, server, wall, LIMIT)?)),
-        #[cfg(not(all(feature = "nats", feature = "redis", feature = "sqs")))]
+        #[cfg(feature = "amqp")]
+        Broker::Amqp => Ok(Box::new(crate::amqp::Subscriber::open(client, server, subscription, LIMIT).await?)),
+        #[cfg(not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")))]
         broker => Err(FeedError(Broker::parse(broker.name()).err().unwrap_or_default())),
     }
 }

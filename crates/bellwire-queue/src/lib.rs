@@ -8,7 +8,7 @@
 //! [`Broker::is_built_in`] says which there are. All of them connect by way of `egress` and its address guard. It knows nothing
 //! of messages, endpoints or sources; how the truth is kept is never a queue's business.
 #![cfg_attr(
-    not(all(feature = "nats", feature = "redis", feature = "sqs")),
+    not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")),
     allow(dead_code, unused_variables, reason = "used only by queues that were left out")
 )]
 
@@ -19,6 +19,8 @@ mod consume;
 mod nats;
 #[cfg(feature = "redis")]
 mod redis_streams;
+#[cfg(feature = "amqp")]
+mod amqp;
 #[cfg(feature = "sqs")]
 mod sqs;
 #[cfg(feature = "sqs")]
@@ -31,7 +33,7 @@ pub use server::{Broker, Credentials, Server, ServerFault};
 /// The wall clock, in Unix seconds.
 pub type Wall = fn() -> i64;
 
-/// Names of what goes with a payload: headers in NATS, fields in Redis.
+/// Names of what goes with a payload: headers in NATS and AMQP, fields in Redis.
 pub mod header {
     /// The message's id.
     pub const ID: &str = "webhook-id";

@@ -20,8 +20,10 @@ const IDLE: Duration = Duration::from_secs(300);
 /// One message for a queue.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// A NATS subject, the key of a Redis stream, or the group in a FIFO queue of SQS.
+    /// A NATS subject, the key of a Redis stream, the group in a FIFO queue of SQS, or the routing key of AMQP.
     pub to: String,
+    /// Of AMQP: what brings it to queues; the one without a name brings it to the queue that the routing key names.
+    pub exchange: String,
     /// By which a repetition of the same publication is known.
     pub id: String,
     /// What goes with the payload; names as in [`crate::header`].
@@ -198,7 +200,9 @@ async fn connect(
         Broker::Redis => Ok(Arc::new(crate::redis_streams::Publisher::open(client, server, limit).await?)),
         #[cfg(feature = "sqs")]
         Broker::Sqs => Ok(Arc::new(crate::sqs::Publisher::new(client, server, wall, limit)?)),
-        #[cfg(not(all(feature = "nats", feature = "redis", feature = "sqs")))]
+        #[cfg(feature = "amqp")]
+        Broker::Amqp => Ok(Arc::new(crate::amqp::Publisher::open(client, server, wall, limit).await?)),
+        #[cfg(not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")))]
         broker => {
             let text = Broker::parse(broker.name()).err().unwrap_or_default();
             Err(PublishError::Refused { text, forever: false })

@@ -53,7 +53,7 @@ impl Publisher {
 impl Connection for Publisher {
     fn publish<'a>(&'a self, publication: &'a Publication) -> Boxed<'a, Result<Placed, PublishError>> {
         Box::pin(async move {
-            let Publication { to, id, headers, payload, length_max, dedupe } = publication;
+            let Publication { to, id, headers, payload, length_max, dedupe, .. } = publication;
             if to.is_empty() {
                 let text = "the stream's key is empty".to_owned();
                 return Err(PublishError::Refused { text, forever: true });

@@ -1,5 +1,6 @@
 //! Where a queue is, and as whom we come.
 
+use percent_encoding::percent_decode_str;
 use std::fmt;
 use url::{Host, Url};
 
@@ -12,11 +13,13 @@ pub enum Broker {
     Redis,
     /// Amazon SQS.
     Sqs,
+    /// AMQP 0-9-1, as RabbitMQ speaks it.
+    Amqp,
 }
 
 impl Broker {
     /// All of them.
-    pub const ALL: [Broker; 3] = [Broker::Nats, Broker::Redis, Broker::Sqs];
+    pub const ALL: [Broker; 4] = [Broker::Nats, Broker::Redis, Broker::Sqs, Broker::Amqp];
 
     /// Its name in settings.
     pub fn name(self) -> &'static str {
@@ -24,6 +27,7 @@ impl Broker {
             Broker::Nats => "nats",
             Broker::Redis => "redis",
             Broker::Sqs => "sqs",
+            Broker::Amqp => "amqp",
         }
     }
 
@@ -33,6 +37,7 @@ impl Broker {
             Broker::Nats => cfg!(feature = "nats"),
             Broker::Redis => cfg!(feature = "redis"),
             Broker::Sqs => cfg!(feature = "sqs"),
+            Broker::Amqp => cfg!(feature = "amqp"),
         }
     }
 
@@ -52,12 +57,13 @@ impl Broker {
         }
     }
 
-    /// Its schemes, in plain text and with TLS, and its port.
-    fn schemes(self) -> (&'static str, &'static str, u16) {
+    /// Its schemes and their ports, in plain text and with TLS.
+    fn schemes(self) -> [(&'static str, u16); 2] {
         match self {
-            Broker::Nats => ("nats", "tls", 4222),
-            Broker::Redis => ("redis", "rediss", 6379),
-            Broker::Sqs => ("http", "https", 443),
+            Broker::Nats => [("nats", 4222), ("tls", 4222)],
+            Broker::Redis => [("redis", 6379), ("rediss", 6379)],
+            Broker::Sqs => [("http", 80), ("https", 443)],
+            Broker::Amqp => [("amqp", 5672), ("amqps", 5671)],
         }
     }
 }
@@ -85,6 +91,8 @@ pub struct Server {
     pub(crate) database: u16,
     /// Of SQS: the path of the queue's URL, `/123456789012/orders`.
     pub(crate) path: String,
+    /// Of AMQP: the part of the broker that it is about.
+    pub(crate) virtual_host: String,
     /// Of SQS: the region that requests are signed for.
     pub(crate) region: String,
 }
@@ -103,11 +111,12 @@ impl Server {
     pub fn not_by_proxy(&self) -> Option<&Host<String>> {
         match self.broker {
             Broker::Nats => Some(&self.host),
-            Broker::Redis | Broker::Sqs => None,
+            Broker::Redis | Broker::Sqs | Broker::Amqp => None,
         }
     }
 
-    /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`, or the URL of a queue of SQS,
+    /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`, `amqp://host:5672/virtual-host`,
+    /// `amqps://host:5671/virtual-host`, or the URL of a queue of SQS,
     /// `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`, for which user, password and token are the access key's id, the
     /// secret access key and the session's token.
     ///
@@ -115,12 +124,12 @@ impl Server {
     /// The first fault.
     pub fn parse(broker: Broker, url: &str, credentials: Credentials) -> Result<Self, ServerFault> {
         let fault = |field, text: String| Err(ServerFault { field, text });
-        let (plain, secure, port) = broker.schemes();
+        let [(plain, plain_port), (secure, secure_port)] = broker.schemes();
         let like = match broker {
             Broker::Sqs => {
                 "expected the queue's URL, like https://sqs.eu-central-1.amazonaws.com/123456789012/orders".to_owned()
             }
-            _ => format!("expected a URL like {plain}://host:{port}, or {secure}:// with TLS"),
+            _ => format!("expected a URL like {plain}://host:{plain_port}, or {secure}:// with TLS"),
         };
         // Schemes that the URL standard does not know keep their hosts as they were written; this one does not.
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
@@ -138,6 +147,7 @@ impl Server {
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return fault("url", "nothing may stand behind ? or #".to_owned());
         }
+        let mut virtual_host = "/".to_owned();
         let database = match (broker, parsed.path().trim_matches('/')) {
             (Broker::Sqs, "") => return fault("url", like),
             (_, "") | (Broker::Sqs, _) => 0,
@@ -147,11 +157,23 @@ impl Server {
                     return fault("url", "behind the host stands the number of the database, or nothing".to_owned());
                 }
             },
+            (Broker::Amqp, name) => match percent_decode_str(name).decode_utf8() {
+                Ok(decoded) if !name.contains('/') => {
+                    virtual_host = decoded.into_owned();
+                    0
+                }
+                _ => {
+                    return fault(
+                        "url",
+                        "behind the host stands the name of one virtual host, in which / is written %2F".to_owned(),
+                    );
+                }
+            },
             (Broker::Nats, _) => return fault("url", "nothing may stand behind the host and its port".to_owned()),
         };
         // 80 is what `Url` leaves out, because it is the port of the scheme that was lent.
-        let plain_port = has_port_80(rest) || (broker == Broker::Sqs && scheme == plain);
-        let port = parsed.port().unwrap_or(if plain_port { 80 } else { port });
+        let usual = if scheme == plain { plain_port } else { secure_port };
+        let port = parsed.port().unwrap_or(if has_port_80(rest) { 80 } else { usual });
         let Credentials { user, password, token } = &credentials;
         match (user, password, token) {
             (None, _, _) if broker == Broker::Sqs => {
@@ -159,18 +181,21 @@ impl Server {
             }
             (Some(_), None, _) => return fault("password", "a `user` needs a `password`".to_owned()),
             (Some(_), Some(_), Some(_)) if broker == Broker::Sqs => {}
-            (None, Some(_), _) if broker == Broker::Nats => {
+            (None, Some(_), _) if matches!(broker, Broker::Nats | Broker::Amqp) => {
                 return fault("user", "a `password` needs a `user`".to_owned());
             }
             (_, Some(_), Some(_)) => return fault("token", "either `token` or `password`, not both".to_owned()),
             (_, _, Some(_)) if broker == Broker::Redis => {
                 return fault("token", "redis has no tokens; there is `password`".to_owned());
             }
+            (_, _, Some(_)) if broker == Broker::Amqp => {
+                return fault("token", "amqp has no tokens of its own; one of OAuth 2 is the `password`".to_owned());
+            }
             _ => {}
         }
         let (host, path) = (host.to_owned(), parsed.path().to_owned());
         let region = region_of(&host).to_owned();
-        Ok(Server { broker, host, port, tls: scheme == secure, credentials, database, path, region })
+        Ok(Server { broker, host, port, tls: scheme == secure, credentials, database, path, virtual_host, region })
     }
 
     /// Requests to SQS are signed for this region instead of the one that the URL names.
@@ -234,11 +259,15 @@ fn has_port_80(rest: &str) -> bool {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (plain, secure, _) = self.broker.schemes();
+        let [(plain, _), (secure, _)] = self.broker.schemes();
         if self.broker == Broker::Sqs {
             return f.write_str(&self.queue_url());
         }
-        write!(f, "{}://{}:{}", if self.tls { secure } else { plain }, self.host, self.port)
+        write!(f, "{}://{}:{}", if self.tls { secure } else { plain }, self.host, self.port)?;
+        match self.virtual_host.as_str() {
+            "/" => Ok(()),
+            name => write!(f, "/{}", name.replace('/', "%2F")),
+        }
     }
 }
 
@@ -271,6 +300,10 @@ mod tests {
             (Broker::Nats, "nats://[::1]:80", "nats://[::1]:80", 0),
             (Broker::Redis, "redis://localhost", "redis://localhost:6379", 0),
             (Broker::Redis, "rediss://r.example.com:6380/3", "rediss://r.example.com:6380", 3),
+            (Broker::Amqp, "amqp://Rabbit.example.com", "amqp://rabbit.example.com:5672", 0),
+            (Broker::Amqp, "amqp://h:80/%2F", "amqp://h:80", 0),
+            (Broker::Amqp, "amqps://h/shop", "amqps://h:5671/shop", 0),
+            (Broker::Amqp, "amqps://h/a%2Fb%20c/", "amqps://h:5671/a%2Fb c", 0),
         ] {
             let server = Server::parse(broker, url, Credentials::default()).expect(url);
             assert_eq!((server.to_string().as_str(), server.database), (shown, database));
@@ -307,6 +340,12 @@ mod tests {
             (Broker::Redis, "redis://h?a=b", none(), "url", "? or #"),
             (Broker::Redis, "redis://h", with(Some("u"), None, None), "password", "needs a `password`"),
             (Broker::Redis, "redis://h", with(None, None, Some("t")), "token", "no tokens"),
+            (Broker::Amqp, "amqp://h/a/b", none(), "url", "%2F"),
+            (Broker::Amqp, "amqp://h/%ff", none(), "url", "virtual host"),
+            (Broker::Amqp, "http://h", none(), "url", "amqp://host:5672, or amqps://"),
+            (Broker::Amqp, "amqp://h", with(Some("u"), None, None), "password", "needs a `password`"),
+            (Broker::Amqp, "amqp://h", with(None, Some("p"), None), "user", "needs a `user`"),
+            (Broker::Amqp, "amqp://h", with(None, None, Some("t")), "token", "the `password`"),
             (Broker::Sqs, "https://h", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
             (Broker::Sqs, "sqs://h/1/q", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
             (Broker::Sqs, "https://h/1/q", none(), "user", "access key"),
@@ -322,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_not_built_in_is_refused_by_name() {
-        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis or sqs"));
+        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis or sqs or amqp"));
         for broker in Broker::ALL {
             match Broker::parse(broker.name()) {
                 Ok(parsed) => assert!(parsed == broker && broker.is_built_in()),

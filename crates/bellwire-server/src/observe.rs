@@ -15,6 +15,9 @@ use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -357,12 +360,19 @@ pub(crate) fn notice(core: &Core, notice: Notice) {
     }
 }
 
+/// The client of AMQP warns of what a broker returned, and shows its payload. What goes wrong there is told by whoever asked for it.
+const MUTE: &str = "lapin";
+
 /// Starts logging to standard error.
 pub(crate) fn start_logging(log: &Log) {
     let builder = tracing_subscriber::fmt().with_max_level(log.level).with_writer(std::io::stderr).with_target(false);
+    let ours = FilterFn::new(|of| !of.target().starts_with(MUTE));
     let result = match log.format {
-        Format::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(terminal).finish().with(ours).try_init()
+        }
+        Format::Json => builder.json().flatten_event(true).finish().with(ours).try_init(),
     };
     // A second start within one process (tests) keeps the first subscriber.
     drop(result);

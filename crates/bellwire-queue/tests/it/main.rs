@@ -3,6 +3,8 @@
 #![cfg(all(feature = "nats", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod real;
 
 use async_nats::jetstream::{self, stream};
@@ -36,6 +38,7 @@ fn server(real: &Real, credentials: Credentials) -> Server {
 fn publication(number: usize) -> Publication {
     Publication {
         to: "events".to_owned(),
+        exchange: String::new(),
         id: format!("id-{number}"),
         headers: vec![(header::ID, format!("id-{number}")), (header::EVENT_TYPE, "invoice.paid".to_owned())],
         payload: format!("payload {number} \u{e9}\0").into(),
@@ -74,12 +77,21 @@ impl Consumer for Keeping {
 
 /// Takes until there are `count`; if it does not settle, all that the first batch has.
 async fn take(client: &Client, server: &Server, count: usize, settles: bool) -> Vec<Taken> {
+    take_of(client, server, &subscription(), count, settles).await
+}
+
+async fn take_of(
+    client: &Client,
+    server: &Server,
+    subscription: &Subscription,
+    count: usize,
+    settles: bool,
+) -> Vec<Taken> {
     let (enough, mut has_enough) = watch::channel(false);
     let mut keeping = Keeping { kept: Vec::new(), count, settles, enough };
-    let subscription = subscription();
     let limit = Duration::from_secs(60);
     tokio::select! {
-        error = consume(client, wall, server, &subscription, &mut keeping) => panic!("{error}"),
+        error = consume(client, wall, server, subscription, &mut keeping) => panic!("{error}"),
         done = tokio::time::timeout(limit, has_enough.wait_for(|enough| *enough)) => {
             done.unwrap().unwrap();
         }
@@ -148,7 +160,7 @@ async fn who_is_not_let_in_hears_it(broker: Broker) {
     let real = Real::start(broker, &["right"]);
     let publishers = Publishers::new(client(TlsSettings::default()), wall);
     let with = |password: &str| {
-        let user = (broker == Broker::Nats).then(|| "bell".to_owned());
+        let user = matches!(broker, Broker::Nats | Broker::Amqp).then(|| "bell".to_owned());
         Credentials { user, password: Some(password.to_owned()), token: None }
     };
     for wrong in [Credentials::default(), with("wrong")] {
@@ -157,7 +169,7 @@ async fn who_is_not_let_in_hears_it(broker: Broker) {
     }
     let outcome = publishers.publish(&server(&real, with("right")), &publication(0), LIMIT).await;
     match broker {
-        Broker::Redis | Broker::Sqs => assert!(!outcome.unwrap().duplicate),
+        Broker::Redis | Broker::Sqs | Broker::Amqp => assert!(!outcome.unwrap().duplicate),
         // Let in; but nobody has made a stream.
         Broker::Nats => {
             let error = outcome.unwrap_err();
@@ -189,6 +201,21 @@ for_each_broker!(
     who_is_not_let_in_hears_it
 );
 
+#[cfg(feature = "amqp")]
+mod amqp_as_well {
+    #[tokio::test]
+    #[ignore = "needs rabbitmq-server: scripts/test queues"]
+    async fn taken_is_given_again_in_order_until_it_is_settled() {
+        super::taken_is_given_again_in_order_until_it_is_settled(super::Broker::Amqp).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs rabbitmq-server: scripts/test queues"]
+    async fn who_is_not_let_in_hears_it() {
+        super::who_is_not_let_in_hears_it(super::Broker::Amqp).await;
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs nats-server: scripts/test queues"]
 async fn nats_refuses_what_can_never_be_published() {
@@ -210,7 +237,7 @@ async fn nats_refuses_what_can_never_be_published() {
 #[ignore = "needs nats-server: scripts/test queues"]
 async fn nats_by_tls_must_be_who_the_url_says() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let real = Real::start_with_tls(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let real = Real::start_with_tls(Broker::Nats, &made.cert.pem(), &made.signing_key.serialize_pem());
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     let own = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

@@ -1,11 +1,19 @@
 //! Servers on free ports, with data folders of their own.
 
+#[path = "rabbit.rs"]
+pub(crate) mod rabbit;
+
 use bellwire_queue::Broker;
+use rabbit::{Surroundings, Wire};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Messages of AMQP are known by ids that are given to them.
+static PUBLISHED: AtomicUsize = AtomicUsize::new(0);
 
 pub(crate) struct Real {
     pub(crate) broker: Broker,
@@ -13,13 +21,19 @@ pub(crate) struct Real {
     folder: TempDir,
     arguments: Vec<String>,
     process: Child,
+    /// Of RabbitMQ.
+    surroundings: Option<Surroundings>,
 }
 
 impl Real {
-    /// With a password, if there is one; NATS' user is `bell`.
+    /// With a password, if there is one; the user of NATS and AMQP is `bell`. RabbitMQ has a queue `events`, and some others.
     pub(crate) fn start(broker: Broker, password: &[&str]) -> Self {
         let arguments = match (broker, password) {
             (Broker::Sqs, _) => panic!("nobody has one of these"),
+            (Broker::Amqp, _) => {
+                let user = password.first().map_or(["guest", "guest"], |password| ["bell", password]);
+                return Self::run_rabbit(tempfile::tempdir().unwrap(), user, None);
+            }
             (_, []) => Vec::new(),
             (Broker::Nats, [password, ..]) => vec!["--user", "bell", "--pass", password],
             (Broker::Redis, [password, ..]) => vec!["--requirepass", password],
@@ -28,21 +42,33 @@ impl Real {
     }
 
     #[allow(dead_code, reason = "not every test speaks TLS")]
-    pub(crate) fn start_with_tls(certificate: &str, key: &str) -> Self {
+    pub(crate) fn start_with_tls(broker: Broker, certificate: &str, key: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (certificate_file, key_file) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
         std::fs::write(&certificate_file, certificate).unwrap();
         std::fs::write(&key_file, key).unwrap();
+        if broker == Broker::Amqp {
+            return Self::run_rabbit(folder, ["guest", "guest"], Some([&certificate_file, &key_file]));
+        }
         let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
         let mut arguments = vec!["--tls".to_owned(), "--tlscert".to_owned(), path(&certificate_file)];
         arguments.extend(["--tlskey".to_owned(), path(&key_file)]);
-        Self::run(Broker::Nats, folder, arguments)
+        Self::run(broker, folder, arguments)
     }
 
     fn run(broker: Broker, folder: TempDir, arguments: Vec<String>) -> Self {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let process = spawn(broker, port, &folder, &arguments);
-        Real { broker, port, folder, arguments, process }
+        Real { broker, port, folder, arguments, process, surroundings: None }
+    }
+
+    fn run_rabbit(folder: TempDir, user: [&str; 2], tls: Option<[&std::path::Path; 2]>) -> Self {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let surroundings = Surroundings::prepare(folder.path(), port, user, tls);
+        let process = surroundings.spawn(folder.path());
+        wait_for(Broker::Amqp, port, tls.is_some());
+        let (arguments, surroundings) = (Vec::new(), Some(surroundings));
+        Real { broker: Broker::Amqp, port, folder, arguments, process, surroundings }
     }
 
     /// Like a power cut for the process, not for the machine.
@@ -52,7 +78,14 @@ impl Real {
     }
 
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(self.broker, self.port, &self.folder, &self.arguments);
+        self.process = match &self.surroundings {
+            Some(surroundings) => {
+                let process = surroundings.spawn(self.folder.path());
+                wait_for(self.broker, self.port, false);
+                process
+            }
+            None => spawn(self.broker, self.port, &self.folder, &self.arguments),
+        };
     }
 
     /// The stream `events`. Redis makes it with the first entry.
@@ -67,6 +100,7 @@ impl Real {
     #[allow(dead_code, reason = "not every test counts")]
     pub(crate) fn count(&self) -> usize {
         let (answer, before) = match self.broker {
+            Broker::Amqp => return Wire::connect(self.port).count(),
             Broker::Nats => (self.ask_nats("STREAM.INFO.events", ""), "\"messages\":"),
             _ => {
                 let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
@@ -83,6 +117,7 @@ impl Real {
     #[allow(dead_code, reason = "not every test counts")]
     pub(crate) fn unsettled(&self, group: &str) -> (usize, usize) {
         match self.broker {
+            Broker::Amqp => self.surroundings.as_ref().unwrap().unsettled(self.folder.path()),
             Broker::Nats => {
                 let info = self.ask_nats(&format!("CONSUMER.INFO.events.{group}"), "");
                 (number_behind(&info, "\"num_ack_pending\":"), number_behind(&info, "\"num_pending\":"))
@@ -101,6 +136,15 @@ impl Real {
     /// Publishes to the stream, in this order: headers or fields, and a payload.
     #[allow(dead_code, reason = "not every test publishes by itself")]
     pub(crate) fn publish<'a>(&self, all: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], Vec<u8>)>) {
+        if self.broker == Broker::Amqp {
+            let mut wire = Wire::connect(self.port);
+            wire.confirm();
+            for (headers, payload) in all {
+                let id = PUBLISHED.fetch_add(1, Ordering::Relaxed).to_string();
+                wire.publish(&id, headers, &payload);
+            }
+            return;
+        }
         let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         let mut lines = BufReader::new(tcp.try_clone().unwrap()).lines().map(Result::unwrap);
         if self.broker == Broker::Nats {
@@ -178,17 +222,28 @@ fn spawn(broker: Broker, port: u16, folder: &TempDir, arguments: &[String]) -> C
         .stderr(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
-    let patience = Instant::now() + Duration::from_secs(30);
-    while !answers(broker, port) {
-        assert!(Instant::now() < patience, "{program} does not answer at port {port}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for(broker, port, false);
     process
 }
 
-/// NATS speaks first; Redis may still be reading what it has kept.
-fn answers(broker: Broker, port: u16) -> bool {
+fn wait_for(broker: Broker, port: u16, tls: bool) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !answers(broker, port, tls) {
+        assert!(Instant::now() < patience, "{} does not answer at port {port}", broker.name());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// NATS speaks first; Redis may still be reading what it has kept. RabbitMQ has its queues before it listens.
+fn answers(broker: Broker, port: u16, tls: bool) -> bool {
     let Ok(mut tcp) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    if tls {
+        return true;
+    }
+    if broker == Broker::Amqp {
+        let mut first = [0];
+        return tcp.write_all(b"AMQP\0\0\x09\x01").is_ok() && tcp.read_exact(&mut first).is_ok() && first == [1];
+    }
     if broker == Broker::Redis && tcp.write_all(b"PING\r\n").is_err() {
         return false;
     }

@@ -1,4 +1,4 @@
-//! Messages out of NATS JetStream, a Redis stream or a queue of Amazon SQS: in their order, as far as they have one, each exactly once.
+//! Messages out of NATS JetStream, a Redis stream, or a queue of Amazon SQS or AMQP: in their order, as far as they have one, each exactly once.
 //!
 //! ```text
 //! (room in the intake) → take → judge → Hand::bring → commit → acknowledge
@@ -26,6 +26,9 @@ use std::time::Duration;
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// Names of streams, groups, fields and headers are no longer.
 const NAME_MAX: usize = 256;
+const AMQP_NAME_MAX: usize = 255;
+/// Where AMQP has a message's type.
+const AMQP_TYPE: &str = "type";
 const CONTENT_TYPE_MAX: usize = 256;
 
 /// Settings, as the API has them.
@@ -41,6 +44,8 @@ struct Written {
     region: Option<String>,
     /// The name of a JetStream stream, or the key of a Redis stream. Of SQS, the URL says which queue.
     stream: Option<String>,
+    /// The name of an AMQP queue.
+    queue: Option<String>,
     /// Under which the queue keeps our place; one of the source's own if absent.
     group: Option<String>,
     /// Of NATS: only these subjects.
@@ -76,7 +81,7 @@ enum Expects {
 /// Where a message's event type stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum TypePlace {
-    /// The header `webhook-event-type`, and without it the subject if it is NATS'.
+    /// The header `webhook-event-type`, and without it the subject if it is NATS', or the property `type` if it is AMQP's.
     Usual,
     Header(String),
     Subject,
@@ -249,6 +254,7 @@ impl TypePlace {
         let subject = || Some(taken.subject.clone());
         let found = match self {
             TypePlace::Usual if broker == Broker::Nats => header(header::EVENT_TYPE).or_else(subject),
+            TypePlace::Usual if broker == Broker::Amqp => header(header::EVENT_TYPE).or_else(|| header(AMQP_TYPE)),
             TypePlace::Usual => header(header::EVENT_TYPE),
             TypePlace::Header(name) => header(name),
             TypePlace::Subject => subject(),
@@ -271,6 +277,9 @@ impl TypePlace {
     fn described(&self, broker: Broker) -> String {
         match self {
             TypePlace::Usual if broker == Broker::Redis => format!("its field {}", header::EVENT_TYPE),
+            TypePlace::Usual if broker == Broker::Amqp => {
+                format!("its header {} or its property {AMQP_TYPE}", header::EVENT_TYPE)
+            }
             TypePlace::Usual => format!("its header {}", header::EVENT_TYPE),
             TypePlace::Header(name) => format!("header.{name}"),
             TypePlace::Subject => "subject".to_owned(),
@@ -295,7 +304,7 @@ impl Settings {
         })?;
         let broker = Broker::parse(&written.broker).map_err(|text| fault("broker", text))?;
         let of = |broker: Broker| format!("is for {} only; leave it out", broker.name());
-        let Written { url, user, password, token, stream, group, start, region, .. } = written;
+        let Written { url, user, password, token, stream, queue, group, start, region, .. } = written;
         let wrong = |ServerFault { field, text }| fault(field, text);
         let mut server = Server::parse(broker, &url, Credentials { user, password, token }).map_err(wrong)?;
         if let Some(region) = region {
@@ -309,19 +318,26 @@ impl Settings {
             (Some(_), Broker::Sqs) => {
                 return Err(fault("stream", "the URL says which queue; leave it out".to_owned()));
             }
+            (Some(_), Broker::Amqp) => return Err(fault("stream", "of amqp, it is `queue`".to_owned())),
+            (None, Broker::Amqp) => queue.clone().ok_or_else(|| fault("queue", "is required".to_owned()))?,
             (Some(stream), _) => stream,
             (None, _) => return Err(fault("stream", "is required".to_owned())),
         };
         for (field, given) in [("group", group.is_some()), ("start", start.is_some())] {
-            if given && broker == Broker::Sqs {
-                return Err(fault(field, "SQS has nothing of the kind; leave it out".to_owned()));
+            if given && matches!(broker, Broker::Sqs | Broker::Amqp) {
+                return Err(fault(field, format!("{} has nothing of the kind; leave it out", broker.name())));
             }
         }
+        if queue.is_some() && broker != Broker::Amqp {
+            return Err(fault("queue", of(Broker::Amqp)));
+        }
         let group = group.unwrap_or_else(|| own_group.to_owned());
-        for (field, name) in [("stream", &stream), ("group", &group)] {
+        let of_stream = if broker == Broker::Amqp { "queue" } else { "stream" };
+        for (field, name) in [(of_stream, &stream), ("group", &group)] {
             let of_nats = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
-            if name.is_empty() || name.len() > NAME_MAX {
-                return Err(fault(field, format!("must have from 1 to {NAME_MAX} bytes")));
+            let most = if broker == Broker::Amqp { AMQP_NAME_MAX } else { NAME_MAX };
+            if name.is_empty() || name.len() > most {
+                return Err(fault(field, format!("must have from 1 to {most} bytes")));
             }
             if broker == Broker::Nats && !name.chars().all(of_nats) {
                 return Err(fault(field, "NATS has no such names: without space, . * > / and \\".to_owned()));
@@ -409,6 +425,10 @@ mod tests {
         let bare = taken(&[], "{}");
         assert_eq!(TypePlace::Usual.find(&bare, Broker::Nats).as_deref(), Some("orders.new"));
         assert_eq!(TypePlace::Usual.find(&bare, Broker::Redis), None);
+        assert_eq!(TypePlace::Usual.find(&bare, Broker::Amqp), None);
+        let typed = taken(&[("type", "order.placed")], "{}");
+        assert_eq!(TypePlace::Usual.find(&typed, Broker::Amqp).as_deref(), Some("order.placed"));
+        assert_eq!(TypePlace::Usual.find(&typed, Broker::Redis), None);
         for wrong in ["", "header.", "body.", "body", "body.a..b", "header", "topic"] {
             assert!(TypePlace::parse(Some(wrong)).is_err(), "{wrong:?}");
         }
