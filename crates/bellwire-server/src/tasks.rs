@@ -62,6 +62,7 @@ impl Tasks {
 fn tell(core: &Core, advanced: &Advanced) {
     if let Some(endpoint) = advanced.look_again {
         core.tell_all(|| Input::LookAgain(endpoint));
+        core.pipes.wakes.rouse(endpoint);
     }
     if let Some(task) = advanced.task.as_ref().filter(|task| task.status != TaskStatus::Running) {
         background_task_finished(core, task);

@@ -110,6 +110,13 @@ impl Wakes {
         }
     }
 
+    /// Something waits for the endpoint that came in no batch: a background task has put it there, and that is durable.
+    pub fn rouse(&self, endpoint: EndpointKey) {
+        if let Some(log) = self.inner.watched.lock().endpoints.get(&endpoint) {
+            log.turn.send_modify(|turn| *turn += 1);
+        }
+    }
+
     /// Readers end: the process does. Nobody waits from now on.
     pub fn close(&self) {
         self.inner.closing.send_replace(true);

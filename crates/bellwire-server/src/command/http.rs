@@ -82,17 +82,19 @@ impl Api {
     async fn expect<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
         let answer = self.call(method.clone(), path, body).await?;
         if !answer.is_success() {
-            let what = format!("{method} {path} was refused with {}: {}", answer.status, answer.reason());
-            match answer.status {
-                401 => bail!(Hint::new(
-                    what,
-                    "the token must be signed with the server's secret: use `bellwire token` with the server's --data or settings"
-                )),
-                _ => bail!(what),
-            }
+            return Err(refused(&method, path, &answer));
         }
         serde_json::from_slice(&answer.body)
             .with_context(|| format!("the answer to {method} {path} is not as expected"))
+    }
+
+    /// Has something done, and asks for no more than that it is.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn done(&self, method: Method, path: &str, body: impl Into<Bytes>) -> anyhow::Result<()> {
+        let answer = self.call(method.clone(), path, body.into()).await?;
+        if answer.is_success() { Ok(()) } else { Err(refused(&method, path, &answer)) }
     }
 
     /// Sends a request and takes whatever the answer is.
@@ -163,7 +165,7 @@ impl Answer {
         let detail = match &parsed["detail"] {
             serde_json::Value::String(detail) => detail.clone(),
             serde_json::Value::Array(faults) => {
-                let texts: Vec<_> = faults.iter().filter_map(|fault| fault["msg"].as_str()).collect();
+                let texts: Vec<_> = faults.iter().filter_map(fault_text).collect();
                 texts.join("; ")
             }
             _ => String::from_utf8_lossy(&self.body).into_owned(),
@@ -171,6 +173,52 @@ impl Answer {
         let shown: String = detail.chars().filter(|c| !c.is_control()).take(500).collect();
         if shown.is_empty() { "no reason given".into() } else { shown }
     }
+}
+
+/// Why there is not what was asked for, in the server's words and, where it is known, in ours.
+fn refused(method: &Method, path: &str, answer: &Answer) -> anyhow::Error {
+    let what = format!("{method} {path} was refused with {}: {}", answer.status, answer.reason());
+    match (answer.status, missing(path)) {
+        (401, _) => Hint::new(
+            what,
+            "the token must be signed with the server's secret: use `bellwire token` with the server's --data or settings",
+        )
+        .into(),
+        (404, Some(missing)) => anyhow::Error::msg(what).context(missing),
+        _ => anyhow::Error::msg(what),
+    }
+}
+
+/// One fault of a request, with its place unless its text names that.
+fn fault_text(fault: &serde_json::Value) -> Option<String> {
+    let msg = fault["msg"].as_str()?;
+    let name = |part: &serde_json::Value| part.as_str().map_or_else(|| part.to_string(), str::to_owned);
+    // The first part says that it was the body, the query or the path.
+    let place: Vec<_> = fault["loc"].as_array().into_iter().flatten().skip(1).map(name).collect();
+    let named = place.last().is_none_or(|last| msg.contains(&format!("`{last}`")));
+    Some(if named { msg.to_owned() } else { format!("{}: {msg}", place.join(".")) })
+}
+
+/// What there is not, by the path at which it was looked for.
+fn missing(path: &str) -> Option<Hint> {
+    let parts: Vec<_> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
+    Some(match parts[..] {
+        ["source", source, ..] => {
+            Hint::new(format!("there is no source {source}"), "`bellwire source list` names them")
+        }
+        ["app", application, "msg", message, ..] => Hint::new(
+            format!("there is no message {message} of an application {application}"),
+            "ids and uids both do; what is older than store.retention is gone",
+        ),
+        ["explain", message] => Hint::new(
+            format!("there is no message {message}"),
+            "it is looked for by its id (msg_…) and by the sender's event id; what is older than store.retention is gone",
+        ),
+        ["app", application] | ["app", application, _] => {
+            Hint::new(format!("there is no application {application}"), "`--application` takes an id or a uid")
+        }
+        _ => return None,
+    })
 }
 
 /// Names as the machine resolves them.
@@ -198,7 +246,24 @@ mod tests {
         let reason = |body: &'static str| Answer { status: 422, body: Bytes::from_static(body.as_bytes()) }.reason();
         assert_eq!(reason(r#"{"code":"not_found","detail":"Entity not found"}"#), "Entity not found");
         assert_eq!(reason(r#"{"detail":[{"msg":"too long","loc":[]},{"msg":"and wrong"}]}"#), "too long; and wrong");
+        let placed = r#"{"detail":[{"msg":"too short","loc":["body","secrets","0"]},{"msg":"`url` is no URL","loc":["body","url"]}]}"#;
+        assert_eq!(reason(placed), "secrets.0: too short; `url` is no URL");
         assert_eq!(reason("\u{1b}[31mplain\n"), "[31mplain");
         assert_eq!(reason(""), "no reason given");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let said = |path| missing(path).map(|hint| hint.to_string());
+        for (path, what) in [
+            ("/source/nope/request?limit=20", "there is no source nope"),
+            ("/explain/nope", "there is no message nope"),
+            ("/app/acme/msg/nope/explain", "there is no message nope of an application acme"),
+            ("/app/nope", "there is no application nope"),
+            ("/app/nope/msg", "there is no application nope"),
+        ] {
+            assert_eq!(said(path).as_deref(), Some(what), "{path}");
+        }
+        assert_eq!(said("/app/acme/endpoint/nope"), None, "either may be missing");
     }
 }

@@ -45,12 +45,12 @@ const ABSENT_WAIT_SECONDS: u64 = 2;
 /// Bring webhooks from a server to this machine, and show them.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire listen --application my-app --forward http://localhost:3000/webhooks\n  bellwire listen --url https://hooks.example.com --token $TOKEN --filter invoice.paid\n  bellwire listen --replay 2h --json | jq .payload\n\nWithout --endpoint it makes an endpoint of its own and takes it away at the end. With\n--endpoint it uses that pipe, or makes it, and leaves it: what comes while nobody listens\nwaits there. Address and token come from the settings or the data folder."
+    after_help = "Examples:\n  bellwire listen --application my-app --forward http://localhost:3000/webhooks\n  bellwire listen --source github --forward 3000 --secret $SECRET\n  bellwire listen --url https://hooks.example.com --token $TOKEN --filter invoice.paid\n  bellwire listen --replay 2h --json | jq .payload\n\nWithout --endpoint it makes an endpoint of its own and takes it away at the end. With\n--endpoint it uses that pipe, or makes it, and leaves it: what comes while nobody listens\nwaits there. Address and token come from the settings or the data folder."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// Pass each webhook on to this URL and tell the server what it answers
+    /// Pass each webhook on to this URL, or port of this machine, and tell the server what is answered
     #[arg(long, value_name = "URL")]
     forward: Option<String>,
     /// The application, by id or uid [default: the only one there is]
@@ -59,6 +59,9 @@ pub(crate) struct Arguments {
     /// The application that this source's webhooks belong to: a source by id or uid
     #[arg(long, value_name = "SOURCE", conflicts_with = "application")]
     source: Option<String>,
+    /// What webhooks are signed with, whsec_… [default: a new secret, which is shown]
+    #[arg(long, value_name = "SECRET", conflicts_with = "endpoint")]
+    secret: Option<String>,
     /// The pipe endpoint, by id or uid
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<String>,
@@ -94,6 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let api = arguments.server.api(&config, token::organisation_default())?;
     super::block_on(async {
         let forward = arguments.forward.as_deref().map(|url| Forward::new(url, arguments.timeout)).transpose()?;
+        let since = arguments.replay.as_deref().map(since).transpose()?;
         let of_source = match &arguments.source {
             Some(source) => Some(api.get::<SourceOut>(&format!("/source/{source}")).await?.app_id),
             None => None,
@@ -101,9 +105,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let application = application(&api, arguments.application.as_deref().or(of_source.as_deref())).await?;
         let pipe = Pipe::open(&api, &application, &arguments).await?;
         let screen = Screen { colour: io::stdout().is_terminal() && !no_color(), json: arguments.json };
-        screen.begin(&application, &pipe.name, arguments.forward.as_deref());
+        screen.begin(&application, &pipe.name, forward.as_ref().map(|forward| forward.url.as_str()));
+        if let Some(secret) = pipe.new_secret(&arguments).await {
+            screen.secret(&secret);
+        }
         let listened = until_interrupted(async {
-            if let Some(since) = &arguments.replay {
+            if let Some(since) = since {
                 pipe.replay(since).await?;
             }
             listen(&pipe, forward.as_ref(), screen, &arguments).await
@@ -112,6 +119,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let closed = pipe.close().await;
         listened.and(closed).map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// What `--replay` says.
+fn since(text: &str) -> anyhow::Result<Timestamp> {
+    match parse_duration(text) {
+        Some(ago) => Ok(crate::clock::wall().minus(ago)),
+        None => text.parse().ok().context(Hint::new(
+            format!("--replay: {text} is neither a duration nor a time"),
+            "such as 30m, 2h, 1d or 2026-01-31T09:30:00Z",
+        )),
+    }
 }
 
 /// Ctrl-C is how it usually ends.
@@ -148,10 +166,7 @@ struct List {
 /// The application that was named, or the only one.
 async fn application(api: &Api, wanted: Option<&str>) -> anyhow::Result<String> {
     if let Some(wanted) = wanted {
-        let found: Named = api
-            .get(&format!("/app/{wanted}"))
-            .await
-            .context(Hint::new(format!("there is no application {wanted}"), "`--application` takes an id or a uid"))?;
+        let found: Named = api.get(&format!("/app/{wanted}")).await?;
         return Ok(found.uid.unwrap_or(found.id));
     }
     let List { data } = api.get("/app?limit=10").await?;
@@ -171,6 +186,11 @@ async fn application(api: &Api, wanted: Option<&str>) -> anyhow::Result<String> 
             ))
         }
     }
+}
+
+#[derive(Deserialize)]
+struct SecretOut {
+    key: String,
 }
 
 #[derive(Deserialize)]
@@ -215,19 +235,25 @@ impl<'a> Pipe<'a> {
         if !arguments.filter.is_empty() {
             new["eventTypes"] = arguments.filter.as_slice().into();
         }
+        if let Some(secret) = &arguments.secret {
+            new["secret"] = secret.as_str().into();
+        }
         let _: Named = api.post(&format!("/app/{application}/endpoint"), new.to_string()).await?;
         Ok(pipe)
     }
 
+    /// What a local program verifies with, if it is new and may be read: a secret that was there before is its owner's to show.
+    async fn new_secret(&self, arguments: &Arguments) -> Option<String> {
+        if !self.is_temporary || arguments.secret.is_some() {
+            return None;
+        }
+        let SecretOut { key } = self.api.get(&format!("{}/secret", self.path)).await.ok()?;
+        Some(key)
+    }
+
     /// Has the server put what it accepted earlier before what comes.
-    async fn replay(&self, since: &str) -> anyhow::Result<()> {
-        let time: Timestamp = match parse_duration(since) {
-            Some(ago) => crate::clock::wall().minus(ago),
-            None => {
-                since.parse().ok().with_context(|| format!("--replay: {since} is neither a duration nor a time"))?
-            }
-        };
-        let body = serde_json::json!({ "since": time.to_string() }).to_string();
+    async fn replay(&self, since: Timestamp) -> anyhow::Result<()> {
+        let body = serde_json::json!({ "since": since.to_string() }).to_string();
         let _: serde_json::Value = self.api.post(&format!("{}/replay-missing", self.path), body).await?;
         Ok(())
     }
@@ -419,14 +445,20 @@ enum Went {
 struct Forward {
     client: Client,
     target: Target,
+    /// As it is shown.
+    url: String,
     timeout: Duration,
 }
 
 impl Forward {
     fn new(url: &str, timeout: Duration) -> anyhow::Result<Forward> {
-        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let url = match url {
+            whole if whole.contains("://") => whole.to_owned(),
+            port if port.parse::<u16>().is_ok() => format!("http://localhost:{port}"),
+            host => format!("http://{host}"),
+        };
         let target = Target::parse(&url).with_context(|| format!("--forward: {url} is not a URL to post to"))?;
-        Ok(Forward { client: client(TlsSettings::default())?, target, timeout })
+        Ok(Forward { client: client(TlsSettings::default())?, target, url, timeout })
     }
 
     async fn pass_on(&self, delivery: &Delivery, body: Bytes) -> Went {
@@ -487,6 +519,15 @@ mod tests {
         assert_eq!(&text.bytes()[..], b"<a/>");
         let binary = delivery(r#""payload":{"rawPayload":"?"},"bodyBase64":"AP8=""#);
         assert_eq!(&binary.bytes()[..], [0, 255]);
+    }
+
+    #[test]
+    fn a_port_or_a_host_is_enough_to_pass_on_to() {
+        let url = |text| Forward::new(text, Duration::ZERO).map(|forward| forward.url).ok();
+        assert_eq!(url("3000").as_deref(), Some("http://localhost:3000"));
+        assert_eq!(url("localhost:3000/hooks").as_deref(), Some("http://localhost:3000/hooks"));
+        assert_eq!(url("https://example.com/a").as_deref(), Some("https://example.com/a"));
+        assert_eq!(url("70000:1:2"), None);
     }
 
     #[test]

@@ -346,9 +346,7 @@ impl Add {
 
 /// A call whose answer says nothing more.
 async fn done(api: &Api, method: Method, path: &str, body: String) -> anyhow::Result<()> {
-    let answer = api.call(method, path, body.into()).await?;
-    anyhow::ensure!(answer.is_success(), "the server answers {} {}", answer.status, answer.reason());
-    Ok(())
+    api.done(method, path, body).await
 }
 
 /// The way of a source that fetches its messages itself.

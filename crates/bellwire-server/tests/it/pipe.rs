@@ -2,10 +2,12 @@
 
 use crate::program::{PATIENCE, Program, bellwire, eventually, ledger};
 use crate::receiver::Receiver;
+use bellwire_signature::VerifyKey;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 const PIPE: &str = "/app/acme/endpoint/pipe";
 
@@ -233,8 +235,20 @@ fn listen_brings_a_source_s_webhooks_here() {
         assert_eq!(status, 202, "{answer}");
     };
     let local = Receiver::answering(&[200]);
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let listening = bellwire(folder.path())
-        .args(["listen", "--source", "at-acme", "--count", "2", "--json", "--forward", &local.url()])
+        .args([
+            "listen",
+            "--source",
+            "at-acme",
+            "--count",
+            "2",
+            "--json",
+            "--forward",
+            &local.url(),
+            "--secret",
+            secret,
+        ])
         .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
         .stdout(Stdio::piped())
         .spawn()
@@ -246,7 +260,11 @@ fn listen_brings_a_source_s_webhooks_here() {
     post("/hooks/other", "not for us");
     post("/hooks/acme", "one");
     post("/hooks/acme", "two");
-    let mut bodies = [(); 2].map(|()| String::from_utf8(local.next().body).unwrap());
+    let mut bodies = [(); 2].map(|()| {
+        let arrival = local.next();
+        arrival.verify(&VerifyKey::parse(secret).unwrap());
+        String::from_utf8(arrival.body).unwrap()
+    });
     bodies.sort();
     assert_eq!(bodies, ["one", "two"]);
     let output = listening.wait_with_output().unwrap();
@@ -271,6 +289,28 @@ fn listen_brings_a_source_s_webhooks_here() {
         .output()
         .unwrap();
     assert!(!unknown.status.success(), "{unknown:?}");
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(said.starts_with("error: there is no source at-nobody\n") && said.contains("\nhint: "), "{said}");
+}
+
+#[test]
+fn who_waits_for_a_delivery_gets_what_is_replayed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    send(&server, 1);
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "pipe", "kind": "pipe"})).0, 201);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.call("POST", &format!("{PIPE}/pull/receive"), json!({"wait": 20})));
+        // It waits by now; where it does not yet, the test asks for less.
+        std::thread::sleep(Duration::from_millis(500));
+        let since = json!({"since": "2020-01-01T00:00:00Z"});
+        assert_eq!(server.call("POST", &format!("{PIPE}/replay-missing"), since).0, 202);
+        let (status, got) = waiting.join().unwrap();
+        assert_eq!((status, &got["data"][0]["payload"]["n"]), (200, &json!(1)), "{got}");
+    });
+    assert!(begun.elapsed() < Duration::from_secs(15), "it was found when the wait was over, {:?}", begun.elapsed());
 }
 
 /// A channel that is open.

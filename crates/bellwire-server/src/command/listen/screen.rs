@@ -4,6 +4,9 @@ use super::{Delivery, Went};
 use serde_json::json;
 use std::time::Duration;
 
+/// Of an answer that is not a success, so much is shown.
+const DETAIL_MAX: usize = 200;
+
 /// How it is shown.
 #[derive(Clone, Copy)]
 pub(super) struct Screen {
@@ -20,6 +23,7 @@ pub(super) struct Line<'a> {
     pub(super) told: Option<&'a str>,
 }
 
+#[derive(Clone, Copy)]
 enum Tone {
     Bold,
     Dim,
@@ -35,6 +39,13 @@ impl Screen {
         }
         let to = forward.map_or_else(String::new, |url| format!(", passed on to {}", self.paint(Tone::Bold, url)));
         eprintln!("Listening to {} at {endpoint}{to}. Ctrl-C ends it.", self.paint(Tone::Bold, application));
+    }
+
+    /// What a local program verifies with.
+    pub(super) fn secret(self, secret: &str) {
+        if !self.json {
+            eprintln!("Signed with {}; --secret chooses another.", self.paint(Tone::Bold, secret));
+        }
     }
 
     /// Something that is no webhook.
@@ -53,9 +64,11 @@ impl Screen {
         let Delivery { id, event_type, timestamp, attempt, .. } = line.delivery;
         // Of `2026-01-31T09:30:00.123456Z`, the time of day.
         let time = timestamp.get(11..19).unwrap_or(timestamp);
+        let mut detail = None;
         let (tone, what, took) = match line.went {
             None => (Tone::Good, "shown".to_owned(), String::new()),
-            Some(Went::Answered { status, took, .. }) => {
+            Some(Went::Answered { status, took, body }) => {
+                detail = (!(200..300).contains(status)).then(|| short(body)).filter(|body| !body.is_empty());
                 let tone = match status {
                     200..=299 => Tone::Good,
                     300..=499 => Tone::Warning,
@@ -63,11 +76,15 @@ impl Screen {
                 };
                 (tone, status.to_string(), duration(*took))
             }
-            Some(Went::Nowhere(why)) => (Tone::Bad, clean(why), String::new()),
+            Some(Went::Nowhere(why)) => {
+                detail = Some(format!("{}; it comes again", short(why)));
+                (Tone::Bad, "none".to_owned(), String::new())
+            }
         };
         let attempt = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+        let detail = detail.map_or_else(String::new, |detail| format!("\n          {}", self.paint(tone, &detail)));
         format!(
-            "{}  {:<32} {:>9}  {} {took:>8}  {}",
+            "{}  {:<32} {:>9}  {} {took:>8}  {}{detail}",
             self.paint(Tone::Dim, time),
             clean(event_type),
             size(line.size),
@@ -112,6 +129,12 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// The beginning, in one line.
+fn short(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().map(clean).collect();
+    words.join(" ").chars().take(DETAIL_MAX).collect()
+}
+
 fn size(bytes: usize) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
@@ -148,5 +171,9 @@ mod tests {
         let went = Went::Nowhere("\u{1b}[2Jconnection refused".to_owned());
         let line = Line { went: Some(&went), ..line };
         assert!(!screen.text(&line).contains('\u{1b}'));
+        assert!(screen.text(&line).ends_with("\n          [2Jconnection refused; it comes again"));
+        let went = Went::Answered { status: 500, body: "Traceback:\n  KeyError".to_owned(), took: Duration::ZERO };
+        let line = Line { went: Some(&went), ..line };
+        assert!(screen.text(&line).ends_with("msg_1 (attempt 2)\n          Traceback: KeyError"));
     }
 }
