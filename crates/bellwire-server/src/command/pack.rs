@@ -54,6 +54,7 @@ enum Action {
 
 /// Create or update the event types of a pack in a running server
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  bellwire pack add github --dry-run\n  bellwire pack add ./our-events.yaml")]
 struct Add {
     #[command(flatten)]
     server: Server,

@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// Install a module, or its next version
+    #[command(
+        after_help = "Examples:\n  bellwire plugin add deploy.js\n  bellwire plugin add https://example.com/deploy.wasm --name deploy --grant\n\nA JavaScript module says in lines of its own what it wants, such as\n  // @permission fetch api.example.com"
+    )]
     Add {
         /// A file, `-`, or an http or https URL: JavaScript, or a WebAssembly component
         #[arg(value_name = "FILE|URL")]
@@ -45,6 +48,9 @@ enum Verb {
     /// List the installed modules
     List,
     /// Grant a module what its newest version wants
+    #[command(
+        after_help = "Examples:\n  bellwire plugin grant deploy\n  bellwire plugin grant deploy --fetch api.example.com    only this, whatever else it wants"
+    )]
     Grant {
         /// The module
         name: String,
@@ -75,6 +81,9 @@ enum Verb {
         name: String,
     },
     /// Run a plugin once on a message that the server keeps
+    #[command(
+        after_help = "Examples:\n  bellwire plugin test deploy --message msg_2xGk… --application my-app\n  bellwire plugin test ./deploy.js --message my-event-id --application my-app --json\n\nIt really runs; what it emits is only shown, and no attempt is recorded."
+    )]
     Test {
         /// A module's name; a script's file (.js); or a file with an endpoint's `plugin` as JSON (.json)
         #[arg(value_name = "NAME|FILE")]

@@ -291,7 +291,8 @@ impl Watch<'_> {
             0 => format!("no answer: {}", printable(&attempt.response)),
             status => status.to_string(),
         };
-        println!("attempt  {}  {:>6} ms  {status}  {}", attempt.timestamp, attempt.response_duration_ms, attempt.url);
+        let place = place(&attempt.url, &attempt.endpoint_id);
+        println!("attempt  {}  {:>6} ms  {status}  {place}", attempt.timestamp, attempt.response_duration_ms);
     }
 
     async fn conclude(&self, destinations: &[Destination]) -> anyhow::Result<()> {
@@ -309,7 +310,8 @@ impl Watch<'_> {
         if destinations.is_empty() {
             println!("no endpoint takes it");
         }
-        for Destination { url, status_text, next_attempt, .. } in destinations {
+        for Destination { id, url, status_text, next_attempt, .. } in destinations {
+            let url = place(url, id);
             match next_attempt {
                 Some(time) => println!("{status_text:<8} {url}, next attempt at {time}"),
                 None => println!("{status_text:<8} {url}"),
@@ -317,6 +319,11 @@ impl Watch<'_> {
         }
         Ok(())
     }
+}
+
+/// Where it went: an endpoint that is called by URL by that, another by its id.
+fn place<'a>(url: &'a str, endpoint: &'a str) -> &'a str {
+    if url.contains("://") { url } else { endpoint }
 }
 
 /// A stranger's text, fit for a terminal: no control characters, one line, not long.
@@ -332,6 +339,12 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn an_endpoint_without_a_url_is_named_by_its_id() {
+        assert_eq!(place("http://127.0.0.1:9000/hooks", "ep_1"), "http://127.0.0.1:9000/hooks");
+        assert_eq!((place("about:blank", "ep_1"), place("pipe:", "ep_1")), ("ep_1", "ep_1"));
+    }
 
     #[derive(Parser)]
     struct Command {

@@ -22,6 +22,15 @@ fn every_command_has_help_with_an_example() {
         "ledger",
         "task",
         "pack",
+        "pack add",
+        "plugin",
+        "plugin add",
+        "plugin grant",
+        "plugin test",
+        "source add",
+        "source requests",
+        "import adnanh",
+        "import svix",
         "export",
         "import",
         "bench",
@@ -31,7 +40,8 @@ fn every_command_has_help_with_an_example() {
         "restore",
         "check",
     ] {
-        let output = run(folder.path(), &[command, "--help"]);
+        let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
+        let output = run(folder.path(), &words);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && help.contains(&format!("bellwire {command}")), "{command}: {help}");
         assert!(help.to_lowercase().contains("example"), "{command} has no example: {help}");

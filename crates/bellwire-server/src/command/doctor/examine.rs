@@ -5,7 +5,9 @@ use crate::{
     command::{input, send, sign},
     config::Config,
 };
-use bellwire_egress::{CertificateFacts, Client, Request, Response, SendError, Target, TlsOptions, TlsProblem};
+use bellwire_egress::{
+    CertificateFacts, Client, Forbidden, Request, Response, SendError, Target, TlsOptions, TlsProblem,
+};
 use bellwire_model::{MessageId, Sequence, SequenceSource, Timestamp};
 use bellwire_signature::Secret;
 use bytes::Bytes;
@@ -119,6 +121,9 @@ impl Patient {
             }
             Err(error) => {
                 let hint = match &error {
+                    SendError::Forbidden(Forbidden::Port { .. } | Forbidden::PortZero) => {
+                        "the receiver needs another port, or an operator who allows this one"
+                    }
                     SendError::Forbidden(_) => {
                         "deliveries go to public addresses only; an operator allows others by egress.allow, and --allow-private does for this check"
                     }
