@@ -196,7 +196,7 @@ fn fault_text(fault: &serde_json::Value) -> Option<String> {
     // The first part says that it was the body, the query or the path.
     let place: Vec<_> = fault["loc"].as_array().into_iter().flatten().skip(1).map(name).collect();
     let named = place.last().is_none_or(|last| msg.contains(&format!("`{last}`")));
-    Some(if named { msg.to_owned() } else { format!("{}: {msg}", place.join(".")) })
+    Some(if named { msg.to_owned() } else { format!("{}: {msg}", place.join(".").replace(".[", "[")) })
 }
 
 /// What there is not, by the path at which it was looked for.
@@ -246,8 +246,8 @@ mod tests {
         let reason = |body: &'static str| Answer { status: 422, body: Bytes::from_static(body.as_bytes()) }.reason();
         assert_eq!(reason(r#"{"code":"not_found","detail":"Entity not found"}"#), "Entity not found");
         assert_eq!(reason(r#"{"detail":[{"msg":"too long","loc":[]},{"msg":"and wrong"}]}"#), "too long; and wrong");
-        let placed = r#"{"detail":[{"msg":"too short","loc":["body","secrets","0"]},{"msg":"`url` is no URL","loc":["body","url"]}]}"#;
-        assert_eq!(reason(placed), "secrets.0: too short; `url` is no URL");
+        let placed = r#"{"detail":[{"msg":"too short","loc":["body","secrets","[0]"]},{"msg":"`url` is no URL","loc":["body","url"]}]}"#;
+        assert_eq!(reason(placed), "secrets[0]: too short; `url` is no URL");
         assert_eq!(reason("\u{1b}[31mplain\n"), "[31mplain");
         assert_eq!(reason(""), "no reason given");
     }
