@@ -2,6 +2,7 @@
 
 use crate::Api;
 use crate::auth::Principal;
+use crate::document::JsonSchema;
 use crate::endpoint::SIGNS_NOTHING;
 use crate::endpoint_kind::{KindIn, KindWire, PipeWire, PluginIn};
 use crate::endpoint_shape::{FilterIn, FormatWire, check_content_type, check_filter};
@@ -15,7 +16,6 @@ use bellwire_model::{
 };
 use bellwire_signature::{Secret, SecretKind};
 use rand::{CryptoRng, RngCore};
-use crate::document::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@
 
 use crate::Api;
 use crate::call::Call;
+use crate::document::JsonSchema;
 use crate::edit::{Begun, Edit};
 use crate::endpoint::{self, UID_TAKEN, uid_taken};
 use crate::endpoint_in::{check_secret, check_url, keeps_secret, new_secret, some};
@@ -22,7 +23,6 @@ use bellwire_model::{
 use bellwire_signature::Secret;
 use bellwire_store::Change;
 use http::{Method, StatusCode};
-use crate::document::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;
