@@ -4,9 +4,10 @@
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    DedupeKey, Endpoint, EndpointKey, Message, Module, OrganisationId, Permissions, Plugin, RequestDigest, Runs,
+    DedupeKey, Endpoint, EndpointKey, FailureClass, Message, Module, OrganisationId, Permissions, Plugin, RequestDigest, Runs,
     Sequence, Source, SourceKey, Timestamp,
 };
+use bellwire_shape::Scripts;
 use bellwire_store::{Change, Store};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -149,6 +150,24 @@ pub struct Tried {
     pub emitted: Vec<(String, String)>,
 }
 
+/// A message as readers get it.
+#[derive(Debug)]
+pub struct Shaped {
+    /// With the payload and content type that the endpoint's shape made.
+    pub message: Message,
+    /// What its script wants beside the payload, names in lower case; without the content type.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Why there is nothing to give.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unshaped {
+    /// [`FailureClass::Cancelled`] if the endpoint's script wanted it so.
+    pub class: FailureClass,
+    /// For the endpoint's owner.
+    pub text: String,
+}
+
 /// How a source is doing that fetches its messages itself.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct SourceState {
@@ -203,6 +222,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Commits changes that touch no configuration and that no engine has to be told of: what readers of pipes did. Durable when it
     /// answers `Ok`.
     fn settle(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>>;
+
+    /// What the shape of an endpoint that is read makes of a message. `None`: what was accepted.
+    fn shape<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        message: &'a Message,
+        scripts: &'a Scripts,
+    ) -> Answer<'a, Result<Option<Shaped>, Unshaped>>;
 
     /// What requests about pipes share.
     fn pipes(&self) -> &Pipes;

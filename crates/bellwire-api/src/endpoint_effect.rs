@@ -32,8 +32,6 @@ enum Use {
 }
 
 const NOT_SENT: &str = "no request is sent to it";
-const AS_ACCEPTED: &str =
-    "its readers get what was accepted; use the kind push or plugin, or change the payload where it is read";
 
 const SETTINGS: [Setting; 9] = [
     Setting {
@@ -42,7 +40,7 @@ const SETTINGS: [Setting; 9] = [
         is_set: |e| e.shape.transformation.as_ref().is_some_and(|t| t.active().is_some()),
         is_same: |a, b| a.shape.transformation == b.shape.transformation,
         plugin: Use::Effect,
-        pipe: Use::None(AS_ACCEPTED),
+        pipe: Use::Effect,
         removal: "PATCH …/transformation with `enabled: false`",
     },
     Setting {
@@ -51,7 +49,7 @@ const SETTINGS: [Setting; 9] = [
         is_set: |e| e.shape.format != Format::Json,
         is_same: |a, b| a.shape.format == b.shape.format,
         plugin: Use::Effect,
-        pipe: Use::None(AS_ACCEPTED),
+        pipe: Use::Effect,
         removal: "send `format: \"json\"` along",
     },
     Setting {
@@ -60,7 +58,7 @@ const SETTINGS: [Setting; 9] = [
         is_set: |e| e.shape.content_type.is_some(),
         is_same: |a, b| a.shape.content_type == b.shape.content_type,
         plugin: Use::Effect,
-        pipe: Use::None(AS_ACCEPTED),
+        pipe: Use::Effect,
         removal: "send `contentType: null` along",
     },
     Setting {

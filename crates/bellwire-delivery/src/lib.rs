@@ -11,4 +11,4 @@ mod oauth;
 
 pub use oauth::RefreshedToken;
 pub use push::{HeaderNames, Push, PushSettings};
-pub use shaping::{Unshaped, reshape};
+pub use shaping::{Reshaped, Unshaped, reshape, reshape_payload};

@@ -99,25 +99,30 @@ pub(crate) async fn shape(
     Ok(shaped)
 }
 
-/// The message as an endpoint that is not posted to gets it: its payload and content type as the endpoint's shape makes them. `None`:
-/// as it was accepted. For such an endpoint, a script makes a payload and nothing else.
+/// A message as an endpoint gets it that is not posted to.
+#[derive(Debug)]
+pub struct Reshaped {
+    /// With the payload and content type that the endpoint's shape made.
+    pub message: Message,
+    /// What its script wants beside the payload, names in lower case; without the content type.
+    pub headers: Vec<(String, String)>,
+}
+
+/// The message as an endpoint that is not posted to gets it: as the endpoint's shape makes it. `None`: as it was accepted. For such an
+/// endpoint a script says what is given, and not where or how it is sent.
 ///
 /// # Errors
-/// [`Unshaped`] if there is nothing to give, and also if the script says where or how to send it.
-pub async fn reshape(endpoint: &Endpoint, message: &Message, scripts: &Scripts) -> Result<Option<Message>, Unshaped> {
+/// [`Unshaped`] if there is nothing to give, and also if the script gave a URL or a method.
+pub async fn reshape(endpoint: &Endpoint, message: &Message, scripts: &Scripts) -> Result<Option<Reshaped>, Unshaped> {
     if !endpoint.shape.changes_what_is_sent() {
         return Ok(None);
     }
     let Shaped { method, url, body, content_type, headers } = shape(endpoint, message, scripts, false).await?;
-    let needless = match headers.first() {
-        Some((name, _)) => Some(format!("the header {name}")),
-        None if url.is_some() => Some("a URL".to_owned()),
-        None if method != Method::POST => Some(format!("the method {method}")),
-        None => None,
-    };
-    if let Some(needless) = needless {
-        let text = format!("the transformation gave {needless}, which means nothing for an endpoint that has no URL");
-        return Err(failed(text));
+    if url.is_some() {
+        return Err(needless("a URL"));
+    }
+    if method != Method::POST {
+        return Err(needless(&format!("the method {method}")));
     }
     let content_type = match content_type.as_ref().map(HeaderValue::to_str) {
         None => message.content_type.clone(),
@@ -125,7 +130,29 @@ pub async fn reshape(endpoint: &Endpoint, message: &Message, scripts: &Scripts) 
         Some(Ok(other)) => ContentType::Other(other.to_owned()),
         Some(Err(_)) => return Err(failed("the transformation gave a content type that is not ASCII")),
     };
-    Ok(Some(Message { payload: Some(body), content_type, ..message.clone() }))
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+    Ok(Some(Reshaped { message: Message { payload: Some(body), content_type, ..message.clone() }, headers }))
+}
+
+/// The same, for an endpoint that is given a payload and nothing beside it.
+///
+/// # Errors
+/// As [`reshape`], and if the script gave a header.
+pub async fn reshape_payload(
+    endpoint: &Endpoint,
+    message: &Message,
+    scripts: &Scripts,
+) -> Result<Option<Message>, Unshaped> {
+    let Some(Reshaped { message, headers }) = reshape(endpoint, message, scripts).await? else { return Ok(None) };
+    match headers.first() {
+        Some((name, _)) => Err(needless(&format!("the header {name}"))),
+        None => Ok(Some(message)),
+    }
+}
+
+fn needless(what: &str) -> Unshaped {
+    failed(format!("the transformation gave {what}, which means nothing for an endpoint that has no URL"))
 }
 
 async fn transform(scripts: &Scripts, script: Script) -> Result<Transformed, Unshaped> {

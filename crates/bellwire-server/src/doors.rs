@@ -2,17 +2,18 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{
-    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, NewCode, PluginFault, SourceState,
-    Tried,
+    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, NewCode, PluginFault, Shaped, SourceState,
+    Tried, Unshaped,
 };
 use bellwire_api::pipe::Pipes;
-use bellwire_delivery::RefreshedToken;
+use bellwire_delivery::{RefreshedToken, Reshaped, reshape};
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{
     Credentials, DedupeKey, Endpoint, Message, Module, Oauth, OauthGrant, OrganisationId, Plugin, RequestDigest, Runs,
     Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_plugin::ModuleError;
+use bellwire_shape::Scripts;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -299,6 +300,20 @@ impl Backend for Doors {
         Box::pin(async {
             let batch = self.core.intake.lock().change(changes).map_err(refused)?;
             self.durable(batch).await
+        })
+    }
+
+    fn shape<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        message: &'a Message,
+        scripts: &'a Scripts,
+    ) -> Answer<'a, Result<Option<Shaped>, Unshaped>> {
+        Box::pin(async move {
+            match reshape(endpoint, message, scripts).await {
+                Ok(shaped) => Ok(shaped.map(|Reshaped { message, headers }| Shaped { message, headers })),
+                Err(bellwire_delivery::Unshaped { class, text }) => Err(Unshaped { class, text }),
+            }
         })
     }
 

@@ -7,7 +7,7 @@ use crate::doors::Doors;
 use crate::emit;
 use crate::traces::AttemptTrace;
 use bellwire_api::backend::{EndpointAnswer, Tried};
-use bellwire_delivery::{Push, Unshaped, reshape};
+use bellwire_delivery::{Push, Unshaped, reshape_payload};
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
 use bellwire_model::{EndpointKey, FailureClass, Kind, Message, OrganisationId, Outcome, Sequence, Timestamp};
 use bellwire_plugin::{Plugins, Ran, Response};
@@ -245,7 +245,7 @@ fn organisation(core: &Core, message: &Message) -> Option<OrganisationId> {
 async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: &Start) -> Outcome {
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
     let Kind::Plugin(plugin) = &start.endpoint.kind else { unreachable!("only plugins are run") };
-    let mut ran = match reshape(&start.endpoint, &start.message, scripts).await {
+    let mut ran = match reshape_payload(&start.endpoint, &start.message, scripts).await {
         Ok(shaped) => {
             let message = shaped.as_ref().unwrap_or(&start.message);
             match organisation(&doors.core, message) {

@@ -1,11 +1,12 @@
 //! A message as readers of a pipe get it.
 
+use super::shaped::Given;
 use crate::document::JsonSchema;
 use crate::message::MessageOut;
 use crate::wire::Time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bellwire_model::{ContentType, Endpoint, Message, Timestamp};
+use bellwire_model::{Endpoint, Message, Timestamp};
 use bellwire_signature::Signer;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -21,6 +22,29 @@ pub(super) struct EventOut<'a> {
     /// Reading after it begins with the next one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cursor: Option<String>,
+    /// Of a message that the endpoint's transformation, format or content type made: its content type, and the headers that the
+    /// transformation gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<BTreeMap<&'a str, &'a str>>,
+    /// Why the endpoint's transformation or format gave nothing. Then `payload` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transformation_error: Option<&'a str>,
+}
+
+impl<'a> EventOut<'a> {
+    pub(super) fn new(given: &'a Given, cursor: Option<String>, now: Timestamp) -> Self {
+        let Given { message, headers, fault, is_shaped } = given;
+        let mut all: BTreeMap<_, _> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        if *is_shaped && fault.is_none() {
+            all.insert("content-type", message.content_type.as_str());
+        }
+        EventOut {
+            message: MessageOut::new(message, fault.is_none(), now),
+            cursor,
+            headers: (!all.is_empty()).then_some(all),
+            transformation_error: fault.as_deref(),
+        }
+    }
 }
 
 /// A message that was handed to a reader.
@@ -47,11 +71,12 @@ pub(super) struct LeaseOut<'a> {
     pub(super) body_base64: Option<String>,
 }
 
-/// The headers that a push would have; `at` is the time of the signature.
+/// The headers that a push would have; `own` are those of the endpoint's script, `at` is the time of the signature.
 pub(super) fn headers(
     endpoint: &Endpoint,
     signer: &Signer,
     message: &Message,
+    own: &[(String, String)],
     at: Timestamp,
 ) -> BTreeMap<String, String> {
     let mut headers = BTreeMap::new();
@@ -59,11 +84,8 @@ pub(super) fn headers(
         headers.extend(received.headers.iter().cloned());
     }
     headers.extend(endpoint.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
-    let content_type = match &message.content_type {
-        ContentType::Json => "application/json",
-        ContentType::Other(text) => text,
-    };
-    headers.insert("content-type".to_owned(), content_type.to_owned());
+    headers.extend(own.iter().cloned());
+    headers.insert("content-type".to_owned(), message.content_type.as_str().to_owned());
     let id = message.id.to_string();
     let payload = message.payload.as_deref().unwrap_or_default();
     // Without a secret there is nothing to sign with; then it goes unsigned, as a pipe's reader has shown its token.

@@ -7,6 +7,7 @@ use super::consumer::check_pipe;
 use super::event::{self, LeaseOut, headers, signer};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
+use super::shaped::{self, Allowance, Given, Made};
 use super::wake::Watch;
 use super::{Desk, TAG};
 use crate::Api;
@@ -169,20 +170,23 @@ pub(super) struct Leased {
     pub(super) receipt: Receipt,
     pub(super) number: AttemptNumber,
     pub(super) until: Timestamp,
-    pub(super) message: Message,
+    pub(super) given: Given,
 }
 
 /// As readers get them.
 pub(super) fn shown<'a>(endpoint: &Endpoint, leased: &'a [Leased], now: Timestamp) -> Vec<LeaseOut<'a>> {
     let signer = signer(endpoint, now);
-    let one = |leased: &'a Leased| LeaseOut {
-        receipt: write_receipt(endpoint.key, leased.receipt),
-        attempt: leased.number,
-        leased_until: Time(leased.until),
-        message: MessageOut::new(&leased.message, true, now),
-        headers: headers(endpoint, &signer, &leased.message, now),
-        body: event::text_of(&leased.message),
-        body_base64: event::base64_of(&leased.message),
+    let one = |leased: &'a Leased| {
+        let Given { message, headers: own, .. } = &leased.given;
+        LeaseOut {
+            receipt: write_receipt(endpoint.key, leased.receipt),
+            attempt: leased.number,
+            leased_until: Time(leased.until),
+            message: MessageOut::new(message, true, now),
+            headers: headers(endpoint, &signer, message, own, now),
+            body: event::text_of(message),
+            body_base64: event::base64_of(message),
+        }
     };
     leased.iter().map(one).collect()
 }
@@ -261,13 +265,13 @@ pub(super) async fn receive(
             Err(wait) => wait,
             Ok(taken) => {
                 let got = hand_out(api, &endpoint, &pipe, taken, lease.unwrap_or(pipe.lease)).await;
-                let used = got.as_ref().map_or(0, Vec::len);
+                let used = got.as_ref().map_or(0, |got| got.leased.len());
                 rates.put_back((key, reader), rate, taken.saturating_sub(used));
-                let got = got?;
-                if !got.is_empty() || Instant::now() >= deadline || watch.is_closing() {
-                    return Ok(got);
+                let HandedOut { leased, more } = got?;
+                if !leased.is_empty() || Instant::now() >= deadline || watch.is_closing() {
+                    return Ok(leased);
                 }
-                until_next(api, &endpoint).await?
+                if more { Duration::ZERO } else { until_next(api, &endpoint).await? }
             }
         };
         wait = wait.max(Duration::from_millis(1));
@@ -337,14 +341,21 @@ fn again(number: AttemptNumber, pipe: &Pipe, due: Timestamp) -> AfterAttempt {
     }
 }
 
-/// Gives out what waits and nobody has.
+/// What was given out at one go.
+struct HandedOut {
+    leased: Vec<Leased>,
+    /// There may be more that is due: some of what there was came to nothing, or was not looked at yet.
+    more: bool,
+}
+
+/// Gives out what waits and nobody has. What the endpoint's script fails at is an attempt that failed.
 async fn hand_out(
     api: &Api,
     endpoint: &Arc<Endpoint>,
     pipe: &Pipe,
     limit: usize,
     lease: Duration,
-) -> Result<Vec<Leased>, Error> {
+) -> Result<HandedOut, Error> {
     let desk = api.backend().pipes().desk(endpoint.key);
     let _turn = desk.turn.lock().await;
     let (beside, mut blocked, free) = {
@@ -353,17 +364,21 @@ async fn hand_out(
     };
     let want = limit.min(free);
     if want == 0 {
-        return Ok(Vec::new());
+        return Ok(HandedOut { leased: Vec::new(), more: false });
     }
     let in_order = endpoint.limits.fifo || pipe.ordering_key.is_some();
     let (key, now) = (endpoint.key, api.backend().now());
     let looked = if in_order { want + LOOKED_BEYOND } else { want };
     let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked)).await?;
     let now = api.backend().now();
-    let until = now.plus(lease);
-    let (mut given, mut expired) = (Vec::new(), Vec::new());
+    let (mut handed, mut expired, mut unmade) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut allowance, mut more) = (Allowance::new(), false);
     for (row, message) in rows {
-        if given.len() == want {
+        if handed.len() == want {
+            break;
+        }
+        if allowance.is_spent() && !(handed.is_empty() && unmade.is_empty()) {
+            more = true;
             break;
         }
         if message.payload.is_none() || message.expires_at <= now {
@@ -375,15 +390,54 @@ async fn hand_out(
         if !is_free || row.due > now {
             continue;
         }
+        let begun = Instant::now();
+        let given = match shaped::make(api, endpoint, message, now, &mut allowance).await {
+            Made::Given(given) => given,
+            Made::Cancelled(text) => {
+                let after = AfterAttempt::Ended(EndReason::Cancelled);
+                unmade.push(not_made(row, begun, FailureClass::Cancelled, text, after, api.backend().now()));
+                continue;
+            }
+            Made::Failed(_, class, text) => {
+                let now = api.backend().now();
+                let after = again(row.next, pipe, now.plus(wait_after(row.next)));
+                unmade.push(not_made(row, begun, class, text, after, now));
+                continue;
+            }
+        };
+        let until = api.backend().now().plus(lease);
         let receipt = desk.leases.lock().give(row.delivery.message, row.next, ordered, until);
         if let Some(receipt) = receipt {
-            given.push(Leased { receipt, number: row.next, until, message });
+            handed.push(Leased { receipt, number: row.next, until, given });
         }
     }
     if !expired.is_empty() {
         end_expired(api, &expired, now).await?;
     }
-    Ok(given)
+    if !unmade.is_empty() {
+        more = true;
+        api.backend().settle(vec![Change::Settle(unmade)]).await?;
+    }
+    Ok(HandedOut { leased: handed, more })
+}
+
+/// The attempt at a delivery that the endpoint's script, or its format, gave nothing for.
+fn not_made(
+    row: Waiting,
+    begun: Instant,
+    class: FailureClass,
+    text: String,
+    after: AfterAttempt,
+    now: Timestamp,
+) -> Settled {
+    let duration = begun.elapsed();
+    let outcome = Outcome { duration, ..told(now.minus(duration), Err(class), text) };
+    Settled { delivery: row.delivery, number: row.next, at: now, outcome, after }
+}
+
+/// How long a delivery waits that was refused, or failed, at this attempt.
+fn wait_after(number: AttemptNumber) -> Duration {
+    Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX)
 }
 
 async fn end_expired(api: &Api, rows: &[Waiting], now: Timestamp) -> Result<(), Error> {
@@ -512,7 +566,7 @@ pub(super) async fn refuse(api: &Api, endpoint: EndpointKey, input: NackIn) -> R
         None => told(now, Ok(503), input.reason.unwrap_or_else(|| "refused".to_owned())),
     };
     use_receipts(api, endpoint, receipts, Use::Refuse, |number, pipe| {
-        let wait = delay.unwrap_or_else(|| Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX));
+        let wait = delay.unwrap_or_else(|| wait_after(number));
         let after = match input.dead {
             true => AfterAttempt::Ended(EndReason::Exhausted),
             false => again(number, pipe, now.plus(wait)),

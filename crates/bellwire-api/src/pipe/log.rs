@@ -1,5 +1,6 @@
 //! Reading an endpoint's log: from memory where the reader is at its end, from the store otherwise; at once, or when there is something.
 
+use super::shaped::{self, Allowance, Given, Made};
 use super::wake::Watch;
 use super::{Pipes, cursor};
 use crate::Api;
@@ -26,6 +27,15 @@ pub(super) struct Reading {
     pub(super) limit: usize,
     pub(super) event_types: Vec<String>,
     pub(super) channel: Option<String>,
+}
+
+/// What a reader gets.
+pub(super) struct ReadPage {
+    pub(super) given: Vec<Given>,
+    /// The reader has seen all that is up to here.
+    pub(super) through: Sequence,
+    /// There is more behind it.
+    pub(super) more: bool,
 }
 
 /// Where to begin without a cursor.
@@ -88,6 +98,37 @@ impl Reading {
         api.read(move |store| store.log(key, &query)).await
     }
 
+    /// The next page, as its reader gets it now.
+    async fn read(&self, api: &Api, watch: Option<&Watch>, limit: usize) -> Result<ReadPage, Error> {
+        let page = self.page(api, watch, limit).await?;
+        self.check(&page)?;
+        Ok(self.shaped(api, page).await)
+    }
+
+    /// What the endpoint's shape makes of a page. It ends earlier where scripts take their time.
+    async fn shaped(&self, api: &Api, page: LogPage) -> ReadPage {
+        let LogPage { messages, through, more, .. } = page;
+        if !shaped::is_shaping(&self.endpoint) {
+            return ReadPage { given: messages.into_iter().map(Given::accepted).collect(), through, more };
+        }
+        let mut read = ReadPage { given: Vec::new(), through, more };
+        let (now, mut allowance) = (api.backend().now(), Allowance::new());
+        let mut last = self.after;
+        for message in messages {
+            if last != self.after && allowance.is_spent() {
+                (read.through, read.more) = (last, true);
+                break;
+            }
+            last = message.sequence();
+            match shaped::make(api, &self.endpoint, message, now, &mut allowance).await {
+                Made::Given(given) => read.given.push(given),
+                Made::Cancelled(_) => {}
+                Made::Failed(message, _, text) => read.given.push(Given::failed(message, text)),
+            }
+        }
+        read
+    }
+
     /// The next page: as soon as it has a message, or as it is at `deadline`. Never more than the reader's rate allows.
     ///
     /// # Errors
@@ -97,14 +138,14 @@ impl Reading {
         api: &Api,
         mut watch: Option<&mut Watch>,
         deadline: Instant,
-    ) -> Result<LogPage, Error> {
+    ) -> Result<ReadPage, Error> {
         loop {
             if let Some(watch) = &mut watch {
                 watch.seen();
             }
-            if api.backend().catalogue().read().endpoint(self.endpoint.key).is_none() {
-                return Err(Error::not_found());
-            }
+            // As it is now: a reader may stay for long.
+            let endpoint = api.backend().catalogue().read().endpoint(self.endpoint.key).cloned();
+            self.endpoint = endpoint.ok_or_else(Error::not_found)?;
             let pipes: &Pipes = api.backend().pipes();
             let (reader, rate) = ((self.endpoint.key, &self.reader), self.endpoint.limits.throttle_rate);
             let taken = match pipes.rates.take(reader, rate, self.limit, api.backend().now()) {
@@ -118,18 +159,17 @@ impl Reading {
                 }
             };
             // On the heap for as long as it takes: a reader who waits should be small.
-            let page = Box::pin(self.page(api, watch.as_deref(), taken)).await;
-            let used = page.as_ref().map_or(0, |page| page.messages.len());
+            let page = Box::pin(self.read(api, watch.as_deref(), taken)).await;
+            let used = page.as_ref().map_or(0, |page| page.given.len());
             pipes.rates.put_back(reader, rate, taken - used.min(taken));
             let page = page?;
-            self.check(&page)?;
-            if !page.messages.is_empty() || self.limit == 0 {
+            if !page.given.is_empty() || self.limit == 0 {
                 self.after = page.through;
                 return Ok(page);
             }
             self.after = page.through;
             if page.more {
-                // All of it was left out by the filter: what it was looked through is over, and the next part begins.
+                // All of it was left out, by the filter or by the endpoint's script: what was looked through is over, and the next part begins.
                 if Instant::now() >= deadline {
                     return Ok(page);
                 }
@@ -143,8 +183,8 @@ impl Reading {
     }
 
     /// What a reader gets that may have nothing yet.
-    fn nothing(&self) -> LogPage {
-        LogPage { messages: Vec::new(), through: self.after, more: true, floor: Sequence::ZERO }
+    fn nothing(&self) -> ReadPage {
+        ReadPage { given: Vec::new(), through: self.after, more: true }
     }
 
     fn check(&self, page: &LogPage) -> Result<(), Error> {

@@ -7,11 +7,13 @@
 //! `pipe`; there the engine makes no attempts, and what is owed waits. So an endpoint can become a pipe and be pushed to again, and what
 //! was not delivered is delivered the other way.
 //!
+//! What the endpoint's script and format make of a message is made when it is read ([`shaped`]).
 //! Everything else here is a view: pages ([`pull`]), Svix's poller ([`poller`]), streams ([`stream`]).
 
 mod cursor;
 mod wake;
 mod rate;
+mod shaped;
 mod log;
 mod event;
 mod pull;

@@ -94,6 +94,9 @@ struct PolledOut<'a> {
     #[serde(flatten)]
     message: MessageOut<'a>,
     headers: BTreeMap<String, String>,
+    /// Why the endpoint's transformation or format gave nothing. Then `payload` is empty.
+    #[serde(rename = "transformationError", skip_serializing_if = "Option::is_none")]
+    transformation_error: Option<&'a str>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -178,9 +181,10 @@ async fn page(call: &Call, mut reading: Reading) -> Result<Response, Error> {
     let now = call.api.backend().now();
     let endpoint = &reading.endpoint;
     let signer = signer(endpoint, now);
-    let polled = page.messages.iter().map(|message| PolledOut {
-        message: MessageOut::new(message, true, now),
-        headers: headers(endpoint, &signer, message, now),
+    let polled = page.given.iter().map(|given| PolledOut {
+        message: MessageOut::new(&given.message, given.fault.is_none(), now),
+        headers: headers(endpoint, &signer, &given.message, &given.headers, now),
+        transformation_error: given.fault.as_deref(),
     });
     let out = PollOut { data: polled.collect(), iterator: cursor::write(endpoint.key, page.through), done: !page.more };
     Ok(error::json(StatusCode::OK, &out))

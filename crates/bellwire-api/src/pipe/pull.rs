@@ -1,17 +1,16 @@
 //! Pull: pages of an endpoint's log from a cursor, which changes nothing and may be done again.
 
 use super::event::EventOut;
-use super::log::{From, Reading, in_time};
+use super::log::{From, ReadPage, Reading, in_time};
 use super::{TAG, cursor};
 use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::field;
-use crate::message::MessageOut;
 use crate::operation::{Access, Operation};
 use axum::response::Response;
 use bellwire_model::{Endpoint, Sequence, Timestamp};
-use bellwire_store::{LAG_COUNTED_MAX, LOG_MESSAGES_MAX, Lag, LogPage};
+use bellwire_store::{LAG_COUNTED_MAX, LOG_MESSAGES_MAX, Lag};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -162,8 +161,7 @@ async fn pull(call: Call) -> Result<Response, Error> {
     Ok(error::json(StatusCode::OK, &out))
 }
 
-fn events(endpoint: bellwire_model::EndpointKey, page: &LogPage, now: Timestamp) -> Vec<EventOut<'_>> {
+fn events(endpoint: bellwire_model::EndpointKey, page: &ReadPage, now: Timestamp) -> Vec<EventOut<'_>> {
     let cursor = |at: Sequence| Some(cursor::write(endpoint, at));
-    let event = |message| (MessageOut::new(message, true, now), cursor(message.sequence()));
-    page.messages.iter().map(event).map(|(message, cursor)| EventOut { message, cursor }).collect()
+    page.given.iter().map(|given| EventOut::new(given, cursor(given.message.sequence()), now)).collect()
 }

@@ -6,6 +6,7 @@
 use super::lease::{self, AckIn, LIMIT_MAX, Leased, NackIn};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
+use super::shaped::Given;
 use super::{TAG, consumer};
 use crate::call::Call;
 use crate::document::JsonSchema;
@@ -115,7 +116,7 @@ async fn poll(mut call: Call) -> Result<Response, Error> {
         out.more_available = leased.len() == limit;
         let now = api.backend().now();
         let issuer = call.own_url().unwrap_or_default();
-        for Leased { message, .. } in &leased {
+        for Leased { given: Given { message, .. }, .. } in &leased {
             out.sets.insert(message.id.to_string(), token(&endpoint, message, &issuer, now)?);
         }
     }

@@ -18,6 +18,7 @@ use super::event::{EventOut, LeaseOut};
 use super::lease::{self, AckIn, AnswerOut, ExtendIn, NackIn};
 use super::log::Reading;
 use super::pull::{FilterQuery, LagOut, PullQuery};
+use super::shaped::Given;
 use super::standing::Standing;
 use super::stream::{AGE_MAX, BEAT, LAG_EVERY, Mode, Opening, PART_MAX, StreamQuery, opening};
 use super::wake::Watch;
@@ -25,7 +26,6 @@ use super::{TAG, consumer, cursor};
 use crate::Api;
 use crate::call::Call;
 use crate::error::Error;
-use crate::message::MessageOut;
 use crate::operation::{Access, Operation};
 use axum::extract::ws::{Message, WebSocket};
 use axum::response::Response;
@@ -112,11 +112,11 @@ impl Source {
     async fn events(&mut self, deadline: Instant) -> Result<Part, Error> {
         let page = self.reading.next(&self.api, Some(&mut self.watch), deadline).await?;
         let (key, now) = (self.reading.endpoint.key, self.api.backend().now());
-        let event = |message| {
-            let cursor = Some(cursor::write(key, bellwire_model::Message::sequence(message)));
-            frame("event", &EventOut { message: MessageOut::new(message, true, now), cursor })
+        let event = |given: &Given| {
+            let cursor = Some(cursor::write(key, given.message.sequence()));
+            frame("event", &EventOut::new(given, cursor, now))
         };
-        Ok(Part { events: page.messages.iter().map(event).collect(), more: page.more })
+        Ok(Part { events: page.given.iter().map(event).collect(), more: page.more })
     }
 
     async fn leases(&mut self, deadline: Instant) -> Result<Part, Error> {

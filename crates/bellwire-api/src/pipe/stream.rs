@@ -15,7 +15,6 @@ use crate::Api;
 use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::error::{Error, ErrorOut};
-use crate::message::MessageOut;
 use crate::operation::{Access, Operation};
 use axum::body::Body;
 use axum::response::Response;
@@ -232,16 +231,16 @@ impl Streaming {
 
     async fn events(&mut self, deadline: Instant) -> Result<Option<Bytes>, Error> {
         let page = self.reading.next(&self.api, Some(&mut self.watch), deadline).await?;
-        if page.messages.is_empty() {
+        if page.given.is_empty() {
             return Ok(None);
         }
         let (key, now) = (self.reading.endpoint.key, self.api.backend().now());
-        let mut part = Vec::with_capacity(page.messages.iter().map(|message| message.content_bytes() + 400).sum());
-        for message in &page.messages {
-            let cursor = cursor::write(key, message.sequence());
+        let mut part = Vec::with_capacity(page.given.iter().map(|given| given.message.content_bytes() + 400).sum());
+        for given in &page.given {
+            let cursor = cursor::write(key, given.message.sequence());
             let in_line = (self.format == Format::Lines).then(|| cursor.clone());
-            let out = EventOut { message: MessageOut::new(message, true, now), cursor: in_line };
-            write(&mut part, self.format, Some(&cursor), &message.event_type, &out);
+            let out = EventOut::new(given, in_line, now);
+            write(&mut part, self.format, Some(&cursor), &given.message.event_type, &out);
         }
         if page.more && self.told_lag.elapsed() >= LAG_EVERY {
             self.told_lag = Instant::now();
@@ -262,7 +261,7 @@ impl Streaming {
         }
         let mut part = Vec::new();
         for (leased, out) in leased.iter().zip(lease::shown(endpoint, &leased, self.api.backend().now())) {
-            write(&mut part, self.format, Some(&out.receipt), &leased.message.event_type, &out);
+            write(&mut part, self.format, Some(&out.receipt), &leased.given.message.event_type, &out);
         }
         Ok(Some(part.into()))
     }

@@ -16,6 +16,7 @@ mod source;
 mod source_way;
 mod kind;
 mod pipe;
+mod pipe_shape;
 mod change;
 mod lists;
 mod look;

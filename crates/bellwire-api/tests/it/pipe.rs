@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tower::ServiceExt;
 
-const PIPE: &str = "/api/v1/app/acme/endpoint/pipe";
+pub(crate) const PIPE: &str = "/api/v1/app/acme/endpoint/pipe";
 
 /// A world on the real store, with a pipe.
 async fn world() -> World {
@@ -32,21 +32,21 @@ impl World {
         }
     }
 
-    async fn pull(&self, query: &str) -> Value {
+    pub(crate) async fn pull(&self, query: &str) -> Value {
         self.get(&format!("{PIPE}/pull?{query}")).await.expect(200)
     }
 
-    async fn receive(&self, body: Value) -> Vec<Value> {
+    pub(crate) async fn receive(&self, body: Value) -> Vec<Value> {
         let out = self.post(&format!("{PIPE}/pull/receive"), body).await.expect(200);
         out["data"].as_array().expect("a list").clone()
     }
 
-    async fn verb(&self, verb: &str, body: Value) -> Vec<Value> {
+    pub(crate) async fn verb(&self, verb: &str, body: Value) -> Vec<Value> {
         let out = self.post(&format!("{PIPE}/pull/{verb}"), body).await.expect(200);
         out["data"].as_array().expect("a list").iter().map(|answer| answer["status"].clone()).collect()
     }
 
-    async fn statuses(&self) -> Vec<Value> {
+    pub(crate) async fn statuses(&self) -> Vec<Value> {
         let out = self.get(&format!("{PIPE}/msg?limit=250")).await.expect(200);
         let mut all: Vec<_> = out["data"].as_array().expect("a list").iter().map(|m| m["status"].clone()).collect();
         all.reverse();
@@ -63,7 +63,7 @@ fn page(out: &Value) -> (Vec<u64>, String, bool) {
     (numbers(data), out["cursor"].as_str().expect("a cursor").to_owned(), out["hasMore"] == true)
 }
 
-fn receipts(leased: &[Value]) -> Vec<&str> {
+pub(crate) fn receipts(leased: &[Value]) -> Vec<&str> {
     leased.iter().map(|one| one["receipt"].as_str().expect("a receipt")).collect()
 }
 
@@ -353,13 +353,13 @@ async fn another_application_s_token_finds_nothing() {
 }
 
 /// A stream that is open.
-struct Stream {
+pub(crate) struct Stream {
     body: Body,
     text: String,
 }
 
 impl Stream {
-    async fn open(world: &World, query: &str, headers: &[(&str, &str)]) -> (http::response::Parts, Stream) {
+    pub(crate) async fn open(world: &World, query: &str, headers: &[(&str, &str)]) -> (http::response::Parts, Stream) {
         let mut request = world.request(Method::GET, &format!("{PIPE}/stream?{query}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -371,7 +371,7 @@ impl Stream {
     }
 
     /// Reads until there are so many events of this name.
-    async fn until(&mut self, event: &str, count: usize) -> Vec<(String, Value)> {
+    pub(crate) async fn until(&mut self, event: &str, count: usize) -> Vec<(String, Value)> {
         loop {
             let events: Vec<_> = self
                 .text

@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use bellwire_api::backend::{AcceptError, Answer, Backend, PluginFault};
+use bellwire_api::backend::{AcceptError, Answer, Backend, PluginFault, Shaped, Unshaped};
 use bellwire_api::pipe::Pipes;
 use bellwire_api::{Api, Principal, Settings, mint_token};
+use bellwire_delivery::{Reshaped, reshape};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::*;
+use bellwire_shape::Scripts;
 use bellwire_store::{
     Advanced, AttemptQuery, Batch, Change, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage,
     EmbeddedStore, KeptAnswer, Lag, Lease, LogPage, LogQuery, Matching, MessageQuery, Page, ReadError, Recovered, Span,
@@ -93,10 +95,14 @@ impl World {
 
     /// On the embedded store, in a folder that goes with the world.
     pub(crate) fn embedded() -> Self {
+        Self::embedded_with(Settings::default())
+    }
+
+    pub(crate) fn embedded_with(settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("data");
         let store = EmbeddedStore::open(&path, bellwire_store::Settings::default()).expect("a store");
-        let settings = Settings { jwt_secret: SECRET.to_vec(), ..Settings::default() };
+        let settings = Settings { jwt_secret: SECRET.to_vec(), ..settings };
         Self::on(settings, Some((Arc::new(store), folder)))
     }
 
@@ -402,6 +408,20 @@ impl Backend for TestBackend {
 
     fn settle(&self, changes: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
         self.change(changes)
+    }
+
+    fn shape<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        message: &'a Message,
+        scripts: &'a Scripts,
+    ) -> Answer<'a, Result<Option<Shaped>, Unshaped>> {
+        Box::pin(async move {
+            match reshape(endpoint, message, scripts).await {
+                Ok(shaped) => Ok(shaped.map(|Reshaped { message, headers }| Shaped { message, headers })),
+                Err(bellwire_delivery::Unshaped { class, text }) => Err(Unshaped { class, text }),
+            }
+        })
     }
 
     fn pipes(&self) -> &Pipes {

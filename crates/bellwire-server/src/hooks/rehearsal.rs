@@ -13,11 +13,12 @@ use crate::doors::Doors;
 use crate::observe::Metrics;
 use crate::wiring;
 use anyhow::Context;
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault};
+use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault, Shaped, Unshaped};
 use bellwire_api::pipe::Pipes;
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Draft, Intake};
-use bellwire_model::{Endpoint, OrganisationId, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{Endpoint, Message, OrganisationId, Runs, Sequence, Source, Timestamp};
+use bellwire_shape::Scripts;
 use bellwire_store::{Change, EmbeddedStore, Store};
 use parking_lot::RwLock;
 use std::path::Path;
@@ -132,6 +133,15 @@ impl Backend for Rehearsal {
 
     fn settle(&self, _: Vec<Change>) -> Answer<'_, Result<(), AcceptError>> {
         Box::pin(std::future::ready(Err(AcceptError::Closed)))
+    }
+
+    fn shape<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        message: &'a Message,
+        scripts: &'a Scripts,
+    ) -> Answer<'a, Result<Option<Shaped>, Unshaped>> {
+        self.real.shape(endpoint, message, scripts)
     }
 
     fn pipes(&self) -> &Pipes {
