@@ -4,8 +4,8 @@
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    DedupeKey, Endpoint, EndpointKey, FailureClass, Message, Module, OrganisationId, Permissions, Plugin, RequestDigest, Runs,
-    Sequence, Source, SourceKey, Timestamp,
+    DedupeKey, Endpoint, EndpointKey, FailureClass, Message, Module, OrganisationId, Permissions, Plugin,
+    RequestDigest, Runs, Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_shape::Scripts;
 use bellwire_store::{Change, Store};

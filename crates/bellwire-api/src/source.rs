@@ -99,6 +99,8 @@ pub(crate) struct SourceOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     methods: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     body_bytes_max: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<NonZeroU32>,
@@ -168,6 +170,7 @@ impl<'a> SourceOut<'a> {
             secret_count: http.then(|| source.secrets_at(now).count()),
             path: source.path.as_deref(),
             methods: http.then_some(source.methods.as_slice()),
+            content_type: source.content_type.as_deref(),
             body_bytes_max: http.then_some(source.body_bytes_max),
             rate: source.rate,
             allowed_networks: http.then(|| texts(&source.networks.allowed)),

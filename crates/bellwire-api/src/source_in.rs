@@ -2,6 +2,7 @@
 
 use crate::call::Call;
 use crate::document::JsonSchema;
+use crate::endpoint_shape::check_content_type;
 use crate::error::Error;
 use crate::field::{Faults, event_type_name};
 use crate::json::Json;
@@ -10,8 +11,8 @@ use crate::source_way::{CronWire, OutboxWire, WayIn, WayName};
 use crate::source_wire::{AnswerWire, DedupeWire, networks, own_path, reveal};
 use crate::wire::{Keep, Patch};
 use bellwire_model::{
-    ApplicationKey, EventTypeFrom, Metadata, Networks, Recipe, SECRETS_MAX, SecretText, Source, SourceId, SourceKey,
-    SourceSecret, Timestamp,
+    ApplicationKey, EventTypeFrom, Format, Metadata, Networks, Recipe, SECRETS_MAX, SecretText, Source, SourceId,
+    SourceKey, SourceSecret, Timestamp,
 };
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -69,6 +70,9 @@ pub(crate) struct SourceIn {
     path: Option<String>,
     /// Of GET, POST, PUT, PATCH, DELETE; POST alone if absent. Handshakes are answered whatever their method.
     methods: Option<Vec<String>>,
+    /// What bodies are read as, and their messages' content type, for senders who call theirs something else.
+    #[schemars(length(max = 256))]
+    content_type: Option<String>,
     /// A longer body is refused with 413; one MiB if absent.
     #[schemars(range(min = 1, max = 67_108_864))]
     body_bytes_max: Option<u32>,
@@ -115,6 +119,7 @@ pub(crate) struct SourcePatch {
     settings: Keep<BTreeMap<String, String>>,
     path: Patch<String>,
     methods: Keep<Vec<String>>,
+    content_type: Patch<String>,
     body_bytes_max: Keep<u32>,
     rate: Patch<u32>,
     allowed_networks: Keep<Vec<String>>,
@@ -153,6 +158,7 @@ impl SourceIn {
         };
         let path = self.path.inspect(|path| own_path(&mut faults, path));
         let methods = check_methods(&mut faults, self.methods.unwrap_or_else(|| vec!["POST".to_owned()]));
+        check_content_type(&mut faults, Format::Json, self.content_type.as_deref());
         let body_bytes_max = self.body_bytes_max.unwrap_or(BODY_BYTES_DEFAULT);
         check_body_bytes(&mut faults, body_bytes_max);
         let rate = self.rate.and_then(|rate| check_rate(&mut faults, rate));
@@ -189,6 +195,7 @@ impl SourceIn {
             recipe: recipe.unwrap_or(Recipe::Preset(String::new())),
             settings,
             secrets,
+            content_type: self.content_type,
             body_bytes_max,
             rate,
             networks,
@@ -228,6 +235,10 @@ impl SourcePatch {
         if let Keep(Some(methods)) = self.methods {
             source.methods = check_methods(faults, methods);
         }
+        self.content_type.apply(&mut source.content_type, |content_type| {
+            check_content_type(faults, Format::Json, Some(&content_type));
+            Some(content_type)
+        });
         if let Keep(Some(bytes)) = self.body_bytes_max {
             check_body_bytes(faults, bytes);
             source.body_bytes_max = bytes;

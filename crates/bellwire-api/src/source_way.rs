@@ -22,13 +22,14 @@ use std::time::Duration;
 /// Instead of a setting that is a secret. Sent back, it means: as it was.
 const CONCEALED: &str = "***";
 /// What only a source that others post to has.
-const OF_REQUESTS: [&str; 14] = [
+const OF_REQUESTS: [&str; 15] = [
     "preset",
     "recipe",
     "settings",
     "secrets",
     "path",
     "methods",
+    "contentType",
     "bodyBytesMax",
     "rate",
     "allowedNetworks",

@@ -50,6 +50,8 @@ pub struct Source {
     pub settings: BTreeMap<String, String>,
     /// Any of them that has not expired verifies; newest first, at most [`SECRETS_MAX`].
     pub secrets: Vec<SourceSecret>,
+    /// What bodies are read as, and their messages' content type, whatever they call themselves; as they say if absent.
+    pub content_type: Option<String>,
     /// A longer body is refused with 413.
     pub body_bytes_max: u32,
     /// Requests per second; more are refused with 429, before their body is read.

@@ -1,7 +1,7 @@
 //! What a plugin is given of a message: one view for all kinds, by paths for templates and as JSON for code.
 //!
 //! A path names a part of the event: `id`, `payload.repository.name`, `payload.commits[0].id`, `headers.x-github-event`,
-//! `payload["dotted.name"]`. Values of the payload are found in its text, not in a tree made of it: numbers keep all their
+//! `payload["dotted.name"]`, `payload.form_field[json].id`. Values of the payload are found in its text, not in a tree made of it: numbers keep all their
 //! digits, and what is not asked for is not built.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -99,6 +99,8 @@ impl Root {
 pub(crate) struct Path {
     pub(crate) root: Root,
     steps: Vec<String>,
+    /// What is there is a text of JSON, and these steps lead on inside of it; and so on.
+    inside: Vec<Vec<String>>,
 }
 
 impl Path {
@@ -115,13 +117,17 @@ impl Path {
                  payload, contentType, remote, attempt, channels, tags, eventId and dedupe"
             ));
         };
-        let mut steps = Vec::new();
+        let (mut steps, mut inside) = (Vec::new(), Vec::<Vec<String>>::new());
         while !rest.is_empty() {
             let step;
             if let Some(quoted) = rest.strip_prefix("[\"") {
                 (step, rest) = quoted.split_once("\"]").ok_or_else(|| format!("{text:?} lacks a closing \"]"))?;
             } else if let Some(index) = rest.strip_prefix('[') {
                 (step, rest) = index.split_once(']').ok_or_else(|| format!("{text:?} lacks a closing ]"))?;
+                if step == "json" && matches!(root, Root::Payload | Root::Query | Root::Headers) {
+                    inside.push(Vec::new());
+                    continue;
+                }
                 if step.parse::<usize>().is_err() {
                     return Err(format!("{step:?} in {text:?} is not a place in a list; a name stands in [\"…\"]"));
                 }
@@ -134,13 +140,13 @@ impl Path {
             } else {
                 return Err(format!("{rest:?} in {text:?} is neither .name nor [place]"));
             }
-            steps.push(step.to_owned());
+            inside.last_mut().unwrap_or(&mut steps).push(step.to_owned());
         }
         let takes_steps = matches!(root, Root::Payload | Root::Query | Root::Headers | Root::Channels | Root::Tags);
         if !steps.is_empty() && !takes_steps {
             return Err(format!("{first:?} has no parts"));
         }
-        Ok(Path { root: *root, steps })
+        Ok(Path { root: *root, steps, inside })
     }
 }
 
@@ -217,6 +223,11 @@ impl<'a> Event<'a> {
 
     /// What a path names; `None` if there is no such part.
     pub(crate) fn find(&self, path: &Path) -> Option<Found<'_>> {
+        let found = self.find_outside(path)?;
+        path.inside.iter().try_fold(found, |found, steps| found_inside(found, steps))
+    }
+
+    fn find_outside(&self, path: &Path) -> Option<Found<'_>> {
         let text = |text: &'a str| Some(Found::Text(Cow::Borrowed(text)));
         let owned = |text: String| Some(Found::Text(Cow::Owned(text)));
         match path.root {
@@ -248,7 +259,15 @@ impl<'a> Event<'a> {
                 Ok(payload) => text(payload),
                 Err(_) => owned(BASE64_STANDARD.encode(self.payload())),
             },
-            Root::Payload => found_in(self.json()?, &path.steps),
+            Root::Payload => {
+                let json = self.json()?;
+                let steps = match path.steps.split_first() {
+                    // A list has no members; as adnanh's, whose hooks are taken over.
+                    Some((first, rest)) if first == "root" && json.trim_start().starts_with('[') => rest,
+                    _ => &path.steps,
+                };
+                found_in(json, steps)
+            }
             Root::File | Root::Count | Root::List => None,
         }
     }
@@ -274,6 +293,25 @@ fn found_in<'a>(json: &'a str, steps: &[String]) -> Option<Found<'a>> {
         return serde_json::from_str::<String>(at).ok().map(|text| Found::Text(text.into()));
     }
     Some(Found::Json(at.into()))
+}
+
+/// Steps down into what is JSON in a text, or in a file of a multipart body. A text that is none has no parts.
+fn found_inside<'a>(found: Found<'a>, steps: &[String]) -> Option<Found<'a>> {
+    let owned = |found: Found<'_>| match found {
+        Found::Text(text) => Found::Text(Cow::Owned(text.into_owned())),
+        Found::Json(text) => Found::Json(Cow::Owned(text.into_owned())),
+    };
+    match found {
+        Found::Text(text) if serde_json::from_str::<IgnoredAny>(&text).is_ok() => found_in(&text, steps).map(owned),
+        Found::Text(text) => steps.is_empty().then_some(Found::Text(text)),
+        Found::Json(text) => {
+            let member = |name: &str| found_in(&text, &[name.to_owned()]);
+            match (member("filename"), member("content")) {
+                (Some(_), Some(Found::Text(content))) => found_inside(Found::Text(content), steps).map(owned),
+                _ => found_in(&text, steps).map(owned),
+            }
+        }
+    }
 }
 
 /// One member of an object, or one item of a list. Of members with the same name the last counts, as everywhere.
@@ -537,6 +575,7 @@ pub(crate) mod tests {
         check("payload.again", Some("2"));
         check("payload.missing.deep", None);
         check("payload", Some(PAYLOAD));
+        check("payload.missing[json].x", None);
         check("headers.X-GitHub-Event", Some("push"));
         check("headers.missing", None);
         check("headers", Some(r#"{"x-github-event":"push","accept":"a, b"}"#));
@@ -570,6 +609,33 @@ pub(crate) mod tests {
             let error = Path::parse(path).expect_err(path);
             assert!(error.contains(expected), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn a_text_of_json_has_parts_for_who_asks() {
+        let check = |payload: &str, content_type: &str, path: &str, expected: Option<&str>| {
+            let message = message(payload.as_bytes(), content_type);
+            let event = Event::new(&message, 1);
+            let found = event.find(&Path::parse(path).unwrap_or_else(|error| panic!("{path}: {error}")));
+            assert_eq!(found.as_ref().map(|found| found.text()), expected, "{path}");
+        };
+        const FORM: &str = "application/x-www-form-urlencoded";
+        let form = "payload=%7B%22ref%22%3A%22main%22%2C%22n%22%3A12345678901234567890.10%2C%22deep%22%3A%22%5B7%5D%22%7D&plain=x";
+        check(form, FORM, "payload.payload[json].ref", Some("main"));
+        check(form, FORM, "payload.payload[json].n", Some("12345678901234567890.10"));
+        check(form, FORM, "payload.payload[json].deep[json][0]", Some("7"));
+        check(form, FORM, "payload.payload[json].gone", None);
+        check(form, FORM, "payload.payload.ref", None);
+        check(form, FORM, "payload.plain[json]", Some("x"));
+        check(form, FORM, "payload.plain[json].ref", None);
+        check(r#"{"a":"\"quoted\"","o":{"b":1}}"#, "application/json", "payload.a[json]", Some("quoted"));
+        check(r#"{"o":{"b":1}}"#, "application/json", "payload.o[json].b", Some("1"));
+        let file = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\n{\"id\":5}\r\n--x--";
+        check(file, "multipart/form-data; boundary=x", "payload.f[json].id", Some("5"));
+        check(r#"[{"id":1},{"id":2}]"#, "application/json", "payload.root[1].id", Some("2"));
+        check(r#"[{"id":1}]"#, "application/json", "payload.root", Some(r#"[{"id":1}]"#));
+        check(r#"{"root":{"id":3}}"#, "application/json", "payload.root.id", Some("3"));
+        assert!(Path::parse("type[json]").is_err());
     }
 
     #[test]

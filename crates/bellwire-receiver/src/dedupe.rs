@@ -84,6 +84,7 @@ mod tests {
             recipe: Recipe::Preset("github".into()),
             settings: Default::default(),
             secrets: Vec::new(),
+            content_type: None,
             body_bytes_max: 1,
             rate: None,
             networks: Networks::default(),

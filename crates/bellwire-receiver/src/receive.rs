@@ -167,6 +167,7 @@ impl Receiver {
             path_and_query: parts.uri.path_and_query().map_or("/", |text| text.as_str()),
             headers: &headers,
             body: read,
+            body_type: source.content_type.as_deref(),
         };
         if let Some(reply) = incoming.ready.verifier.handshake(&request, false) {
             return handshake::answer(backend, source, reply).await;
@@ -280,7 +281,11 @@ impl Incoming<'_> {
         };
         // A slice would hold on to the connection's whole read buffer for as long as the message waits.
         let payload = Bytes::copy_from_slice(&body);
-        let content_type = content_type(self.parts);
+        let content_type = match source.content_type.as_deref() {
+            None => content_type(self.parts),
+            Some("application/json") => ContentType::Json,
+            Some(other) => ContentType::Other(other.to_owned()),
+        };
         let candidate = Candidate::new(&event_type, None, &[], &[], &payload).typed(&content_type);
         let fan_out = fan_out(&self.application, |endpoint| match judge(endpoint, &candidate) {
             Verdict::Match => true,

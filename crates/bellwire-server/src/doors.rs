@@ -2,8 +2,8 @@
 
 use crate::core::{Core, Mail};
 use bellwire_api::backend::{
-    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, NewCode, PluginFault, Shaped, SourceState,
-    Tried, Unshaped,
+    AcceptError, Accepted, Answer, Backend, Listening, ModuleEdit, ModuleRefusal, NewCode, PluginFault, Shaped,
+    SourceState, Tried, Unshaped,
 };
 use bellwire_api::pipe::Pipes;
 use bellwire_delivery::{RefreshedToken, Reshaped, reshape};

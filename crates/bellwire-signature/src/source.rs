@@ -21,6 +21,7 @@
 //!         ("X-GitHub-Delivery", b"72d3162e-cc78-11e3-81ab-4c9367dc0958"),
 //!     ],
 //!     body: b"Hello, World!",
+//!     body_type: None,
 //! };
 //! if let Some(reply) = verifier.handshake(&request, false) {
 //!     // Answer with it; done.

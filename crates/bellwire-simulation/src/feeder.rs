@@ -111,6 +111,7 @@ impl World {
             recipe: Recipe::Preset("none".to_owned()),
             settings: BTreeMap::new(),
             secrets: Vec::new(),
+            content_type: None,
             body_bytes_max: 1 << 20,
             rate: None,
             networks: Networks::default(),

@@ -217,6 +217,17 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
                 "response-headers": [{ "name": "X-Served-By", "value": "hooks" }],
             })
         ),
+        hook(
+            "parsed",
+            "./say.sh",
+            json!({
+                "include-command-output-in-response": true,
+                "incoming-payload-content-type": "application/x-www-form-urlencoded",
+                "parse-parameters-as-json": [{ "source": "payload", "name": "payload" }],
+                "pass-arguments-to-command": [{ "source": "payload", "name": "payload.commits.0.id" }],
+                "trigger-rule": { "match": { "type": "value", "value": "main", "parameter": { "source": "payload", "name": "payload.ref" } } },
+            })
+        ),
         hook("failing", "./fail.sh", json!({ "include-command-output-in-response": true })),
         hook(
             "failing-output",
@@ -253,7 +264,7 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
     std::fs::write(folder.path().join("hooks.json"), hooks.to_string()).unwrap();
     let output = run(folder.path(), &["import", "adnanh", "hooks.json", "-o", "hooks.toml"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("5 of 5 hooks taken over, 0 things to look at"), "{told}");
+    assert!(output.status.success() && told.contains("6 of 6 hooks taken over, 0 things to look at"), "{told}");
 
     let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
     let ask = |id: &str, kind: &str, body: &str| {
@@ -273,6 +284,12 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
     let part = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nparts\r\n--x--\r\n";
     check("output", "multipart/form-data; boundary=x", part, 201, "said parts");
     check("output", "application/x-www-form-urlencoded", "a=field", 201, "said field");
+    // A form that calls itself text, with JSON in a field.
+    let form = |name: &str| {
+        format!("payload=%7B%22ref%22%3A%22{name}%22%2C%22commits%22%3A%5B%7B%22id%22%3A%22c1%22%7D%5D%7D")
+    };
+    check("parsed", "text/plain", &form("main"), 200, "said c1");
+    check("parsed", "text/plain", &form("other"), 200, "Hook rules were not satisfied.");
     let error = "Error occurred while executing the hook's command. Please check your logs for more details.";
     check("failing", JSON, r#"{"a":1}"#, 500, error);
     check("failing-output", JSON, r#"{"a":1}"#, 500, "no: 1");

@@ -261,6 +261,7 @@ mod tests {
             path_and_query: "/in/x?u=%2Fa%3ab%20",
             headers: &[],
             body,
+            body_type: None,
         };
         Scope { request, json: body, url: request.url, list: Some(("t=1, v1=a,v1=b", ',')), proven: b"{}" }
     }

@@ -160,8 +160,14 @@ mod tests {
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let identity = Identity::parse(&own(dedupe), &own(event_type)).expect("an identity");
         let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let request =
-            ReceivedRequest { method: "POST", url: "", path_and_query: "/", headers: &headers, body: body.as_bytes() };
+        let request = ReceivedRequest {
+            method: "POST",
+            url: "",
+            path_and_query: "/",
+            headers: &headers,
+            body: body.as_bytes(),
+            body_type: None,
+        };
         let scope = Scope { request, json: request.body, url: "", list: None, proven: b"{}" };
         (identity.dedupe_key(&scope), identity.event_type(&scope))
     }

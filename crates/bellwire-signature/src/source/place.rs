@@ -142,7 +142,8 @@ mod tests {
     use crate::source::request::ReceivedRequest;
 
     fn signatures(place: SignaturePlace, headers: &[(&str, &[u8])]) -> Result<Vec<Vec<u8>>, Refusal> {
-        let request = ReceivedRequest { method: "POST", url: "", path_and_query: "/", headers, body: b"" };
+        let request =
+            ReceivedRequest { method: "POST", url: "", path_and_query: "/", headers, body: b"", body_type: None };
         place.signatures(&Scope { request, json: b"", url: "", list: None, proven: b"{}" })
     }
 

@@ -20,6 +20,8 @@ pub struct ReceivedRequest<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The body's exact bytes, after chunks were joined and before anything else.
     pub body: &'a [u8],
+    /// What the body is read as, whatever it calls itself; as its `content-type` says if absent.
+    pub body_type: Option<&'a str>,
 }
 
 impl<'a> ReceivedRequest<'a> {
@@ -78,8 +80,11 @@ impl<'a> ReceivedRequest<'a> {
         bellwire_body::json_or_raw(self.content_type(), self.body)
     }
 
-    /// What the body is called; nothing if it is not called anything.
+    /// What the body is read as: what it is called, unless somebody knows better; nothing if it is not called anything.
     pub(crate) fn content_type(&self) -> &'a str {
+        if let Some(body_type) = self.body_type {
+            return body_type;
+        }
         let first = self.header_values("content-type").next();
         first.and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
     }
@@ -124,6 +129,7 @@ mod tests {
             path_and_query: "/in/x?a=1&a=1&b=1&b=2&c=%20+",
             headers,
             body: b"k=v",
+            body_type: None,
         }
     }
 

@@ -79,6 +79,9 @@ pub struct Parameter {
     pub source: String,
     /// Which one; for `string`, the text itself.
     pub name: String,
+    /// It is a text of JSON, and this part of that is looked at: a path with dots; all of it if empty. A text that is no JSON has no parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
 }
 
 /// A request, as far as rules look at it.
@@ -222,6 +225,9 @@ impl Parameter {
     /// What would.
     pub fn check(&self) -> Result<(), String> {
         match (self.source.as_str(), self.name.as_str()) {
+            (other, _) if self.json.is_some() && !matches!(other, "header" | "query" | "url" | "payload") => {
+                Err(format!("the source {other} is not read as JSON; header, query and payload are"))
+            }
             ("header" | "query" | "url" | "payload", "") => Err(format!("the source {} needs a name", self.source)),
             ("request", "method" | "remote-addr") => Ok(()),
             ("request", _) => Err("of the request, there are method and remote-addr".to_owned()),
@@ -236,6 +242,23 @@ impl Parameter {
 
     /// Its text in `request`; `None` if it is not there.
     pub fn text<'a>(&'a self, request: &RuleRequest<'a>) -> Option<Cow<'a, str>> {
+        let text = self.whole_text(request)?;
+        let Some(path) = &self.json else { return Some(text) };
+        // A file of a multipart body is read by what is in it.
+        let file = match self.source.as_str() {
+            "payload" => find(request.payload?, &self.name).and_then(content_of),
+            _ => None,
+        };
+        let Some(json) = Value::parse_as_written(file.unwrap_or(&text)) else {
+            return path.is_empty().then_some(text);
+        };
+        match path.as_str() {
+            "" => Some(Cow::Owned(text_of(&json).into_owned())),
+            path => find(&json, path).map(|found| Cow::Owned(text_of(found).into_owned())),
+        }
+    }
+
+    fn whole_text<'a>(&'a self, request: &RuleRequest<'a>) -> Option<Cow<'a, str>> {
         match self.source.as_str() {
             "header" => header(request, &self.name).map(Cow::Borrowed),
             "query" | "url" => pairs(request.query).find(|(name, _)| *name == self.name).map(|(_, value)| value),
@@ -521,6 +544,15 @@ fn find<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     rest.map_or(Some(inner), |rest| find(inner, rest))
 }
 
+/// What is in a file of a multipart body.
+fn content_of(value: &Value) -> Option<&str> {
+    let Value::Object(members) = value else { return None };
+    match (members.get("filename"), members.get("content")) {
+        (Some(_), Some(Value::String(content))) => Some(content),
+        _ => None,
+    }
+}
+
 fn text_of(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => text.as_str().into(),
@@ -596,6 +628,33 @@ mod tests {
         check("raw-request-body", "", body);
         check("entire-query", "", r#"{"token":"other","empty":""}"#);
         check("entire-headers", "", r#"{"X-One":"1","x-one":"2"}"#);
+    }
+
+    #[test]
+    fn a_text_of_json_has_parts_for_a_condition_that_asks() {
+        let file = r#"{"filename":"a.txt","contentType":null,"size":8,"content":"{\"id\":7}"}"#;
+        let body = format!(
+            r#"{{"p":"{{\"ref\":\"main\",\"n\":1.50,\"l\":[{{\"x\":1}}]}}","plain":"text","f":{file},"o":{{"a":1}}}}"#
+        );
+        let check = |source: &str, name: &str, json: &str, text: &str, expected: Verdict| {
+            let parameter = json!({ "source": source, "name": name, "json": json });
+            let rule = json!({ "match": { "type": "value", "value": text, "parameter": parameter } });
+            assert_eq!(verdict(rule, &[("X-Data", r#"{"id":5}"#)], &body), expected, "{source} {name} {json}");
+        };
+        check("payload", "p", "ref", "main", Verdict::Satisfied);
+        check("payload", "p", "n", "1.50", Verdict::Satisfied);
+        check("payload", "p", "l.0.x", "1", Verdict::Satisfied);
+        check("payload", "p", "gone", "", Verdict::Unsatisfied);
+        check("payload", "plain", "", "text", Verdict::Satisfied);
+        check("payload", "plain", "ref", "", Verdict::Unsatisfied);
+        check("payload", "f", "id", "7", Verdict::Satisfied);
+        check("payload", "o", "a", "1", Verdict::Satisfied);
+        check("payload", "gone", "", "", Verdict::Unsatisfied);
+        check("header", "x-data", "id", "5", Verdict::Satisfied);
+        let wrong =
+            json!({ "match": { "type": "value", "parameter": { "source": "string", "name": "{}", "json": "a" } } });
+        let rule: Rule = serde_json::from_value(wrong).unwrap_or_else(|error| panic!("{error}"));
+        assert!(Rules::new(&rule).is_err_and(|faults| faults[0].text.contains("not read as JSON")));
     }
 
     #[test]
@@ -759,7 +818,7 @@ mod tests {
         let check = |content_type: &str, body: &str, expected: Option<&str>| {
             let headers: &[(&str, &[u8])] = &[("content-type", content_type.as_bytes())];
             let (body, url) = (body.as_bytes(), "https://x.example/a");
-            let request = ReceivedRequest { method: "POST", url, path_and_query: "/a", headers, body };
+            let request = ReceivedRequest { method: "POST", url, path_and_query: "/a", headers, body, body_type: None };
             let found = payload(&request).and_then(|value| value.to_json());
             assert_eq!(found.as_deref(), expected, "{content_type}");
         };
@@ -768,6 +827,15 @@ mod tests {
         check("text/xml", "<a b='1'><c>2</c></a>", Some(r#"{"a":{"-b":"1","c":"2"}}"#));
         let parts = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nz\r\n--x--";
         check("multipart/form-data; boundary=x", parts, Some(r#"{"a":"z"}"#));
+        let read_as = |body_type| {
+            let headers: &[(&str, &[u8])] = &[("content-type", b"text/plain")];
+            let url = "https://x.example/a";
+            let request =
+                ReceivedRequest { method: "POST", url, path_and_query: "/a", headers, body: br#"{"a":1}"#, body_type };
+            payload(&request).and_then(|value| value.to_json())
+        };
+        assert_eq!(read_as(None), None);
+        assert_eq!(read_as(Some("application/json")).as_deref(), Some(r#"{"a":1}"#));
         for (content_type, body) in [("text/plain", "{}"), ("", "{}"), ("application/json", "{"), ("text/xml", "<a>")] {
             check(content_type, body, None);
         }
@@ -801,6 +869,7 @@ mod tests {
                 path_and_query: "/hooks/a",
                 headers: &headers,
                 body,
+                body_type: None,
             };
             let found = verifier.verify(&request, NOW, &NoKeys);
             if let Ok(Proof { event_type, .. }) = &found {

@@ -327,6 +327,7 @@ fn with_request<T>(sample: &Sample, ask: impl FnOnce(&ReceivedRequest<'_>) -> T)
         path_and_query: &path_and_query,
         headers: &headers,
         body: &sample.body,
+        body_type: None,
     })
 }
 

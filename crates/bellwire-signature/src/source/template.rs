@@ -252,8 +252,14 @@ mod tests {
         let settings = BTreeMap::from([("id".to_owned(), "{W}".to_owned())]);
         let timestamp = Field::parse("header:X-Time").expect("a field");
         let template = Template::parse(template, &settings, Some(&timestamp)).expect("a template");
-        let request =
-            ReceivedRequest { method: "POST", url: "https://a.example/x", path_and_query: "/x", headers, body };
+        let request = ReceivedRequest {
+            method: "POST",
+            url: "https://a.example/x",
+            path_and_query: "/x",
+            headers,
+            body,
+            body_type: None,
+        };
         let scope = Scope { request, json: body, url: request.url, list: None, proven: b"{}" };
         let parts = template.render(&scope, "123", b"secret")?;
         Ok(String::from_utf8_lossy(&parts.concat()).into_owned())

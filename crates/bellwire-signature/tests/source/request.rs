@@ -78,6 +78,7 @@ impl Case {
             path_and_query,
             headers: &headers,
             body: &self.body,
+            body_type: None,
         })
     }
 

@@ -36,6 +36,8 @@ struct StoredSettings {
     preset: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     recipe: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    content_type: Option<String>,
     body_bytes_max: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     rate: Option<NonZeroU32>,
@@ -119,6 +121,7 @@ impl StoredSettings {
             methods: source.methods.clone(),
             preset,
             recipe,
+            content_type: source.content_type.clone(),
             body_bytes_max: source.body_bytes_max,
             rate: source.rate,
             allowed: source.networks.allowed.iter().map(ToString::to_string).collect(),
@@ -258,6 +261,7 @@ fn source_from(row: &Row<'_>, sealer: Option<&dyn Sealer>) -> Result<Source, Fau
                 expires_at: stored.expires_at.map(Timestamp::from_micros),
             })
             .collect(),
+        content_type: settings.content_type,
         body_bytes_max: settings.body_bytes_max,
         rate: settings.rate,
         dedupe: Dedupe {

@@ -25,6 +25,7 @@ fn source(n: u32, application: u32) -> Source {
         recipe: Recipe::Preset("github".into()),
         settings: Default::default(),
         secrets: Vec::new(),
+        content_type: None,
         body_bytes_max: 1 << 20,
         rate: None,
         networks: Networks::default(),
@@ -53,6 +54,7 @@ pub(super) fn every_source() -> Vec<Source> {
         recipe: Recipe::Own("algorithm = \"hmac-sha256\"\n".into()),
         settings: [("topic".to_owned(), "a\"b".to_owned())].into(),
         secrets: vec![secret("geheim ☂", None), secret("old", Some(1_800_000_900))],
+        content_type: Some("application/json".into()),
         body_bytes_max: 77,
         rate: NonZeroU32::new(50),
         networks: Networks {

@@ -342,6 +342,7 @@ mod tests {
             path_and_query: "/in/t",
             headers: &headers,
             body: body.as_bytes(),
+            body_type: None,
         };
         let proof = verifier.verify(&request, 0, &bellwire_signature::source::NoKeys).expect("it is signed");
         assert_eq!(proof.dedupe_key.map(|key| key.text().to_owned()).as_deref(), Some("000000010000000000000002"));

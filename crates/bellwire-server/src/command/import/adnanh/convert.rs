@@ -131,6 +131,9 @@ impl Writer<'_> {
         line("path", quoted(&path));
         let methods = self.methods();
         line("methods", list(&methods));
+        if let Some(content_type) = self.content_type() {
+            line("content_type", quoted(content_type));
+        }
         recipe.iter().for_each(|(name, value)| line(name, value.clone()));
         if !self.secrets.is_empty() {
             let settings = self.secrets.iter().map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>();
@@ -222,6 +225,34 @@ impl Writer<'_> {
         known
     }
 
+    /// What its bodies are read as, whatever they call themselves.
+    fn content_type(&mut self) -> Option<&'static str> {
+        // As adnanh's: the first of these that is in it.
+        const READ: [(&str, &str); 3] = [
+            ("json", "application/json"),
+            ("x-www-form-urlencoded", "application/x-www-form-urlencoded"),
+            ("xml", "application/xml"),
+        ];
+        let wanted = self.hook.incoming_payload_content_type.as_str();
+        let read = READ.iter().find(|(part, _)| wanted.contains(part)).map(|(_, content_type)| *content_type);
+        match (wanted, read) {
+            ("", _) => None,
+            (_, Some(content_type)) => Some(content_type),
+            (wanted, None) if wanted.starts_with("multipart/form-data") => {
+                self.lost(format!(
+                    "incoming-payload-content-type: {wanted} says nothing of where parts begin; the request's own content type counts"
+                ));
+                None
+            }
+            (wanted, None) => {
+                self.note(format!(
+                    "incoming-payload-content-type: {wanted} is not read, as before; the payload is the raw body"
+                ));
+                Some("application/octet-stream")
+            }
+        }
+    }
+
     /// What verifies its requests.
     fn recipe(&mut self) -> Option<Vec<(&'static str, String)>> {
         let hook = self.hook;
@@ -270,6 +301,12 @@ impl Writer<'_> {
         if let Some(secret) = secret.as_mut().filter(|secret| !secret.is_empty()) {
             *secret = self.setting("secret", secret);
         }
+        if let Some(parameter) = parameter
+            && parameter.json.is_none()
+            && let Some((outer, inner)) = self.parsed(&parameter.source, &parameter.name)
+        {
+            (parameter.json, parameter.name) = (Some(inner.to_owned()), outer.to_owned());
+        }
         if let Some(value) = value {
             *value = if is_token { self.setting("token", value) } else { self.plain(value) };
         }
@@ -315,20 +352,17 @@ impl Writer<'_> {
     /// An argument as a template of ours.
     fn template(&mut self, argument: &Argument) -> String {
         let name = self.plain(&argument.name);
-        let place = |root: &str| {
-            let dotted = name
-                .split('.')
-                .all(|step| !step.is_empty() && !step.contains(|c: char| c.is_whitespace() || c == '[' || c == '}'));
-            if root == "payload" && dotted {
-                format!("{{{{payload.{name}}}}}")
-            } else {
-                format!("{{{{{root}[\"{name}\"]}}}}")
-            }
+        let name = if argument.source == "header" { lower_name(&name) } else { name };
+        let parsed = self.parsed(&argument.source, &name);
+        let place = |root: &str, dots: bool| match &parsed {
+            None => format!("{{{{{root}{}}}}}", steps(&name, dots)),
+            Some((outer, "")) => format!("{{{{{root}{}[json]}}}}", steps(outer, dots)),
+            Some((outer, inner)) => format!("{{{{{root}{}[json]{}}}}}", steps(outer, dots), steps(inner, true)),
         };
         match (argument.source.as_str(), name.as_str()) {
-            ("payload", _) => place("payload"),
-            ("header", _) => format!("{{{{headers[\"{}\"]}}}}", name.to_ascii_lowercase()),
-            ("url" | "query", _) => place("query"),
+            ("payload", _) => place("payload", true),
+            ("header", _) => place("headers", false),
+            ("url" | "query", _) => place("query", false),
             ("request", "method") => "{{method}}".to_owned(),
             ("request", _) => "{{remote}}".to_owned(),
             ("raw-request-body" | "entire-payload", _) => "{{payload}}".to_owned(),
@@ -344,6 +378,22 @@ impl Writer<'_> {
                 String::new()
             }
         }
+    }
+
+    /// The parameter of `parse-parameters-as-json` that this name is, or is a part of, and which part.
+    fn parsed<'n>(&self, source: &str, name: &'n str) -> Option<(&'n str, &'n str)> {
+        let same_source = |other: &str| other == source || is_query(other) && is_query(source);
+        let inside = |parsed: &Argument| {
+            let start = name.get(..parsed.name.len())?;
+            let is_it =
+                if source == "header" { start.eq_ignore_ascii_case(&parsed.name) } else { start == parsed.name };
+            match name.get(parsed.name.len()..).filter(|_| is_it && !start.is_empty())? {
+                "" => Some((start, "")),
+                rest => rest.strip_prefix('.').map(|inner| (start, inner)),
+            }
+        };
+        let parsed = self.hook.parse_parameters_as_json.iter().filter(|parsed| same_source(&parsed.source));
+        parsed.filter_map(inside).max_by_key(|(outer, _)| outer.len())
     }
 
     fn environment(&mut self) -> Vec<String> {
@@ -432,11 +482,18 @@ impl Writer<'_> {
         if hook.include_command_output_in_response_on_error && !hook.include_command_output_in_response {
             self.note("include-command-output-in-response-on-error has no effect alone, as before");
         }
-        if !hook.parse_parameters_as_json.is_empty() {
-            self.lost("parse-parameters-as-json: parameters stay the texts that they are");
+        for parsed in &hook.parse_parameters_as_json {
+            if parsed.source != "payload" && parsed.source != "header" && !is_query(&parsed.source) {
+                self.note(format!("parse-parameters-as-json: {:?} has no effect, as before", parsed.source));
+            }
         }
-        if !hook.incoming_payload_content_type.is_empty() {
-            self.lost("incoming-payload-content-type: the request's own content type counts");
+        let arguments =
+            [&hook.pass_arguments_to_command, &hook.pass_environment_to_command, &hook.pass_file_to_command];
+        let whole = |argument: &Argument| {
+            matches!(argument.source.as_str(), "entire-payload" | "entire-query" | "entire-headers")
+        };
+        if !hook.parse_parameters_as_json.is_empty() && arguments.iter().any(|all| all.iter().any(whole)) {
+            self.note("parse-parameters-as-json: in the entire payload, query or headers, a parameter stays the text that it is");
         }
         if hook.trigger_signature_soft_failures {
             self.note("trigger-signature-soft-failures: always so here");
@@ -446,6 +503,30 @@ impl Writer<'_> {
             self.note(format!("adnanh's does not know {}, nor do we", unknown.join(", ")));
         }
     }
+}
+
+/// The way down to a name in a template: by its dots, or to it as it is.
+fn steps(name: &str, dots: bool) -> String {
+    let step = |step: &str| match step.contains(|c: char| c.is_whitespace() || c == '[' || c == '}') {
+        true => format!("[\"{step}\"]"),
+        false => format!(".{step}"),
+    };
+    match dots && name.split('.').all(|step| !step.is_empty()) {
+        true => name.split('.').map(step).collect(),
+        false => format!("[\"{name}\"]"),
+    }
+}
+
+/// A header's name in small letters; what may follow its first dot is a path into it.
+fn lower_name(name: &str) -> String {
+    match name.split_once('.') {
+        Some((header, path)) => format!("{}.{path}", header.to_ascii_lowercase()),
+        None => name.to_ascii_lowercase(),
+    }
+}
+
+fn is_query(source: &str) -> bool {
+    matches!(source, "url" | "query")
 }
 
 /// The variable that names a file.
@@ -621,6 +702,38 @@ timeout_ms = 3600000
     }
 
     #[test]
+    fn parameters_that_are_json_have_parts_and_bodies_are_read_as_they_are_said_to_be() {
+        let Converted { toml, notes, .. } = converted(
+            r#"[{
+              "id": "a", "execute-command": "deploy", "incoming-payload-content-type": "application/json; charset=utf-8",
+              "parse-parameters-as-json": [
+                { "source": "payload", "name": "payload" }, { "source": "header", "name": "X-Data" }, { "source": "url", "name": "q" },
+                { "source": "payload", "name": "file one" },
+              ],
+              "pass-arguments-to-command": [
+                { "source": "payload", "name": "payload.ref" },
+                { "source": "payload", "name": "payload" },
+                { "source": "payload", "name": "payloads.ref" },
+                { "source": "header", "name": "x-data.id" },
+                { "source": "query", "name": "q.0.a b" },
+                { "source": "payload", "name": "file one.x" },
+              ],
+              "trigger-rule": { "match": { "type": "value", "value": "main", "parameter": { "source": "payload", "name": "payload.ref" } } },
+            }]"#,
+        );
+        for line in [
+            r#"content_type = "application/json""#,
+            r#"args = ["{{payload.payload[json].ref}}", "{{payload.payload[json]}}", "{{payload.payloads.ref}}", '{{headers["x-data"][json].id}}', '{{query["q"][json].0["a b"]}}', '{{payload["file one"][json].x}}']"#,
+            r#"recipe = { unsatisfied_status = 200, rules = { match = { type = "value", value = "main", parameter = { source = "payload", name = "payload", json = "ref" } } } }"#,
+        ] {
+            assert!(toml.lines().any(|other| other == line), "{line} in {toml}");
+        }
+        assert!(notes.iter().all(|note| !note.is_lost), "{notes:?}");
+        let other = converted("[{ id: a, execute-command: /bin/true, incoming-payload-content-type: text/plain }]");
+        assert!(other.toml.contains("content_type = \"application/octet-stream\""), "{}", other.toml);
+    }
+
+    #[test]
     fn what_is_lost_is_told() {
         let check = |hook: &str, text: &str, count: usize| {
             let converted = converted(&match hook.contains("execute-command") {
@@ -633,7 +746,7 @@ timeout_ms = 3600000
             assert_eq!(converted.count, count, "{hook}");
         };
         check("http-methods: [HEAD, POST]", "sources take no HEAD", 1);
-        check("parse-parameters-as-json: [{ source: payload, name: p }]", "parse-parameters-as-json", 1);
+        check("incoming-payload-content-type: multipart/form-data", "where parts begin", 1);
         check("pass-arguments-to-command: [{ source: context, name: x }]", "no source", 1);
         check("trigger-rule: { match: { type: valu } }", "cannot be used", 0);
         check("trigger-rule: { match: { typ: value } }", "not understood", 0);
