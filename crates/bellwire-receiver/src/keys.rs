@@ -13,6 +13,9 @@ use std::time::Duration;
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 /// One that could not be fetched is not asked for again for so long.
 const FAILED_FOR: Duration = Duration::from_secs(30);
+/// A key that is believed, but that nothing fits, is looked at again; not sooner than this after it was fetched, or looked at, last. So
+/// who cannot sign makes us fetch no more than once in that time.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// So many keys are remembered.
 const KEYS_MAX: usize = 256;
 /// So many may be fetched for one source within [`FETCHES_PER`].
@@ -34,21 +37,52 @@ struct Fetched {
     /// `None` if it could not be fetched.
     bytes: Option<Arc<[u8]>>,
     until: Timestamp,
+    /// When it was last asked for.
+    asked_at: Timestamp,
 }
 
 /// The keys as of a time.
-pub(crate) struct KeysAt<'a>(&'a FetchedKeys, Timestamp);
+pub(crate) struct KeysAt<'a> {
+    keys: &'a FetchedKeys,
+    now: Timestamp,
+    /// The last that was there.
+    used: Mutex<Option<KeyRequest>>,
+}
 
 impl Keys for KeysAt<'_> {
     fn fetched(&self, request: &KeyRequest) -> Option<Arc<[u8]>> {
-        self.0.0.lock().keys.get(request).filter(|key| key.until > self.1)?.bytes.clone()
+        let bytes = self.keys.0.lock().keys.get(request).filter(|key| key.until > self.now)?.bytes.clone()?;
+        *self.used.lock() = Some(request.clone());
+        Some(bytes)
+    }
+}
+
+impl KeysAt<'_> {
+    /// What was believed in a verification.
+    pub(crate) fn used(self) -> Option<KeyRequest> {
+        self.used.into_inner()
+    }
+}
+
+impl Inner {
+    /// One more fetch for this source.
+    fn count(&mut self, source: SourceKey, now: Timestamp) -> Result<(), String> {
+        let (since, count) = self.fetches.entry(source).or_insert((now, 0));
+        if now.since(*since) >= FETCHES_PER {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= FETCHES_MAX {
+            return Err("too many keys were fetched for this source in the last minute".to_owned());
+        }
+        *count += 1;
+        Ok(())
     }
 }
 
 impl FetchedKeys {
     /// As of `now`, in engine time.
     pub(crate) fn at(&self, now: Timestamp) -> KeysAt<'_> {
-        KeysAt(self, now)
+        KeysAt { keys: self, now, used: Mutex::new(None) }
     }
 
     /// Fetches a key that is not there.
@@ -67,14 +101,7 @@ impl FetchedKeys {
             if inner.keys.get(&request).is_some_and(|key| key.until > now && key.bytes.is_none()) {
                 return Err("it could not be fetched a moment ago".to_owned());
             }
-            let (since, count) = inner.fetches.entry(source).or_insert((now, 0));
-            if now.since(*since) >= FETCHES_PER {
-                (*since, *count) = (now, 0);
-            }
-            if *count >= FETCHES_MAX {
-                return Err("too many keys were fetched for this source in the last minute".to_owned());
-            }
-            *count += 1;
+            inner.count(source, now)?;
         }
         let fetched = match request.certificate {
             true => backend.fetch_certificate(request.url.clone(), KEY_BYTES_MAX).await,
@@ -88,16 +115,170 @@ impl FetchedKeys {
         if inner.keys.len() >= KEYS_MAX {
             inner.keys.clear();
         }
-        let (key, answer) = match fetched {
-            Ok(bytes) => (Fetched { bytes: Some(Arc::from(&*bytes)), until: now.plus(KEPT_FOR) }, Ok(())),
-            Err(error) => (Fetched { bytes: None, until: now.plus(FAILED_FOR) }, Err(error)),
+        let (bytes, until, answer) = match fetched {
+            Ok(bytes) => (Some(Arc::from(&*bytes)), now.plus(KEPT_FOR), Ok(())),
+            Err(error) => (None, now.plus(FAILED_FOR), Err(error)),
         };
-        inner.keys.insert(request, key);
+        inner.keys.insert(request, Fetched { bytes, until, asked_at: now });
         answer
+    }
+
+    /// Fetches a set of keys again that is believed, but that nothing fits: the sender may have another one since. Whether there is another one
+    /// now. What cannot be fetched stays as it was.
+    pub(crate) async fn look_again(&self, backend: &dyn Backend, source: SourceKey, request: &KeyRequest) -> bool {
+        let now = backend.now();
+        {
+            let mut inner = self.0.lock();
+            let due = |key: &Fetched| now.since(key.asked_at) >= LOOKED_AT_EVERY;
+            // A certificate is what its address says; another one has another address.
+            if request.certificate || !inner.keys.get(request).is_some_and(due) || inner.count(source, now).is_err() {
+                return false;
+            }
+            if let Some(key) = inner.keys.get_mut(request) {
+                key.asked_at = now;
+            }
+        }
+        let Ok(bytes) = backend.fetch(request.url.clone(), request.post.clone(), KEY_BYTES_MAX).await else {
+            return false;
+        };
+        let mut inner = self.0.lock();
+        let Some(key) = inner.keys.get_mut(request) else { return false };
+        let is_other = key.bytes.as_deref() != Some(&*bytes);
+        (key.bytes, key.until) = (Some(Arc::from(&*bytes)), backend.now().plus(KEPT_FOR));
+        is_other
     }
 
     /// Forgets the sources that are gone.
     pub(crate) fn forget(&self, exists: impl Fn(SourceKey) -> bool) {
         self.0.lock().fetches.retain(|key, _| exists(*key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Accepted, Answer, EndpointSays, Outcome, Unaccepted};
+    use bellwire_engine::{Catalogue, Draft};
+    use bellwire_model::{Endpoint, KeptRequest, RequestId};
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use parking_lot::RwLock;
+    use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+    use zeroize::Zeroizing;
+
+    /// A sender with this set of keys, or one that does not answer.
+    #[derive(Default)]
+    struct Sender {
+        seconds: AtomicI64,
+        fetched: AtomicU32,
+        published: Mutex<Option<&'static str>>,
+        catalogue: RwLock<Catalogue>,
+    }
+
+    impl Backend for Sender {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_seconds(self.seconds.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> Timestamp {
+            self.now()
+        }
+
+        fn catalogue(&self) -> &RwLock<Catalogue> {
+            &self.catalogue
+        }
+
+        fn crowded(&self) -> Option<Unaccepted> {
+            None
+        }
+
+        fn accept(&self, _: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
+            unreachable!("nothing is accepted")
+        }
+
+        fn accept_and_wait(
+            &self,
+            _: Draft,
+            _: Duration,
+        ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>> {
+            unreachable!("nothing is accepted")
+        }
+
+        fn traces(&self) -> bool {
+            false
+        }
+
+        fn request_id(&self) -> RequestId {
+            unreachable!("nothing is kept")
+        }
+
+        fn keep(&self, _: KeptRequest) {}
+
+        fn fetch(&self, _: String, _: Option<Zeroizing<String>>, _: usize) -> Answer<'_, Result<Bytes, String>> {
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+            let published = self.published.lock().map(|text| Bytes::from_static(text.as_bytes()));
+            Box::pin(std::future::ready(published.ok_or_else(|| "it does not answer".to_owned())))
+        }
+
+        fn fetch_certificate(&self, _: String, _: usize) -> Answer<'_, Result<Bytes, String>> {
+            Box::pin(std::future::ready(Ok(Bytes::from_static(b"a certificate"))))
+        }
+
+        fn agreed(&self, _: SourceKey, _: Duration) -> Answer<'_, Result<(), Unaccepted>> {
+            unreachable!("nobody agrees")
+        }
+
+        fn store_secret(&self, _: SourceKey, _: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
+            unreachable!("no secret is brought")
+        }
+
+        fn filter_failed(&self, _: &Endpoint, _: &str) {}
+
+        fn count(&self, _: Outcome) {}
+    }
+
+    #[test]
+    fn a_set_of_keys_that_nothing_fits_is_looked_at_again_once_a_minute() {
+        let (sender, keys, source) = (Sender::default(), FetchedKeys::default(), SourceKey(1));
+        let request = KeyRequest { url: "https://keys.example/jwks".to_owned(), post: None, certificate: false };
+        let publish = |text| *sender.published.lock() = text;
+        let at = |seconds| sender.seconds.store(seconds, Ordering::Relaxed);
+        let look = || keys.look_again(&sender, source, &request).now_or_never().expect("at once");
+        let believed = || keys.at(sender.now()).fetched(&request).map(|bytes| bytes.to_vec());
+        publish(Some("one"));
+        at(1_000);
+        assert!(!look(), "what was never fetched is not looked at again");
+        keys.fetch(&sender, source, request.clone()).now_or_never().expect("at once").expect("fetched");
+        publish(Some("two"));
+        at(1_059);
+        assert!(!look());
+        assert_eq!(believed().as_deref(), Some(&b"one"[..]));
+        at(1_060);
+        assert!(look(), "there is another one");
+        assert_eq!(believed().as_deref(), Some(&b"two"[..]));
+        // A stranger, as often as he likes.
+        for seconds in 1_061..1_120 {
+            at(seconds);
+            assert!(!look());
+        }
+        assert_eq!(sender.fetched.load(Ordering::Relaxed), 2);
+        at(1_120);
+        assert!(!look(), "looked at, and the same");
+        // What cannot be fetched stays as it was, and is not asked for at once again.
+        publish(None);
+        at(1_180);
+        assert!(!look());
+        at(1_181);
+        assert!(!look());
+        assert_eq!((believed().as_deref(), sender.fetched.load(Ordering::Relaxed)), (Some(&b"two"[..]), 4));
+    }
+
+    #[test]
+    fn a_certificate_is_what_its_address_says() {
+        let (sender, keys, source) = (Sender::default(), FetchedKeys::default(), SourceKey(1));
+        let request = KeyRequest { url: "https://keys.example/a.pem".to_owned(), post: None, certificate: true };
+        keys.fetch(&sender, source, request.clone()).now_or_never().expect("at once").expect("fetched");
+        sender.seconds.store(600, Ordering::Relaxed);
+        assert!(!keys.look_again(&sender, source, &request).now_or_never().expect("at once"));
     }
 }

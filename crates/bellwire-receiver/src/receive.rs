@@ -202,7 +202,10 @@ impl Receiver {
     ) -> Result<Proof, Refusal> {
         let verifier = &incoming.ready.verifier;
         let wall = backend.wall().as_seconds();
-        match verifier.verify_from(request, incoming.remote, wall, &self.keys.at(incoming.now)) {
+        let keys = self.keys.at(incoming.now);
+        let proven = verifier.verify_from(request, incoming.remote, wall, &keys);
+        let used = keys.used();
+        match proven {
             Err(Unproven::Unsatisfied) => Err(Refusal::unsatisfied(verifier.unsatisfied_status())),
             Err(Unproven::NeedsKey(key)) => {
                 let url = key.url.clone();
@@ -210,6 +213,15 @@ impl Receiver {
                 fetched.map_err(|error| Refusal::later(5, format!("the key at {url} is not there: {error}")))?;
                 let again = verifier.verify(request, wall, &self.keys.at(backend.now()));
                 again.map_err(|refusal| Refusal::unverified(refusal.to_string()))
+            }
+            Err(refusal @ (Unproven::Mismatch | Unproven::Key { .. })) => {
+                let unverified = |refusal: Unproven| Refusal::unverified(refusal.to_string());
+                match used {
+                    Some(key) if self.keys.look_again(backend, incoming.source.key, &key).await => {
+                        verifier.verify(request, wall, &self.keys.at(backend.now())).map_err(unverified)
+                    }
+                    _ => Err(unverified(refusal)),
+                }
             }
             proven => proven.map_err(|refusal| Refusal::unverified(refusal.to_string())),
         }

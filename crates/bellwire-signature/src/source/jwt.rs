@@ -27,12 +27,15 @@ pub(crate) enum JwtKeys {
     Es256Fetched(KeySet),
 }
 
-/// Where keys are fetched by their id.
+/// So many keys of a set are tried for a token that does not say which.
+const KEYS_TRIED_MAX: usize = 16;
+
+/// Where keys are fetched: each by its id, or all at once.
 #[derive(Clone)]
 pub(crate) struct KeySet {
-    /// With `{kid}` in it.
+    /// With `{kid}` in it, or in what is posted, if each is fetched by its id.
     pub(crate) url: String,
-    /// Likewise.
+    /// See there.
     pub(crate) post: BTreeMap<String, Zeroizing<String>>,
     pub(crate) path: Option<Path>,
 }
@@ -64,7 +67,7 @@ pub(crate) fn verify(token: &str, keys: &JwtKeys, now_seconds: i64, fetched: &dy
             keys.iter().map(fits).fold(subtle::Choice::from(0), |all, one| all | one).into()
         }
         JwtKeys::Es256(keys) => es256(keys),
-        JwtKeys::Es256Fetched(set) => es256(&[set.key(member(&header, "kid").as_deref(), fetched)?]),
+        JwtKeys::Es256Fetched(set) => es256(&set.keys(member(&header, "kid").as_deref(), fetched)?),
     };
     if !fits {
         return Err(Refusal::Mismatch);
@@ -74,16 +77,23 @@ pub(crate) fn verify(token: &str, keys: &JwtKeys, now_seconds: i64, fetched: &dy
 }
 
 impl KeySet {
-    fn key(&self, kid: Option<&str>, fetched: &dyn Keys) -> Result<PublicKey, Refusal> {
-        let is_id = |kid: &&str| {
+    /// The keys that may have signed a token with this `kid`.
+    fn keys(&self, kid: Option<&str>, fetched: &dyn Keys) -> Result<Vec<PublicKey>, Refusal> {
+        let is_id = |kid: &str| {
             (1..=128).contains(&kid.len()) && kid.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
-        let kid = kid
-            .filter(is_id)
-            .ok_or(Refusal::Malformed { field: "the token's header".to_owned(), wanted: "one with the id of a key" })?;
-        let request = self.request(kid);
+        if !kid.map_or(!self.is_asked_by_id(), is_id) {
+            let field = "the token's header".to_owned();
+            return Err(Refusal::Malformed { field, wanted: "one with the id of a key" });
+        }
+        let request = self.request(kid.unwrap_or_default());
         let Some(answer) = fetched.fetched(&request) else { return Err(Refusal::NeedsKey(request)) };
         self.read(&answer, kid).map_err(|text| Refusal::Key { text: text.to_owned() })
+    }
+
+    fn is_asked_by_id(&self) -> bool {
+        let posted = self.post.values().any(|value| value.contains("{kid}"));
+        posted || self.url.contains("{kid}")
     }
 
     fn request(&self, kid: &str) -> KeyRequest {
@@ -95,7 +105,7 @@ impl KeySet {
         KeyRequest { url: self.url.replace("{kid}", kid), post, certificate: false }
     }
 
-    fn read(&self, answer: &[u8], kid: &str) -> Result<PublicKey, &'static str> {
+    fn read(&self, answer: &[u8], kid: Option<&str>) -> Result<Vec<PublicKey>, &'static str> {
         const NOT_FOUND: &str = "the answer holds no such key";
         let all = Path::parse("*").ok_or(NOT_FOUND)?;
         let root: &serde_json::value::RawValue = serde_json::from_slice(answer).map_err(|_| "it is not JSON")?;
@@ -108,17 +118,33 @@ impl KeySet {
         } else {
             vec![found]
         };
-        let is_it = |key: &str| member(key.as_bytes(), "kid").as_deref() == Some(kid);
-        let key = candidates.into_iter().find(|key| is_it(key.get())).ok_or(NOT_FOUND)?.get().as_bytes();
-        if member(key, "kty").as_deref() != Some("EC") || member(key, "crv").as_deref() != Some("P-256") {
-            return Err("it is not a key on P-256");
+        // Of a whole set, a key without an id may be that of any token.
+        let is_it = |key: &str| match (kid, member(key.as_bytes(), "kid").as_deref()) {
+            (Some(kid), Some(own)) => own == kid,
+            (Some(_), None) => !self.is_asked_by_id(),
+            (None, _) => true,
+        };
+        let keys = candidates.into_iter().filter(|key| is_it(key.get())).take(KEYS_TRIED_MAX);
+        let (mut usable, mut fault) = (Vec::new(), NOT_FOUND);
+        for key in keys {
+            match public_key(key.get().as_bytes()) {
+                Ok(key) => usable.push(key),
+                Err(text) => fault = text,
+            }
         }
-        if member(key, "expired_at").is_some() {
-            return Err("the sender has retired it");
-        }
-        let coordinate = |name| member(key, name).and_then(|text| base64url(&text)).ok_or("it lacks its coordinates");
-        PublicKey::from_p256_coordinates(&coordinate("x")?, &coordinate("y")?).ok_or("its coordinates have no 32 bytes")
+        if usable.is_empty() { Err(fault) } else { Ok(usable) }
     }
+}
+
+fn public_key(key: &[u8]) -> Result<PublicKey, &'static str> {
+    if member(key, "kty").as_deref() != Some("EC") || member(key, "crv").as_deref() != Some("P-256") {
+        return Err("it is not a key on P-256");
+    }
+    if member(key, "expired_at").is_some() {
+        return Err("the sender has retired it");
+    }
+    let coordinate = |name| member(key, name).and_then(|text| base64url(&text)).ok_or("it lacks its coordinates");
+    PublicKey::from_p256_coordinates(&coordinate("x")?, &coordinate("y")?).ok_or("its coordinates have no 32 bytes")
 }
 
 fn check_lifetime(claims: &[u8], now_seconds: i64) -> Result<(), Refusal> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine, prelude::*};
 use bellwire_signature::source::{
-    Algorithm, KeyFormat, Keys, Preset, Refusal, Sample, SampleError, Supplied, Verifier, preset, presets,
+    Algorithm, KeyFormat, Keys, Preset, Recipe, Refusal, Sample, SampleError, Supplied, Verifier, preset, presets,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -91,16 +91,21 @@ struct Signed {
 
 impl Signed {
     fn new(preset: &'static Preset) -> Signed {
+        Signed::of(preset, preset.recipe.clone())
+    }
+
+    /// With the preset's recipe, or a variant of it.
+    fn of(preset: &'static Preset, recipe: Recipe) -> Signed {
         let pair = pair(preset);
         let supplied = supplied(preset, pair.as_ref());
-        let verifier = Verifier::new(&preset.recipe, &supplied).expect(&preset.name);
+        let verifier = Verifier::new(&recipe, &supplied).expect(&preset.name);
         let sample = sample(&preset.name);
         let signed = match &pair {
             Some(pair) => verifier.sign_with(&sample, "evt_1", NOW, Some(&pair.sign), pair),
             None => verifier.sign(&sample, "evt_1", NOW),
         };
         let signed = signed.unwrap_or_else(|error| panic!("{}: {error}", preset.name));
-        let mut case = Case::new(&preset.name, preset.recipe.clone(), "").url(&signed.url).body(signed.body).at(NOW);
+        let mut case = Case::new(&preset.name, recipe, "").url(&signed.url).body(signed.body).at(NOW);
         case.supplied = supplied;
         case.headers = signed.headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
         Signed { case, verifier, pair }
@@ -364,6 +369,25 @@ fn a_retired_key_is_refused() {
     let list = jwk.replace("{\"key\":", "{\"key\":[{\"kid\":\"other\"},").replace("}}", "}]}");
     signed.pair.as_mut().expect("keys").published = Some(list.into_bytes().into());
     assert_eq!(signed.verify(&case), Ok(()));
+}
+
+#[test]
+fn a_key_of_a_whole_set_needs_no_id() {
+    let mut recipe = preset("plaid").expect("a preset").recipe.clone();
+    recipe.verify[0].key_set.as_mut().expect("a key set").post.clear();
+    let mut signed = Signed::of(preset("plaid").expect("a preset"), recipe);
+    let pair = signed.pair.as_mut().expect("keys");
+    let jwk = String::from_utf8(pair.published.as_ref().expect("a key").to_vec()).expect("JSON");
+    let case = signed.case.clone();
+    let mut check = |published: &str, fits: bool| {
+        signed.pair.as_mut().expect("keys").published = Some(published.as_bytes().into());
+        assert_eq!(signed.verify(&case).is_ok(), fits, "{published}");
+    };
+    let without = jwk.replace("\"kid\":\"evt_1\",", "");
+    check(&jwk, true);
+    check(&without, true);
+    check(&without.replace("{\"key\":", "{\"key\":[{\"kty\":\"RSA\"},").replace("}}", "}]}"), true);
+    check(&jwk.replace("evt_1", "evt_2"), false);
 }
 
 #[test]
