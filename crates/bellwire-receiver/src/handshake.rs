@@ -14,6 +14,13 @@ use std::time::Duration;
 /// A subscription's confirmation is not read further.
 const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
 
+fn refusal(error: Unaccepted) -> Refusal {
+    match error {
+        Unaccepted::Later { seconds, reason } => Refusal::later(seconds, reason.to_owned()),
+        Unaccepted::Failed(detail) => Refusal::failed(detail),
+    }
+}
+
 /// Does what the answer depends on, and gives it.
 pub(crate) async fn answer(backend: &dyn Backend, source: &Source, reply: Reply) -> Result<Responded, Refusal> {
     match reply.then {
@@ -23,18 +30,13 @@ pub(crate) async fn answer(backend: &dyn Backend, source: &Source, reply: Reply)
             fetched.map_err(|error| Refusal::later(10, format!("the subscription could not be confirmed: {error}")))?;
         }
         Some(Then::StoreSecret(secret)) => {
-            backend.store_secret(source.key, secret).await.map_err(|error| match error {
-                Unaccepted::Later { seconds, reason } => Refusal::later(seconds, reason.to_owned()),
-                Unaccepted::Failed(detail) => Refusal::failed(detail),
-            })?;
+            backend.store_secret(source.key, secret).await.map_err(refusal)?;
             tracing::info!(source.id = %source.id, "the sender has brought the source's secret");
         }
         Some(Then::Lease(seconds)) => {
-            backend.agreed(source.key, Duration::from_secs(seconds)).await.map_err(|error| match error {
-                Unaccepted::Later { seconds, reason } => Refusal::later(seconds, reason.to_owned()),
-                Unaccepted::Failed(detail) => Refusal::failed(detail),
-            })?;
+            backend.agreed(source.key, Duration::from_secs(seconds)).await.map_err(refusal)?;
         }
+        Some(Then::Denied(reason)) => backend.denied(source.key, reason).await.map_err(refusal)?,
     }
     let mut answer = Response::new(Body::from(reply.body));
     *answer.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);

@@ -228,6 +228,10 @@ mod tests {
             unreachable!("nobody agrees")
         }
 
+        fn denied(&self, _: SourceKey, _: String) -> Answer<'_, Result<(), Unaccepted>> {
+            unreachable!("nobody denies")
+        }
+
         fn store_secret(&self, _: SourceKey, _: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
             unreachable!("no secret is brought")
         }

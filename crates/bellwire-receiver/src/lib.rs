@@ -187,6 +187,10 @@ pub trait Backend: Send + Sync + 'static {
     /// The sender has agreed to a subscription of a source for so long. It counts if the sender was asked; durable when it answers `Ok`.
     fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>>;
 
+    /// The sender has denied a subscription of a source, with this reason. It counts if there is one, or the sender was asked; durable when it
+    /// answers `Ok`.
+    fn denied(&self, source: SourceKey, reason: String) -> Answer<'_, Result<(), Unaccepted>>;
+
     /// Gives a source that has none yet a secret that its sender brought. Durable and in force when it answers `Ok`.
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>>;
 

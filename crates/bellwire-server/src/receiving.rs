@@ -131,15 +131,19 @@ async fn store_secret(doors: Arc<Doors>, key: SourceKey, secret: Zeroizing<Strin
     tokio::spawn(edit).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
 }
 
-/// It is kept even if the sender hangs up.
-async fn agreed(doors: Arc<Doors>, key: SourceKey, lease: Duration) -> Result<(), Unaccepted> {
+/// Moves a source's position by what its hub has said; `None`: that means nothing. It is kept even if the sender hangs up.
+async fn said(
+    doors: Arc<Doors>,
+    key: SourceKey,
+    moved: impl FnOnce(Position, Timestamp) -> Option<Position> + Send + 'static,
+) -> Result<(), Unaccepted> {
     let work = async move {
         let store = Arc::clone(&doors.core.store);
         let read = tokio::task::spawn_blocking(move || store.source_cursor(key)).await;
         let failed = |error: String| Unaccepted::Failed(format!("the store cannot be read: {error}"));
         let kept = read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
         let position = kept.and_then(|kept| serde_json::from_str::<Position>(&kept.position).ok());
-        let Some(position) = position.and_then(|position| position.agreed(lease, wall())) else { return Ok(()) };
+        let Some(position) = position.and_then(|position| moved(position, wall())) else { return Ok(()) };
         let position = serde_json::to_string(&position).map_err(|error| failed(error.to_string()))?.into();
         let moved_at = doors.core.clock.engine();
         let change = vec![Change::PutSourceCursor(SourceCursor { source: key, position, moved_at })];
@@ -252,7 +256,11 @@ impl Backend for Receiving {
     }
 
     fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>> {
-        Box::pin(agreed(Arc::clone(&self.doors), source, lease))
+        Box::pin(said(Arc::clone(&self.doors), source, move |position, now| position.agreed(lease, now)))
+    }
+
+    fn denied(&self, source: SourceKey, reason: String) -> Answer<'_, Result<(), Unaccepted>> {
+        Box::pin(said(Arc::clone(&self.doors), source, move |position, now| position.denied(&reason, now)))
     }
 
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {

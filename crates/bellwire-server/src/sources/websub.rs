@@ -25,6 +25,8 @@ const LEASE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// `hub.secret` is shorter, says the specification.
 const SECRET_BYTES_MAX: usize = 199;
+/// Of what a hub says why it denies, so many characters are kept.
+const REASON_MAX: usize = 200;
 
 /// A subscription that we are to keep up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +50,9 @@ pub(crate) struct Position {
     /// Of the subscription that the hub has agreed to, Unix seconds.
     renew_at: Option<i64>,
     until: Option<i64>,
+    /// Why the hub will not send, since it said so last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    denied: Option<String>,
 }
 
 impl Position {
@@ -58,9 +63,24 @@ impl Position {
             return None;
         }
         let lease = lease.clamp(Duration::from_secs(1), LEASE_MAX);
-        self.tries = 0;
+        (self.tries, self.denied) = (0, None);
         self.renew_at = Some(now.plus(lease.mul_f64(RENEWED_AFTER)).as_seconds());
         self.until = Some(now.plus(lease).as_seconds());
+        Some(self)
+    }
+
+    /// The hub has denied it, at `now`: it is asked again as one that says nothing. `None` if there is nothing that it could deny.
+    pub(crate) fn denied(mut self, reason: &str, now: Timestamp) -> Option<Position> {
+        let was_asked = self.tries > 0 && now <= Timestamp::from_seconds(self.asked_at).plus(AGREES_WITHIN);
+        let has_lease = self.until.is_some_and(|until| Timestamp::from_seconds(until) > now);
+        if !was_asked && !has_lease {
+            return None;
+        }
+        if self.tries == 0 {
+            (self.tries, self.asked_at) = (1, now.as_seconds());
+        }
+        (self.renew_at, self.until) = (None, None);
+        self.denied = Some(reason.chars().take(REASON_MAX).collect());
         Some(self)
     }
 
@@ -127,6 +147,7 @@ pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
         callback: source.url.clone().context("`url` is needed to subscribe")?,
         lease_seconds: lease(source).context("`lease_seconds` cannot be read")?,
     };
+    let mut told: Option<String> = None;
     loop {
         let position: Option<Position> = match hand.position().await? {
             Some(text) => serde_json::from_str(&text).context("its position cannot be read")?,
@@ -134,7 +155,20 @@ pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
         };
         let (now, due) = (hand.wall(), due(position.as_ref(), &wanted));
         if due > now {
-            hand.ran(Some(due), None);
+            match position.as_ref().and_then(|position| position.denied.as_deref()) {
+                None => {
+                    hand.ran(Some(due), None);
+                    told = None;
+                }
+                Some(reason) if told.as_deref() == Some(reason) => {}
+                Some(reason) => {
+                    tracing::warn!(source.id = %source.id, reason, "the hub has denied the source's subscription");
+                    hand.ran(Some(due), None);
+                    let text = format!("the hub has denied the subscription: {reason}");
+                    hand.states().failed(source.key, source.way.name(), hand.now(), text);
+                    told = Some(reason.to_owned());
+                }
+            }
             tokio::time::sleep(due.since(now).min(LOOK_AGAIN)).await;
             continue;
         }
@@ -147,6 +181,7 @@ pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
             tries: before.as_ref().map_or(0, |before| before.tries).saturating_add(1),
             renew_at: before.as_ref().and_then(|before| before.renew_at),
             until: before.as_ref().and_then(|before| before.until),
+            denied: before.as_ref().and_then(|before| before.denied.clone()),
         };
         // First: the hub may ask back before it answers.
         hand.bring(Vec::new(), Some(serde_json::to_string(&asking)?)).await?;
@@ -199,7 +234,7 @@ mod tests {
 
     fn asked(at: i64, tries: u32) -> Position {
         let Wanted { hub, topic, callback, .. } = wanted();
-        Position { hub, topic, callback, asked_at: at, tries, renew_at: None, until: None }
+        Position { hub, topic, callback, asked_at: at, tries, renew_at: None, until: None, denied: None }
     }
 
     fn seconds(at: i64) -> Timestamp {
@@ -222,6 +257,21 @@ mod tests {
         check(Some(&other), 0);
         // Asked again, and no answer: the old lease goes on meanwhile.
         check(Some(&Position { asked_at: 1_210, tries: 1, ..agreed }), 1_270);
+    }
+
+    #[test]
+    fn a_hub_that_denies_is_asked_again_later_and_less_often() {
+        let denied = asked(1_000, 3).denied("not you", seconds(1_005)).expect("was asked");
+        assert_eq!(denied.denied.as_deref(), Some("not you"));
+        assert_eq!(due(Some(&denied), &wanted()), seconds(1_240));
+        // Later it may think better of it.
+        let agreed = denied.agreed(Duration::from_secs(300), seconds(1_250)).expect("was asked");
+        assert_eq!((agreed.denied.as_deref(), agreed.until), (None, Some(1_550)));
+        // A lease can be taken back, but only one that goes on.
+        let back = agreed.clone().denied("", seconds(1_300)).expect("has a lease");
+        assert_eq!((back.until, due(Some(&back), &wanted())), (None, seconds(1_360)));
+        assert_eq!(agreed.denied("", seconds(9_999)), None);
+        assert_eq!(asked(1_000, 1).denied("late", seconds(9_999)), None);
     }
 
     #[test]

@@ -448,5 +448,12 @@ fn a_subscription_at_a_hub_is_made_and_renewed_before_its_lease_ends() {
     assert_eq!(state()["position"]["tries"], 0, "{}", state());
     asked(hub.next());
     eventually("what it asked is kept", || (state()["position"]["tries"] == 1).then_some(()));
+    // Then it will have no more of it, and says so.
+    let denied = "hub.mode=denied&hub.topic=https%3A%2F%2Fa.example%2Ffeed&hub.reason=not+here";
+    assert_eq!(exchange(&server, &request("GET", &format!("/feeds/a?{denied}"), &[], b"")).status, 200);
+    assert_eq!((&state()["position"]["denied"], &state()["position"]["until"]), (&json!("not here"), &json!(null)));
+    eventually("its state says so", || {
+        state().to_string().contains("has denied the subscription: not here").then_some(())
+    });
     assert!(server.stop().success());
 }

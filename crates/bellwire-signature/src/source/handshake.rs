@@ -88,6 +88,8 @@ pub enum Then {
     StoreSecret(Zeroizing<String>),
     /// The sender will send for so many seconds, if it was asked to. Whoever knows the callback can say so.
     Lease(u64),
+    /// The sender will not send, or no longer, and says why, if it likes. Whoever knows the callback can say so.
+    Denied(String),
 }
 
 impl std::fmt::Debug for Then {
@@ -96,6 +98,7 @@ impl std::fmt::Debug for Then {
             Then::Fetch(url) => write!(f, "Fetch({url})"),
             Then::StoreSecret(_) => f.write_str("StoreSecret(redacted)"),
             Then::Lease(seconds) => write!(f, "Lease({seconds})"),
+            Then::Denied(reason) => write!(f, "Denied({reason:?})"),
         }
     }
 }
@@ -180,7 +183,11 @@ impl Handshaker {
                         Some(Reply { then: lease.map(Then::Lease), ..echo(&text("query:hub.challenge")?)? })
                     }
                     "unsubscribe" if is_ours => echo(&text("query:hub.challenge")?),
-                    "denied" if is_ours => Some(plain(200)),
+                    // W3C WebSub §5.2: the subscription is denied, now or later.
+                    "denied" if is_ours => {
+                        let reason = text("query:hub.reason").and_then(echoable).unwrap_or_default();
+                        Some(Reply { then: Some(Then::Denied(reason)), ..plain(200) })
+                    }
                     _ => Some(plain(404)),
                 }
             }

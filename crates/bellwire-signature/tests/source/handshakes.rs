@@ -100,7 +100,9 @@ fn websub() {
     with("subscribe", "https%3A%2F%2Fa.example%2Ffeed").answers(false, 200, "c");
     with("unsubscribe", "https%3A%2F%2Fa.example%2Ffeed").answers(false, 200, "c");
     with("subscribe", "https%3A%2F%2Fa.example%2Fother").answers(false, 404, "");
-    with("denied", "https%3A%2F%2Fa.example%2Ffeed").answers(false, 200, "");
+    let denied = with("denied", "https%3A%2F%2Fa.example%2Ffeed&hub.reason=no+more+feeds").answers(false, 200, "");
+    assert_eq!(denied.then, Some(Then::Denied("no more feeds".to_owned())));
+    with("denied", "https%3A%2F%2Fa.example%2Fother").answers(false, 404, "");
     with("publish", "https%3A%2F%2Fa.example%2Ffeed").answers(false, 404, "");
 }
 
