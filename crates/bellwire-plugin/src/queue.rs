@@ -1,5 +1,5 @@
-//! Queue: each message is published to NATS JetStream, a Redis stream, a queue of Amazon SQS or an exchange of AMQP, and delivered when
-//! that has it.
+//! Queue: each message is published to NATS JetStream, a Redis stream, a queue of Amazon SQS, an exchange of AMQP or a topic of Kafka, and
+//! delivered when that has it.
 //!
 //! The payload goes out byte for byte; message id, event type and content type go with it. Repetitions of a delivery carry the same
 //! id, made of the message's and the endpoint's, by which JetStream and, with `dedupe_seconds`, Redis know them.
@@ -12,6 +12,7 @@ use bellwire_egress::{Proxy, SendError};
 use bellwire_model::{EndpointKey, FailureClass};
 use bellwire_queue::{
     Broker, Credentials, Placed, Publication, PublishError, Publishers, Server, ServerFault, header, is_subject,
+    is_topic,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -28,10 +29,12 @@ const DEDUPE_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Queue {
     server: Server,
-    /// The subject, the stream's key, the group, or the routing key.
+    /// The subject, the stream's key, the group, the routing key, or the topic.
     to: Template,
     /// Of AMQP.
     exchange: String,
+    /// Of Kafka: the record's key.
+    key: Option<Template>,
     length_max: Option<NonZeroU64>,
     dedupe: Option<Duration>,
     timeout: Duration,
@@ -103,6 +106,21 @@ struct Amqp {
     timeout_ms: Timeout,
 }
 
+/// Settings with `"broker": "kafka"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kafka {
+    /// One host and its port, or some with commas between them.
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    topic: Template,
+    /// What has the same key goes to the same partition, and keeps its order there.
+    key: Option<Template>,
+    #[serde(default = "timeout_default")]
+    timeout_ms: Timeout,
+}
+
 /// One for all messages, so that the order of all of them is kept.
 fn group_default() -> Template {
     Template::parse("bellwire").expect("a text without braces is a template")
@@ -165,33 +183,57 @@ impl Queue {
                 }
                 Queue { exchange, timeout: timeout_ms.0, ..Queue::to(server, routing_key) }
             }
+            Broker::Kafka => {
+                let Kafka { url, user, password, topic, key, timeout_ms } = settings::read(&others)?;
+                let server = server(broker, &url, Credentials { user, password, token: None })?;
+                Queue { key, timeout: timeout_ms.0, ..Queue::to(server, topic) }
+            }
         };
         queue.check_template(broker, others.as_object())?;
         Ok(queue)
     }
 
     fn to(server: Server, to: Template) -> Queue {
-        Queue { server, to, exchange: String::new(), length_max: None, dedupe: None, timeout: timeout_default().0 }
+        Queue {
+            server,
+            to,
+            exchange: String::new(),
+            key: None,
+            length_max: None,
+            dedupe: None,
+            timeout: timeout_default().0,
+        }
     }
 
     fn check_template(&self, broker: Broker, settings: Option<&Map<String, Value>>) -> Result<(), Fault> {
-        let (setting, of_nats) = match broker {
-            Broker::Nats => ("subject", true),
-            Broker::Redis => ("stream", false),
-            Broker::Sqs => ("group", false),
-            Broker::Amqp => ("routing_key", false),
+        let setting = match broker {
+            Broker::Nats => "subject",
+            Broker::Redis => "stream",
+            Broker::Sqs => "group",
+            Broker::Amqp => "routing_key",
+            Broker::Kafka => "topic",
         };
+        let others = [Root::Count, Root::List, Root::File];
+        if let Some(key) = &self.key
+            && others.into_iter().any(|root| key.names(root))
+        {
+            return Err(Fault::new(&["key"], "count, list and file are for other kinds of plugin"));
+        }
         // What may be absent has a default that is right.
         let Some(text) = settings.and_then(|settings| settings.get(setting)?.as_str()) else { return Ok(()) };
-        if [Root::Count, Root::List, Root::File].into_iter().any(|root| self.to.names(root)) {
+        if others.into_iter().any(|root| self.to.names(root)) {
             return Err(Fault::new(&[setting], "count, list and file are for other kinds of plugin"));
         }
         // Exchanges that bring everything everywhere need none.
         if text.is_empty() && (broker != Broker::Amqp || self.exchange.is_empty()) {
             return Err(Fault::new(&[setting], "is empty"));
         }
-        if of_nats && !text.contains("{{") && !is_subject(text) {
+        if broker == Broker::Nats && !text.contains("{{") && !is_subject(text) {
             let text = "expected words with full stops between them, without * and >, such as events.{{type}}";
+            return Err(Fault::new(&[setting], text));
+        }
+        if broker == Broker::Kafka && !text.contains("{{") && !is_topic(text) {
+            let text = "expected at most 249 letters, digits, full stops, _ and -, such as orders";
             return Err(Fault::new(&[setting], text));
         }
         Ok(())
@@ -233,6 +275,7 @@ impl Queue {
         Publication {
             to: self.to.render(event, Beside::default()),
             exchange: self.exchange.clone(),
+            key: self.key.as_ref().map(|key| key.render(event, Beside::default())),
             id: format!("{}.{}", event.id(), endpoint.0),
             headers,
             payload: event.payload_bytes(),
@@ -289,6 +332,7 @@ mod tests {
     #[test]
     fn mistakes_name_their_setting() {
         let nats = json!({ "broker": "nats", "url": "nats://h", "subject": "events" });
+        let kafka = json!({ "broker": "kafka", "url": "kafka://h", "topic": "events" });
         let redis = json!({ "broker": "redis", "url": "redis://h", "stream": "events" });
         let amqp = json!({ "broker": "amqp", "url": "amqp://h", "routing_key": "events" });
         for (of, change, path, text) in [
@@ -311,6 +355,11 @@ mod tests {
             (&amqp, json!({ "exchange": "x".repeat(256) }), "exchange", "at most 255"),
             (&amqp, json!({ "queue": "q" }), "queue", "unknown field"),
             (&amqp, json!({ "timeout_ms": 90_000 }), "timeout_ms", "from 10"),
+            (&kafka, json!({ "url": "http://h" }), "url", "kafka://host:9092"),
+            (&kafka, json!({ "topic": "a b" }), "topic", "full stops, _ and -"),
+            (&kafka, json!({ "key": "{{count}}" }), "key", "other kinds"),
+            (&kafka, json!({ "subject": "s" }), "subject", "unknown field"),
+            (&kafka, json!({ "password": "p" }), "user", "needs a `user`"),
         ] {
             let mut settings = of.clone();
             let members = settings.as_object_mut().expect("an object");
@@ -329,11 +378,13 @@ mod tests {
         let message = message(r#"{"a":1.50}"#, "application/json");
         let server = Server::parse(Broker::Nats, "nats://h", Credentials::default()).expect("parses");
         let to = Template::parse("events.{{type}}").expect("parses");
-        let queue = Queue::to(server, to);
+        let key = Some(Template::parse("{{type}}").expect("parses"));
+        let queue = Queue { key, ..Queue::to(server, to) };
         let event = Event::new(&message, 2);
         let endpoint = EndpointKey(9);
         let publication = queue.publication(&event, endpoint);
         assert_eq!(publication.to, format!("events.{}", message.event_type));
+        assert_eq!(publication.key.as_deref(), Some(&*message.event_type));
         assert_eq!(publication.id, format!("{}.9", message.id));
         assert_eq!(&publication.payload[..], br#"{"a":1.50}"#);
         let header = |name| publication.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str());

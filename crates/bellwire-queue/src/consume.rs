@@ -4,6 +4,9 @@
 //! connect ─▶ ready ─▶ take ─▶ accept ─▶ settle ─▶ ready …      a fault anywhere ends it; who begins anew is given what was not settled
 //! ```
 //!
+//! Most queues keep our place themselves. Of one that does not (Kafka), the place comes with each batch, is kept in the same commit, and
+//! is given back when it is opened anew.
+//!
 //! Nothing is taken while something that was taken before is not settled, and nothing before its [`Consumer`] is ready for it: so the
 //! order holds, and memory is bounded by one batch. Who dies between accepting and settling gets the same again, with the
 //! same [`Taken::key`]; the one who accepts must know it by that.
@@ -30,9 +33,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// What is taken, and as which consumer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscription {
-    /// The name of a JetStream stream or of an AMQP queue, or the key of a Redis stream. Of SQS, the server's URL says which queue.
+    /// The name of a JetStream stream or of an AMQP queue, the key of a Redis stream, or a topic of Kafka. Of SQS, the server's URL says which queue.
     pub stream: String,
-    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place. SQS and AMQP have none.
+    /// The name of the durable consumer (NATS) or of the group (Redis), under which the queue keeps our place. SQS, AMQP and
+    /// Kafka have none.
     pub group: String,
     /// Of NATS: only these subjects.
     pub filter: Option<String>,
@@ -57,25 +61,27 @@ pub enum Start {
 pub struct Taken {
     /// Where it stands in the queue, for people; never the same for two messages of one stream.
     pub place: String,
-    /// When its stream was made, in Unix microseconds, if one that is made anew gives the same places again.
-    pub stream_made: Option<i64>,
+    /// What tells its stream from an earlier one of the same name, if one that is made anew gives the same places again.
+    pub stream: Option<String>,
     /// When the queue got it, in Unix milliseconds by the queue's clock, if the queue says so.
     pub published: Option<i64>,
-    /// The subject (NATS) or routing key (AMQP) it was published with, or the stream.
+    /// The subject (NATS) or routing key (AMQP) it was published with, or the stream or topic.
     pub subject: String,
     /// Its headers or fields, names in small letters.
     pub headers: Vec<(String, String)>,
     /// Its payload. Empty if an entry of Redis does not have its field.
     pub payload: Bytes,
+    /// This is no message: the queue has lost what stood here before it was taken. In words.
+    pub gone: Option<String>,
 }
 
 impl Taken {
     /// By which a repetition is known: what its sender gave it under the name `header`, which is in small letters; without one, where it
     /// stands.
     pub fn key(&self, header: Option<&str>) -> String {
-        match (header.and_then(|name| self.header(name)).filter(|id| !id.is_empty()), self.stream_made) {
+        match (header.and_then(|name| self.header(name)).filter(|id| !id.is_empty()), &self.stream) {
             (Some(id), _) => id.to_owned(),
-            (None, Some(made)) => format!("{} {made}", self.place),
+            (None, Some(stream)) => format!("{} {stream}", self.place),
             (None, None) => self.place.clone(),
         }
     }
@@ -96,11 +102,11 @@ pub trait Consumer {
     async fn ready(&mut self);
 
     /// Comes back when all of these are durable; they are in the queue's order. Also called with nothing, when there was nothing for a
-    /// while. With `more`, there may be more at once.
+    /// while. With `more`, there may be more at once. A `position` is to be kept in the same commit, and given to [`consume`] the next time.
     ///
     /// # Errors
     /// Not all are. They come again.
-    async fn accept(&mut self, batch: Vec<Taken>, more: bool) -> Result<(), Self::Error>;
+    async fn accept(&mut self, batch: Vec<Taken>, more: bool, position: Option<String>) -> Result<(), Self::Error>;
 }
 
 /// Why no more is taken.
@@ -126,18 +132,23 @@ pub(crate) trait Feed: Send {
 
     /// The queue need not give the first `count` of what was taken again.
     fn settle(&mut self, count: usize) -> Boxed<'_, Result<(), FeedError>>;
+
+    /// How far all that was taken goes, if the queue does not keep that, and if it is farther than was said last.
+    fn position(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// Takes from `server` and hands to `consumer`, in order, until something fails. May be dropped at any time: what was not settled
-/// comes again.
+/// comes again. `position` is what was last kept of the source, if anything was.
 pub async fn consume<C: Consumer>(
     client: &Client,
     wall: Wall,
     server: &Server,
-    subscription: &Subscription,
+    (subscription, position): (&Subscription, Option<&str>),
     consumer: &mut C,
 ) -> ConsumeError<C::Error> {
-    let opening = tokio::time::timeout(2 * LIMIT, open(client, wall, server, subscription));
+    let opening = tokio::time::timeout(2 * LIMIT, open(client, wall, server, subscription, position));
     let mut feed = match opening.await {
         Ok(Ok(feed)) => feed,
         Ok(Err(FeedError(text))) => return ConsumeError::Queue(text),
@@ -163,7 +174,7 @@ async fn turn<C: Consumer>(
     consumer.ready().await;
     let batch = tokio::time::timeout(WAIT + LIMIT, feed.take(most, WAIT)).await.map_err(silent)?.map_err(failed)?;
     let (count, next) = (batch.len(), most_after(&batch, most));
-    consumer.accept(batch, count >= most).await.map_err(ConsumeError::NotAccepted)?;
+    consumer.accept(batch, count >= most, feed.position()).await.map_err(ConsumeError::NotAccepted)?;
     if count > 0 {
         tokio::time::timeout(LIMIT, feed.settle(count)).await.map_err(silent)?.map_err(failed)?;
     }
@@ -187,6 +198,7 @@ async fn open(
     wall: Wall,
     server: &Server,
     subscription: &Subscription,
+    position: Option<&str>,
 ) -> Result<Box<dyn Feed>, FeedError> {
     match server.broker {
         #[cfg(feature = "nats")]
@@ -197,7 +209,12 @@ async fn open(
         Broker::Sqs => Ok(Box::new(crate::sqs::Polling::new(client, server, wall, LIMIT)?)),
         #[cfg(feature = "amqp")]
         Broker::Amqp => Ok(Box::new(crate::amqp::Subscriber::open(client, server, subscription, LIMIT).await?)),
-        #[cfg(not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")))]
+        #[cfg(feature = "kafka")]
+        Broker::Kafka => {
+            let opened = crate::kafka::Partitions::open(client, server, subscription, position, LIMIT);
+            Ok(Box::new(opened.await?))
+        }
+        #[cfg(not(all(feature = "amqp", feature = "kafka", feature = "nats", feature = "redis", feature = "sqs")))]
         broker => Err(FeedError(Broker::parse(broker.name()).err().unwrap_or_default())),
     }
 }
@@ -218,11 +235,12 @@ mod tests {
     fn message(number: usize) -> Taken {
         Taken {
             place: number.to_string(),
-            stream_made: None,
+            stream: None,
             published: None,
             subject: "s".to_owned(),
             headers: Vec::new(),
             payload: Bytes::new(),
+            gone: None,
         }
     }
 
@@ -244,7 +262,7 @@ mod tests {
 
         async fn ready(&mut self) {}
 
-        async fn accept(&mut self, batch: Vec<Taken>, more: bool) -> Result<(), &'static str> {
+        async fn accept(&mut self, batch: Vec<Taken>, more: bool, _: Option<String>) -> Result<(), &'static str> {
             if self.told.len() == self.batches_max {
                 return Err("full");
             }
@@ -313,7 +331,7 @@ mod tests {
             async fn ready(&mut self) {
                 std::future::pending().await
             }
-            async fn accept(&mut self, _: Vec<Taken>, _: bool) -> Result<(), String> {
+            async fn accept(&mut self, _: Vec<Taken>, _: bool, _: Option<String>) -> Result<(), String> {
                 Err("it was not ready".to_owned())
             }
         }
@@ -341,7 +359,7 @@ mod tests {
     fn a_message_is_known_by_what_its_sender_says_or_by_its_place() {
         let mut taken = message(7);
         assert_eq!(taken.key(None), "7");
-        taken.stream_made = Some(5);
+        taken.stream = Some("5".to_owned());
         taken.headers = vec![("a".to_owned(), String::new()), ("b".to_owned(), "order-1".to_owned())];
         for (header, key) in [(None, "7 5"), (Some("a"), "7 5"), (Some("b"), "order-1"), (Some("c"), "7 5")] {
             assert_eq!(taken.key(header), key);

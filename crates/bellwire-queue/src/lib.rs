@@ -8,7 +8,7 @@
 //! [`Broker::is_built_in`] says which there are. All of them connect by way of `egress` and its address guard. It knows nothing
 //! of messages, endpoints or sources; how the truth is kept is never a queue's business.
 #![cfg_attr(
-    not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")),
+    not(all(feature = "amqp", feature = "kafka", feature = "nats", feature = "redis", feature = "sqs")),
     allow(dead_code, unused_variables, reason = "used only by queues that were left out")
 )]
 
@@ -21,19 +21,21 @@ mod nats;
 mod redis_streams;
 #[cfg(feature = "amqp")]
 mod amqp;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "sqs")]
 mod sqs;
 #[cfg(feature = "sqs")]
 mod signature_v4;
 
 pub use consume::{ConsumeError, Consumer, Start, Subscription, Taken, consume};
-pub use publish::{Placed, Publication, PublishError, Publishers, is_subject};
+pub use publish::{Placed, Publication, PublishError, Publishers, is_subject, is_topic};
 pub use server::{Broker, Credentials, Server, ServerFault};
 
 /// The wall clock, in Unix seconds.
 pub type Wall = fn() -> i64;
 
-/// Names of what goes with a payload: headers in NATS and AMQP, fields in Redis.
+/// Names of what goes with a payload: headers in NATS, AMQP and Kafka, fields in Redis.
 pub mod header {
     /// The message's id.
     pub const ID: &str = "webhook-id";
@@ -47,4 +49,6 @@ pub mod header {
     pub const PAYLOAD: &str = "payload";
     /// By which JetStream knows what it has already.
     pub const NATS_ID: &str = "Nats-Msg-Id";
+    /// Of what was taken from Kafka: the record's key, if that is text.
+    pub const KAFKA_KEY: &str = "kafka-key";
 }

@@ -296,11 +296,12 @@ fn taken(
     let info = stream.cached_info();
     Taken {
         place: format!("{} {sequence}", info.config.name),
-        stream_made: Some(micros(info.created.unix_timestamp_nanos())),
+        stream: Some(micros(info.created.unix_timestamp_nanos()).to_string()),
         published: Some(published),
         subject: subject.to_owned(),
         headers,
         payload,
+        gone: None,
     }
 }
 

@@ -17,13 +17,18 @@ const CONNECTIONS_MAX: usize = 64;
 /// A connection that was not used for so long goes when the next one is opened.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// Names of Kafka's topics are no longer.
+const TOPIC_MAX: usize = 249;
+
 /// One message for a queue.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// A NATS subject, the key of a Redis stream, the group in a FIFO queue of SQS, or the routing key of AMQP.
+    /// A NATS subject, the key of a Redis stream, the group in a FIFO queue of SQS, the routing key of AMQP, or a topic of Kafka.
     pub to: String,
     /// Of AMQP: what brings it to queues; the one without a name brings it to the queue that the routing key names.
     pub exchange: String,
+    /// Of Kafka: what has the same key goes to the same partition; anywhere, if absent or empty.
+    pub key: Option<String>,
     /// By which a repetition of the same publication is known.
     pub id: String,
     /// What goes with the payload; names as in [`crate::header`].
@@ -84,6 +89,12 @@ pub fn is_subject(text: &str) -> bool {
     })
 }
 
+/// Whether Kafka can have a topic of this name.
+pub fn is_topic(text: &str) -> bool {
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=TOPIC_MAX).contains(&text.len()) && text.chars().all(usual) && !matches!(text, "." | "..")
+}
+
 pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// An open connection to one kind of queue.
@@ -93,6 +104,11 @@ pub(crate) trait Connection: Send + Sync {
 
     /// It is not known to be of no more use.
     fn is_open(&self) -> bool;
+
+    /// It has connections of its own, and replaces those that end; so it is of use after any error.
+    fn heals(&self) -> bool {
+        false
+    }
 }
 
 /// Publishes, over connections that are kept for the next time. One for each thread: its connections belong to the
@@ -138,6 +154,7 @@ impl Publishers {
         };
         if let (Err(error), Some(used)) = (&placed, used)
             && error.is_of_connection()
+            && !used.heals()
         {
             slot.discard(&used).await;
         }
@@ -202,7 +219,9 @@ async fn connect(
         Broker::Sqs => Ok(Arc::new(crate::sqs::Publisher::new(client, server, wall, limit)?)),
         #[cfg(feature = "amqp")]
         Broker::Amqp => Ok(Arc::new(crate::amqp::Publisher::open(client, server, wall, limit).await?)),
-        #[cfg(not(all(feature = "amqp", feature = "nats", feature = "redis", feature = "sqs")))]
+        #[cfg(feature = "kafka")]
+        Broker::Kafka => Ok(Arc::new(crate::kafka::Publisher::new(client, server, wall, limit))),
+        #[cfg(not(all(feature = "amqp", feature = "kafka", feature = "nats", feature = "redis", feature = "sqs")))]
         broker => {
             let text = Broker::parse(broker.name()).err().unwrap_or_default();
             Err(PublishError::Refused { text, forever: false })
@@ -212,7 +231,23 @@ async fn connect(
 
 #[cfg(test)]
 mod tests {
-    use super::is_subject;
+    use super::{TOPIC_MAX, is_subject, is_topic};
+
+    #[test]
+    fn a_topic_has_the_letters_that_kafka_allows() {
+        for (text, expected) in [
+            ("orders", true),
+            ("Orders.v1_a-b", true),
+            ("", false),
+            ("..", false),
+            ("a b", false),
+            ("a/b", false),
+            ("\u{e9}", false),
+        ] {
+            assert_eq!(is_topic(text), expected, "{text:?}");
+        }
+        assert!(is_topic(&"x".repeat(TOPIC_MAX)) && !is_topic(&"x".repeat(TOPIC_MAX + 1)));
+    }
 
     #[test]
     fn a_subject_is_words_between_dots() {

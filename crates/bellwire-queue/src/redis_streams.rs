@@ -249,11 +249,12 @@ fn taken(stream: &str, payload_field: &str, entry: StreamId) -> Taken {
     Taken {
         place: format!("{stream} {}", entry.id),
         // The places of a stream that is made anew are times as well, and later.
-        stream_made: None,
+        stream: None,
         published: entry.id.split_once('-').and_then(|(millis, _)| millis.parse().ok()),
         subject: stream.to_owned(),
         headers,
         payload,
+        gone: None,
     }
 }
 

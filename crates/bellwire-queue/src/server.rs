@@ -15,11 +15,13 @@ pub enum Broker {
     Sqs,
     /// AMQP 0-9-1, as RabbitMQ speaks it.
     Amqp,
+    /// Apache Kafka.
+    Kafka,
 }
 
 impl Broker {
     /// All of them.
-    pub const ALL: [Broker; 4] = [Broker::Nats, Broker::Redis, Broker::Sqs, Broker::Amqp];
+    pub const ALL: [Broker; 5] = [Broker::Nats, Broker::Redis, Broker::Sqs, Broker::Amqp, Broker::Kafka];
 
     /// Its name in settings.
     pub fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Broker {
             Broker::Redis => "redis",
             Broker::Sqs => "sqs",
             Broker::Amqp => "amqp",
+            Broker::Kafka => "kafka",
         }
     }
 
@@ -38,6 +41,7 @@ impl Broker {
             Broker::Redis => cfg!(feature = "redis"),
             Broker::Sqs => cfg!(feature = "sqs"),
             Broker::Amqp => cfg!(feature = "amqp"),
+            Broker::Kafka => cfg!(feature = "kafka"),
         }
     }
 
@@ -64,6 +68,7 @@ impl Broker {
             Broker::Redis => [("redis", 6379), ("rediss", 6379)],
             Broker::Sqs => [("http", 80), ("https", 443)],
             Broker::Amqp => [("amqp", 5672), ("amqps", 5671)],
+            Broker::Kafka => [("kafka", 9092), ("kafka+ssl", 9092)],
         }
     }
 }
@@ -85,6 +90,8 @@ pub struct Server {
     pub(crate) broker: Broker,
     pub(crate) host: Host<String>,
     pub(crate) port: u16,
+    /// Of Kafka: who can be asked if the first one cannot.
+    pub(crate) others: Vec<(Host<String>, u16)>,
     pub(crate) tls: bool,
     pub(crate) credentials: Credentials,
     /// Of Redis.
@@ -111,12 +118,12 @@ impl Server {
     pub fn not_by_proxy(&self) -> Option<&Host<String>> {
         match self.broker {
             Broker::Nats => Some(&self.host),
-            Broker::Redis | Broker::Sqs | Broker::Amqp => None,
+            Broker::Redis | Broker::Sqs | Broker::Amqp | Broker::Kafka => None,
         }
     }
 
     /// Reads a URL: `nats://host:4222`, `tls://host:4222`, `redis://host:6379/0`, `rediss://host:6379/0`, `amqp://host:5672/virtual-host`,
-    /// `amqps://host:5671/virtual-host`, or the URL of a queue of SQS,
+    /// `amqps://host:5671/virtual-host`, `kafka://host:9092,other:9092`, `kafka+ssl://host:9092`, or the URL of a queue of SQS,
     /// `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`, for which user, password and token are the access key's id, the
     /// secret access key and the session's token.
     ///
@@ -136,6 +143,12 @@ impl Server {
         if scheme != plain && scheme != secure {
             return fault("url", like);
         }
+        let (rest, more) = match rest.split_once(',') {
+            Some((first, more)) if broker == Broker::Kafka => (first, Some(more)),
+            _ => (rest, None),
+        };
+        let others = more.into_iter().flat_map(|more| more.split(',')).map(|other| place(other, plain_port)).collect();
+        let Some(others) = others else { return fault("url", like) };
         let Ok(parsed) = Url::parse(&format!("http://{rest}")) else { return fault("url", like) };
         let Some(host) = parsed.host() else { return fault("url", like) };
         if !parsed.username().is_empty() || parsed.password().is_some() {
@@ -169,7 +182,9 @@ impl Server {
                     );
                 }
             },
-            (Broker::Nats, _) => return fault("url", "nothing may stand behind the host and its port".to_owned()),
+            (Broker::Nats | Broker::Kafka, _) => {
+                return fault("url", "nothing may stand behind the host and its port".to_owned());
+            }
         };
         // 80 is what `Url` leaves out, because it is the port of the scheme that was lent.
         let usual = if scheme == plain { plain_port } else { secure_port };
@@ -181,7 +196,10 @@ impl Server {
             }
             (Some(_), None, _) => return fault("password", "a `user` needs a `password`".to_owned()),
             (Some(_), Some(_), Some(_)) if broker == Broker::Sqs => {}
-            (None, Some(_), _) if matches!(broker, Broker::Nats | Broker::Amqp) => {
+            (_, _, Some(_)) if broker == Broker::Kafka => {
+                return fault("token", "kafka has no tokens here; there are `user` and `password`".to_owned());
+            }
+            (None, Some(_), _) if matches!(broker, Broker::Nats | Broker::Amqp | Broker::Kafka) => {
                 return fault("user", "a `password` needs a `user`".to_owned());
             }
             (_, Some(_), Some(_)) => return fault("token", "either `token` or `password`, not both".to_owned()),
@@ -195,7 +213,8 @@ impl Server {
         }
         let (host, path) = (host.to_owned(), parsed.path().to_owned());
         let region = region_of(&host).to_owned();
-        Ok(Server { broker, host, port, tls: scheme == secure, credentials, database, path, virtual_host, region })
+        let tls = scheme == secure;
+        Ok(Server { broker, host, port, others, tls, credentials, database, path, virtual_host, region })
     }
 
     /// Requests to SQS are signed for this region instead of the one that the URL names.
@@ -209,6 +228,11 @@ impl Server {
             return Err(ServerFault { field: "region", text });
         }
         Ok(Server { region, ..self })
+    }
+
+    /// Hosts and ports, in the order in which they are asked.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Host<String>, u16)> {
+        std::iter::once((self.host.clone(), self.port)).chain(self.others.iter().cloned())
     }
 
     /// Host and port, the port only if it is not the scheme's own.
@@ -251,6 +275,14 @@ fn region_of(host: &Host<String>) -> &str {
         ["sqs" | "sqs-fips", region, "amazonaws" | "api", ..] | [region, "queue", "amazonaws", ..] => region,
         _ => "us-east-1",
     }
+}
+
+/// Another host of a list, and its port.
+fn place(text: &str, port: u16) -> Option<(Host<String>, u16)> {
+    let parsed = Url::parse(&format!("http://{text}")).ok()?;
+    let bare = parsed.path() == "/" && !text.ends_with('/') && !text.contains(['@', '?', '#']);
+    let port = parsed.port().unwrap_or(if has_port_80(text) { 80 } else { port });
+    Some((parsed.host().filter(|_| bare)?.to_owned(), port))
 }
 
 fn has_port_80(rest: &str) -> bool {
@@ -304,10 +336,20 @@ mod tests {
             (Broker::Amqp, "amqp://h:80/%2F", "amqp://h:80", 0),
             (Broker::Amqp, "amqps://h/shop", "amqps://h:5671/shop", 0),
             (Broker::Amqp, "amqps://h/a%2Fb%20c/", "amqps://h:5671/a%2Fb c", 0),
+            (Broker::Kafka, "kafka://k1.example.com,k2.example.com:9093", "kafka://k1.example.com:9092", 0),
+            (Broker::Kafka, "kafka+ssl://10.0.0.1:80", "kafka+ssl://10.0.0.1:80", 0),
         ] {
             let server = Server::parse(broker, url, Credentials::default()).expect(url);
             assert_eq!((server.to_string().as_str(), server.database), (shown, database));
         }
+    }
+
+    #[test]
+    fn kafka_can_be_asked_at_several_places() {
+        let list = "kafka://K1.example.com,k2.example.com:9093,[::1]:80";
+        let server = Server::parse(Broker::Kafka, list, with(Some("u"), Some("p"), None)).expect("parses");
+        let places: Vec<String> = server.places().map(|(host, port)| format!("{host} {port}")).collect();
+        assert_eq!(places, ["k1.example.com 9092", "k2.example.com 9093", "[::1] 80"]);
     }
 
     #[test]
@@ -346,6 +388,12 @@ mod tests {
             (Broker::Amqp, "amqp://h", with(Some("u"), None, None), "password", "needs a `password`"),
             (Broker::Amqp, "amqp://h", with(None, Some("p"), None), "user", "needs a `user`"),
             (Broker::Amqp, "amqp://h", with(None, None, Some("t")), "token", "the `password`"),
+            (Broker::Kafka, "kafka://h,", none(), "url", "kafka://host:9092"),
+            (Broker::Kafka, "kafka://h,u:p@i", none(), "url", "kafka://host:9092"),
+            (Broker::Kafka, "kafka://h,i/x", none(), "url", "kafka://host:9092"),
+            (Broker::Kafka, "kafka://h/orders", none(), "url", "behind the host"),
+            (Broker::Kafka, "kafka://h", with(None, Some("p"), None), "user", "needs a `user`"),
+            (Broker::Kafka, "kafka://h", with(None, None, Some("t")), "token", "no tokens"),
             (Broker::Sqs, "https://h", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
             (Broker::Sqs, "sqs://h/1/q", with(Some("u"), Some("p"), None), "url", "the queue's URL"),
             (Broker::Sqs, "https://h/1/q", none(), "user", "access key"),
@@ -361,7 +409,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_not_built_in_is_refused_by_name() {
-        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis or sqs or amqp"));
+        assert!(Broker::parse("rabbit").expect_err("unknown").contains("nats or redis or sqs or amqp or kafka"));
         for broker in Broker::ALL {
             match Broker::parse(broker.name()) {
                 Ok(parsed) => assert!(parsed == broker && broker.is_built_in()),

@@ -349,11 +349,12 @@ impl Message {
         headers.sort_unstable();
         Taken {
             place: format!("{queue} {}", self.message_id),
-            stream_made: None,
+            stream: None,
             published: self.attributes.get("SentTimestamp").and_then(|millis| millis.parse().ok()),
             subject: self.attributes.get("MessageGroupId").cloned().unwrap_or_else(|| queue.to_owned()),
             headers,
             payload: self.body.into(),
+            gone: None,
         }
     }
 }

@@ -284,12 +284,13 @@ fn taken(queue: &ShortString, subscription: &ShortString, delivery: Delivery) ->
             Some(id) => format!("{queue} {id}"),
             None => format!("{queue} {subscription} {delivery_tag}"),
         },
-        stream_made: None,
+        stream: None,
         // By its sender's clock; the broker has none.
         published: properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()?.checked_mul(1_000)),
         subject: routing_key.to_string(),
         headers,
         payload: data.into(),
+        gone: None,
     })
 }
 

@@ -23,7 +23,10 @@ async fn failure(server: &Server, subscription: &Subscription) -> String {
     let (enough, _has_enough) = watch::channel(false);
     let mut keeping = Keeping { kept: Vec::new(), count: 1, settles: true, enough };
     let client = client(TlsSettings::default());
-    tokio::time::timeout(LIMIT, consume(&client, wall, server, subscription, &mut keeping)).await.unwrap().to_string()
+    tokio::time::timeout(LIMIT, consume(&client, wall, server, (subscription, None), &mut keeping))
+        .await
+        .unwrap()
+        .to_string()
 }
 
 #[tokio::test]
@@ -114,7 +117,7 @@ async fn amqp_gives_no_more_than_the_next_batch() {
     let mut keeping = Keeping { kept: Vec::new(), count: 1, settles: false, enough };
     let subscription = subscription();
     tokio::select! {
-        error = consume(&client, wall, &server, &subscription, &mut keeping) => panic!("{error}"),
+        error = consume(&client, wall, &server, (&subscription, None), &mut keeping) => panic!("{error}"),
         seen = async {
             has_enough.wait_for(|enough| *enough).await.unwrap();
             real.unsettled("")

@@ -1,11 +1,15 @@
 //! Against real servers, which these tests start themselves on free ports, kill and start again. `scripts/test queues` runs them,
-//! after it has seen to it that `nats-server` and `redis-server` are there.
+//! after it has seen to it that `nats-server`, `redis-server` and Kafka's jars are there.
 #![cfg(all(feature = "nats", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[cfg(feature = "amqp")]
 mod amqp;
 mod real;
+#[cfg(feature = "kafka")]
+mod cluster;
+#[cfg(feature = "kafka")]
+mod kafka;
 
 use async_nats::jetstream::{self, stream};
 use async_nats::rustls::{ClientConfig, RootCertStore};
@@ -39,6 +43,7 @@ fn publication(number: usize) -> Publication {
     Publication {
         to: "events".to_owned(),
         exchange: String::new(),
+        key: None,
         id: format!("id-{number}"),
         headers: vec![(header::ID, format!("id-{number}")), (header::EVENT_TYPE, "invoice.paid".to_owned())],
         payload: format!("payload {number} \u{e9}\0").into(),
@@ -65,7 +70,7 @@ impl Consumer for Keeping {
 
     async fn ready(&mut self) {}
 
-    async fn accept(&mut self, batch: Vec<Taken>, _: bool) -> Result<(), String> {
+    async fn accept(&mut self, batch: Vec<Taken>, _: bool, _: Option<String>) -> Result<(), String> {
         self.kept.extend(batch);
         self.enough.send_replace(self.kept.len() >= self.count);
         match self.settles {
@@ -91,7 +96,7 @@ async fn take_of(
     let mut keeping = Keeping { kept: Vec::new(), count, settles, enough };
     let limit = Duration::from_secs(60);
     tokio::select! {
-        error = consume(client, wall, server, subscription, &mut keeping) => panic!("{error}"),
+        error = consume(client, wall, server, (subscription, None), &mut keeping) => panic!("{error}"),
         done = tokio::time::timeout(limit, has_enough.wait_for(|enough| *enough)) => {
             done.unwrap().unwrap();
         }
@@ -169,7 +174,7 @@ async fn who_is_not_let_in_hears_it(broker: Broker) {
     }
     let outcome = publishers.publish(&server(&real, with("right")), &publication(0), LIMIT).await;
     match broker {
-        Broker::Redis | Broker::Sqs | Broker::Amqp => assert!(!outcome.unwrap().duplicate),
+        Broker::Redis | Broker::Sqs | Broker::Amqp | Broker::Kafka => assert!(!outcome.unwrap().duplicate),
         // Let in; but nobody has made a stream.
         Broker::Nats => {
             let error = outcome.unwrap_err();

@@ -29,7 +29,7 @@ impl Real {
     /// With a password, if there is one; the user of NATS and AMQP is `bell`. RabbitMQ has a queue `events`, and some others.
     pub(crate) fn start(broker: Broker, password: &[&str]) -> Self {
         let arguments = match (broker, password) {
-            (Broker::Sqs, _) => panic!("nobody has one of these"),
+            (Broker::Sqs | Broker::Kafka, _) => panic!("not one of these"),
             (Broker::Amqp, _) => {
                 let user = password.first().map_or(["guest", "guest"], |password| ["bell", password]);
                 return Self::run_rabbit(tempfile::tempdir().unwrap(), user, None);

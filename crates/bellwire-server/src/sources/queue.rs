@@ -1,8 +1,11 @@
-//! Messages out of NATS JetStream, a Redis stream, or a queue of Amazon SQS or AMQP: in their order, as far as they have one, each exactly once.
+//! Messages out of NATS JetStream, a Redis stream, a queue of Amazon SQS or AMQP, or a topic of Kafka: in their order, as far as they have one,
+//! each exactly once.
 //!
 //! ```text
 //! (room in the intake) → take → judge → Hand::bring → commit → acknowledge
 //! ```
+//!
+//! (Kafka is told nothing: how far its topic was read is part of that commit, and what it is asked for the next time.)
 //!
 //! The queue is told that it need not give a message again when the commit that has it is durable. Who dies before that is given it once
 //! more, and knows it by its key: its place in the queue, or what its sender named it. What cannot be a message (see
@@ -13,7 +16,9 @@ use crate::clock::wall;
 use bellwire_api::backend::PluginFault;
 use bellwire_egress::Proxy;
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, SecretText, Source};
-use bellwire_queue::{Broker, Consumer, Credentials, Server, ServerFault, Start, Subscription, Taken, consume, header};
+use bellwire_queue::{
+    Broker, Consumer, Credentials, Server, ServerFault, Start, Subscription, Taken, consume, header, is_topic,
+};
 use bellwire_receiver::Outcome;
 use http::StatusCode;
 use serde::Deserialize;
@@ -42,7 +47,7 @@ struct Written {
     token: Option<String>,
     /// Of SQS: the region, if it is not the one in the URL.
     region: Option<String>,
-    /// The name of a JetStream stream, or the key of a Redis stream. Of SQS, the URL says which queue.
+    /// The name of a JetStream stream, the key of a Redis stream, or a topic of Kafka. Of SQS, the URL says which queue.
     stream: Option<String>,
     /// The name of an AMQP queue.
     queue: Option<String>,
@@ -81,7 +86,8 @@ enum Expects {
 /// Where a message's event type stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum TypePlace {
-    /// The header `webhook-event-type`, and without it the subject if it is NATS', or the property `type` if it is AMQP's.
+    /// The header `webhook-event-type`, and without it the subject if it is NATS', the topic if it is Kafka's, or the property `type` if it is
+    /// AMQP's.
     Usual,
     Header(String),
     Subject,
@@ -107,8 +113,9 @@ pub(super) async fn run(hand: &Hand, text: &SecretText) -> anyhow::Result<Infall
     let settings = Settings::read(text, &own_group)
         .map_err(|(path, text)| anyhow::anyhow!("its setting {} cannot be used: {text}", path.join(".")))?;
     let mut intake = Intake { hand, settings: &settings };
-    let error =
-        consume(hand.client(), || wall().as_seconds(), &settings.server, &settings.subscription, &mut intake).await;
+    let position = hand.position().await?;
+    let from = (&settings.subscription, position.as_deref());
+    let error = consume(hand.client(), || wall().as_seconds(), &settings.server, from, &mut intake).await;
     Err(anyhow::anyhow!("{error}"))
 }
 
@@ -144,14 +151,15 @@ impl Consumer for Intake<'_> {
         }
     }
 
-    async fn accept(&mut self, batch: Vec<Taken>, more: bool) -> Result<(), String> {
+    async fn accept(&mut self, batch: Vec<Taken>, more: bool, position: Option<String>) -> Result<(), String> {
         let (hand, settings) = (self.hand, self.settings);
         let lag = match batch.first().and_then(|taken| taken.published) {
             Some(published) if more => age(published, hand.wall().as_millis()),
             _ => Duration::ZERO,
         };
-        if let Some(newest) = batch.last() {
-            let position = json!({ "last": newest.place }).to_string();
+        // Where the queue keeps our place, this one is for people only.
+        let last = batch.last().map(|newest| json!({ "last": newest.place }).to_string());
+        if let Some(position) = position.or(last) {
             let (mut page, mut refused) = (Vec::with_capacity(batch.len()), Vec::new());
             for taken in batch {
                 match judge(taken, settings, hand.source(), hand.payload_bytes_max()) {
@@ -184,7 +192,9 @@ fn judge(taken: Taken, settings: &Settings, source: &Source, bytes_max: usize) -
     let is_json = || serde_json::from_slice::<IgnoredAny>(&taken.payload);
     let wrong = |outcome, status: StatusCode, reason: String| Some((outcome, status.as_u16(), reason));
     let (mut named, mut fault, mut content_type) = (None, None, ContentType::Json);
-    if hops >= HOPS_MAX {
+    if let Some(why) = taken.gone.clone() {
+        fault = wrong(Outcome::Invalid, StatusCode::GONE, why);
+    } else if hops >= HOPS_MAX {
         let reason = format!("the message has been passed on {HOPS_MAX} times; it seems to go in circles");
         fault = wrong(Outcome::Invalid, StatusCode::LOOP_DETECTED, reason);
     } else if taken.payload.len() > bytes_max {
@@ -253,7 +263,9 @@ impl TypePlace {
         let header = |name: &str| taken.header(name).map(str::to_owned);
         let subject = || Some(taken.subject.clone());
         let found = match self {
-            TypePlace::Usual if broker == Broker::Nats => header(header::EVENT_TYPE).or_else(subject),
+            TypePlace::Usual if matches!(broker, Broker::Nats | Broker::Kafka) => {
+                header(header::EVENT_TYPE).or_else(subject)
+            }
             TypePlace::Usual if broker == Broker::Amqp => header(header::EVENT_TYPE).or_else(|| header(AMQP_TYPE)),
             TypePlace::Usual => header(header::EVENT_TYPE),
             TypePlace::Header(name) => header(name),
@@ -323,6 +335,18 @@ impl Settings {
             (Some(stream), _) => stream,
             (None, _) => return Err(fault("stream", "is required".to_owned())),
         };
+        if broker == Broker::Kafka {
+            if !is_topic(&stream) {
+                let text = "expected the name of a topic: at most 249 letters, digits, full stops, _ and -".to_owned();
+                return Err(fault("stream", text));
+            }
+            if group.is_some() {
+                return Err(fault(
+                    "group",
+                    "how far a topic was read is kept here, not by Kafka; leave it out".to_owned(),
+                ));
+            }
+        }
         for (field, given) in [("group", group.is_some()), ("start", start.is_some())] {
             if given && matches!(broker, Broker::Sqs | Broker::Amqp) {
                 return Err(fault(field, format!("{} has nothing of the kind; leave it out", broker.name())));
@@ -393,11 +417,12 @@ mod tests {
     fn taken(headers: &[(&str, &str)], payload: &str) -> Taken {
         Taken {
             place: "orders 7".to_owned(),
-            stream_made: None,
+            stream: None,
             published: None,
             subject: "orders.new".to_owned(),
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
+            gone: None,
         }
     }
 
@@ -410,6 +435,7 @@ mod tests {
         for (place, broker, expected) in [
             (None, Broker::Nats, Some("a.b")),
             (None, Broker::Redis, Some("a.b")),
+            (None, Broker::Kafka, Some("a.b")),
             (Some("header.X-Kind"), Broker::Nats, Some("k")),
             (Some("header.x-empty"), Broker::Nats, None),
             (Some("subject"), Broker::Nats, Some("orders.new")),
@@ -424,6 +450,7 @@ mod tests {
         }
         let bare = taken(&[], "{}");
         assert_eq!(TypePlace::Usual.find(&bare, Broker::Nats).as_deref(), Some("orders.new"));
+        assert_eq!(TypePlace::Usual.find(&bare, Broker::Kafka).as_deref(), Some("orders.new"));
         assert_eq!(TypePlace::Usual.find(&bare, Broker::Redis), None);
         assert_eq!(TypePlace::Usual.find(&bare, Broker::Amqp), None);
         let typed = taken(&[("type", "order.placed")], "{}");

@@ -13,6 +13,8 @@ mod wasm;
 mod queues;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod queue_sources;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "sqs")]
 mod sqs_imitation;
 #[cfg(feature = "sqs")]

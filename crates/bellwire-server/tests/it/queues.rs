@@ -23,6 +23,7 @@ fn settings(broker: Broker, port: u16) -> Value {
         Broker::Nats => json!({"runs": "queue", "broker": "nats", "url": url, "subject": "{{type}}"}),
         Broker::Redis => json!({"runs": "queue", "broker": "redis", "url": url, "stream": "{{type}}"}),
         Broker::Amqp => json!({"runs": "queue", "broker": "amqp", "url": url, "routing_key": "{{type}}"}),
+        Broker::Kafka => json!({"runs": "queue", "broker": "kafka", "url": url, "topic": "{{type}}"}),
         Broker::Sqs => {
             let url = "https://sqs.eu-central-1.amazonaws.com/123456789012/orders";
             json!({"runs": "queue", "broker": "sqs", "url": url, "user": "AK", "password": "secret"})
@@ -62,7 +63,7 @@ fn settings_of_a_source_that_cannot_be_meant_are_refused_with_their_field() {
         assert_eq!((status, &told["detail"][0]["loc"]), (422, &json!(["body", "queue", field])), "{queue}: {told}");
         assert!(told["detail"][0]["msg"].as_str().unwrap().contains(text), "{told}");
     };
-    refused(json!({ "broker": "kafka", "url": "kafka://h", "stream": "s" }), "broker", "nats or redis");
+    refused(json!({ "broker": "rabbit", "url": "rabbit://h", "stream": "s" }), "broker", "nats or redis");
     for broker in Broker::ALL {
         if !broker.is_built_in() {
             refused(source_settings(broker), "broker", &format!("--features {}", broker.name()));
@@ -95,8 +96,14 @@ fn settings_of_a_source_that_cannot_be_meant_are_refused_with_their_field() {
         }
         for (change, field, text) in [
             (json!({ "url": "http://h" }), "url", "://host"),
-            (json!({ "stream": "" }), "stream", "from 1 to"),
-            (json!({ "group": "" }), "group", "from 1 to"),
+            match broker {
+                Broker::Kafka => (json!({ "stream": "a b" }), "stream", "name of a topic"),
+                _ => (json!({ "stream": "" }), "stream", "from 1 to"),
+            },
+            match broker {
+                Broker::Kafka => (json!({ "group": "g" }), "group", "not by Kafka"),
+                _ => (json!({ "group": "" }), "group", "from 1 to"),
+            },
             (json!({ "start": "middle" }), "start", "unknown variant"),
             (json!({ "expects": "xml" }), "expects", "unknown variant"),
             (json!({ "eventTypeFrom": "body." }), "eventTypeFrom", "body.type"),

@@ -1,0 +1,176 @@
+//! One connection to one broker: a request, and its answer, one after the other. A broker would not look at a second one earlier.
+
+use super::wire::{
+    API_VERSIONS, Api, FETCH, LIST_OFFSETS, METADATA, Odd, PRODUCE, Reader, SASL_AUTHENTICATE, SASL_HANDSHAKE, Writer,
+    code, told,
+};
+use crate::publish::PublishError;
+use crate::server::Server;
+use bellwire_egress::{Client, Reached};
+use bytes::{Buf, BytesMut};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Host;
+
+/// No answer is longer. Of what is fetched, the largest batch of a topic must fit.
+const FRAME_MAX: usize = 32 << 20;
+
+pub(super) struct Link {
+    stream: Reached,
+    /// As people know it.
+    name: String,
+    read: BytesMut,
+    /// The number of the next request.
+    next: i32,
+    /// What was asked and is not answered.
+    waiting: Option<(i32, Api)>,
+    /// Of each request that the broker knows: its key, its oldest and its newest version.
+    versions: Vec<(i16, i16, i16)>,
+}
+
+impl Link {
+    /// A connection on which we are let in. Where else the broker is known to be is not asked.
+    pub(super) async fn open(
+        client: &Client,
+        server: &Server,
+        (host, port): &(Host<String>, u16),
+        limit: Duration,
+    ) -> Result<Link, PublishError> {
+        let name = format!("{host}:{port}");
+        let opening = async {
+            let reached = client.reach(host, *port, server.tls, limit).await;
+            let stream = reached.map_err(PublishError::Unreachable)?;
+            let (name, read, versions) = (name.clone(), BytesMut::new(), Vec::new());
+            let mut link = Link { stream, name, read, next: 0, waiting: None, versions };
+            link.greet(server).await.map_err(|error| match error {
+                // Nothing of a message was sent yet.
+                PublishError::Lost(text) => PublishError::Unconnected(text),
+                error => error,
+            })?;
+            Ok(link)
+        };
+        let late = |_| Err(PublishError::Unconnected(format!("{name} does not answer within {limit:?}")));
+        tokio::time::timeout(limit, opening).await.unwrap_or_else(late)
+    }
+
+    async fn greet(&mut self, server: &Server) -> Result<(), PublishError> {
+        let mut answer = self.call(API_VERSIONS, |_| {}).await?;
+        answer.i16().map_err(|odd| self.odd(odd))?;
+        let versions = answer.each(|one| Ok((one.i16()?, one.i16()?, one.i16()?)));
+        self.versions = versions.map_err(|odd| self.odd(odd))?;
+        for api in [PRODUCE, FETCH, LIST_OFFSETS, METADATA] {
+            if !self.knows(api) {
+                let (name, Api { name: api, version, .. }) = (&self.name, api);
+                let text = format!("{name} does not speak version {version} of {api}; Kafka 2.1 or newer does");
+                return Err(PublishError::Refused { text, forever: false });
+            }
+        }
+        match (&server.credentials.user, &server.credentials.password) {
+            (Some(user), Some(password)) => self.log_in(user, password).await,
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn knows(&self, api: Api) -> bool {
+        self.versions.iter().any(|(key, oldest, newest)| *key == api.key && (*oldest..=*newest).contains(&api.version))
+    }
+
+    /// SASL PLAIN.
+    async fn log_in(&mut self, user: &str, password: &str) -> Result<(), PublishError> {
+        let refused = |text: String| PublishError::Refused { text, forever: false };
+        let mut answer = self.call(SASL_HANDSHAKE, |request| request.string(Some("PLAIN"))).await?;
+        let number = answer.i16().map_err(|odd| self.odd(odd))?;
+        let offered = answer.each(Reader::string).map_err(|odd| self.odd(odd))?;
+        let (name, offered) = (&self.name, offered.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        match number {
+            0 => {}
+            code::UNSUPPORTED_SASL_MECHANISM => {
+                return Err(refused(format!(
+                    "{name} takes users by {offered}, and only PLAIN is spoken here; give it a listener with PLAIN"
+                )));
+            }
+            number => return Err(refused(format!("{name} takes no users here: {}", told(number)))),
+        }
+        let proof = format!("\0{user}\0{password}");
+        let mut answer = self.call(SASL_AUTHENTICATE, |request| request.blob(proof.as_bytes())).await?;
+        let number = answer.i16().map_err(|odd| self.odd(odd))?;
+        let text = answer.string().map_err(|odd| self.odd(odd))?.unwrap_or_default();
+        match number {
+            0 => Ok(()),
+            number => Err(refused(format!("{} does not let us in: {} {text}", self.name, told(number)))),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(super) async fn call(&mut self, api: Api, body: impl FnOnce(&mut Writer)) -> Result<Reader, PublishError> {
+        self.ask(api, body).await?;
+        self.answer().await
+    }
+
+    /// Asks. What was asked before must have been answered.
+    pub(super) async fn ask(&mut self, api: Api, body: impl FnOnce(&mut Writer)) -> Result<(), PublishError> {
+        let mut request = Writer::request(api, self.next);
+        body(&mut request);
+        let Some(bytes) = request.done() else {
+            let text = "it is larger than any request of Kafka".to_owned();
+            return Err(PublishError::Refused { text, forever: true });
+        };
+        self.waiting = Some((self.next, api));
+        self.next = self.next.wrapping_add(1);
+        let written = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        written.await.map_err(|error| self.lost(&error.to_string()))
+    }
+
+    /// Waits for the answer to what was asked, or, if nothing was, for the end. May be dropped and called again.
+    pub(super) async fn answer(&mut self) -> Result<Reader, PublishError> {
+        loop {
+            if let Some(mut frame) = self.frame()? {
+                let odd = |odd| PublishError::Lost(format!("{}: {odd}", self.name));
+                let Some((number, _)) = self.waiting.take() else {
+                    return Err(odd(Odd("nothing was asked")));
+                };
+                if frame.i32().map_err(odd)? != number {
+                    return Err(odd(Odd("it is to another question")));
+                }
+                frame.tags().map_err(odd)?;
+                return Ok(frame);
+            }
+            self.read.reserve(1 << 16);
+            match self.stream.read_buf(&mut self.read).await {
+                Ok(0) => {
+                    let why = "it ended the connection; it may want another user, or TLS (kafka+ssl://), or none";
+                    return Err(self.lost(why));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.lost(&error.to_string())),
+            }
+        }
+    }
+
+    /// One whole answer, if it is there.
+    fn frame(&mut self) -> Result<Option<Reader>, PublishError> {
+        let Some(head) = self.read.first_chunk() else { return Ok(None) };
+        let length = usize::try_from(i32::from_be_bytes(*head)).unwrap_or(usize::MAX);
+        if length > FRAME_MAX {
+            return Err(self.lost(&format!("its answer has {length} bytes, and at most {FRAME_MAX} are taken")));
+        }
+        if self.read.len() < length + 4 {
+            return Ok(None);
+        }
+        self.read.advance(4);
+        let frame = self.read.split_to(length).freeze();
+        let flexible = self.waiting.is_some_and(|(_, api)| api.flexible);
+        Ok(Some(Reader::new(frame, flexible)))
+    }
+
+    pub(super) fn odd(&self, odd: Odd) -> PublishError {
+        self.lost(&odd.to_string())
+    }
+
+    fn lost(&self, why: &str) -> PublishError {
+        PublishError::Lost(format!("{}: {why}", self.name))
+    }
+}

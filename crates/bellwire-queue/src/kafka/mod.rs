@@ -1,0 +1,15 @@
+//! Apache Kafka, and what speaks as it does.
+//!
+//! The protocol is spoken here, over connections from `egress`: also those to brokers that only other brokers have named. What is spoken is
+//! small: who leads a partition ([`layout`]), writing to it ([`publisher`]) and reading it ([`feed`]). Kafka keeps no place for us. How
+//! far a source has read is the source's to keep, in the commit of what it read: so each record is a message once.
+
+mod wire;
+mod records;
+mod link;
+mod layout;
+mod publisher;
+mod feed;
+
+pub(crate) use feed::Partitions;
+pub(crate) use publisher::Publisher;
