@@ -30,6 +30,7 @@ mod way;
 mod received;
 mod consumer;
 mod retention;
+mod cancelling;
 mod task;
 mod reading;
 mod readers;

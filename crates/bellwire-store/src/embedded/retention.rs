@@ -8,6 +8,7 @@
 //! logs and indexes together. Freed pages are used again, so the file stays as large as its busiest time.
 
 use super::attempt_log;
+use super::cancelling::{self, Cancelling};
 use super::checkpoint;
 use super::codec::{self, integer};
 use super::consumer::Settling;
@@ -15,7 +16,7 @@ use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
-use super::task::{self, Cancelling};
+use super::task;
 use super::writer::Writer;
 use super::{keys, waiting_room};
 use crate::CommitError;
@@ -133,7 +134,7 @@ impl Writer {
         let waiting = waiting_room::oldest_until(&self.connection, endpoint, before, at, self.settings.slice);
         let waiting = waiting.map_err(Fault::into_commit)?;
         if waiting.is_empty() {
-            self.transaction(|writer| task::end_cancelling(&writer.connection, number))?;
+            self.transaction(|writer| cancelling::end(&writer.connection, number))?;
             self.cancelling.pop_front();
             return Ok(());
         }
@@ -159,7 +160,7 @@ impl Writer {
             };
             let more = settling.read_past(endpoint, before, consumer, now, limit)?;
             if !more {
-                task::end_cancelling(&writer.connection, number)?;
+                cancelling::end(&writer.connection, number)?;
             }
             meta.write(&writer.connection)?;
             Ok(more)

@@ -1,5 +1,6 @@
 //! The one writer: batches, leases and slices of upkeep, each one transaction on its one connection.
 
+use super::cancelling::{self, Cancelling};
 use super::checkpoint::{Failure, START_BYTES, keep_log_on_close};
 use super::consumer::{self, ReadThrough, Settling};
 use super::fault::Fault;
@@ -7,7 +8,7 @@ use super::folder::Reserve;
 use super::index::{AttemptRecord, MessageRecord, Tail};
 use super::ledger::Meta;
 use super::retention::{self, Removal};
-use super::task::{self, Cancelling};
+use super::task;
 use super::waiting_room::{self, Counts};
 use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, source, tokens};
 use crate::{Batch, Change, CommitError, Consumer, Fence, Lease, Settled};
@@ -84,7 +85,7 @@ impl Writer {
         let counts = Counts::read(&connection)?;
         let deleted: HashSet<_> = configuration::deleted_endpoints(&connection)?.into_iter().collect();
         let doomed = deleted.iter().copied().filter(|endpoint| counts.has_rows(*endpoint)).collect();
-        let cancelling = task::cancelling(&connection)?.into();
+        let cancelling = cancelling::all(&connection)?.into();
         let running = task::running(&connection)?.into();
         let read = consumer::read_through(&connection)?;
         let leases = read_leases(&connection)?;
@@ -486,7 +487,8 @@ impl Step<'_> {
         if self.cancelled.get(&delivery.endpoint).is_none_or(|before| *before <= delivery.message) {
             return Ok(false);
         }
-        Ok(waiting_room::find(self.connection, delivery)?.is_none() && task::was_cancelled(self.connection, delivery)?)
+        Ok(waiting_room::find(self.connection, delivery)?.is_none()
+            && cancelling::was_cancelled(self.connection, delivery)?)
     }
 
     /// How a reader has ended the delivery while an engine had it in flight: its endpoint was push until a moment ago.
@@ -522,7 +524,7 @@ impl Step<'_> {
         self.settled.push(endpoint);
         let (before, at) = (consumer.cursor.next(), consumer.updated_at);
         if self.settling().read_past(endpoint, before, &consumer.name, at, READ_AT_ONCE)? {
-            self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at, Some(&consumer.name))?);
+            self.cancelling.push(cancelling::put(self.connection, endpoint, before, at, Some(&consumer.name))?);
         }
         Ok(())
     }
@@ -659,7 +661,7 @@ impl Step<'_> {
                 self.put(delivery, left.message.time(), 1, Trigger::Scheduled)?;
             }
         }
-        self.cancelling.push(task::put_cancelling(self.connection, endpoint, before, at, None)?);
+        self.cancelling.push(cancelling::put(self.connection, endpoint, before, at, None)?);
         Ok(())
     }
 }
