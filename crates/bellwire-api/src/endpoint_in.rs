@@ -11,8 +11,8 @@ use crate::field::Faults;
 use crate::wire::{Keep, Pairs, Patch};
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
-    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Format, Health, Kind, Limits, Metadata,
-    OrganisationId, RetrySchedule, Shape,
+    ActiveSecret, DisabledBy, Endpoint, EndpointId, EndpointKey, Format, Kind, Limits, Metadata, OrganisationId,
+    RetrySchedule, Shape,
 };
 use bellwire_signature::{Secret, SecretKind};
 use rand::{CryptoRng, RngCore};
@@ -195,12 +195,8 @@ impl NewEndpoint {
         let id = backend.new_id(EndpointId::from_parts);
         let secret = self.secret.unwrap_or_else(|| new_secret(api));
         Arc::new(Endpoint {
-            key: EndpointKey(backend.next_key()),
-            application: application.application.key,
-            id,
             uid: self.uid,
             kind: self.kind,
-            url: self.url,
             description: self.description,
             disabled: self.disabled.then_some(DisabledBy::User),
             event_types: self.event_types,
@@ -210,11 +206,8 @@ impl NewEndpoint {
             headers: self.headers.unwrap_or_default(),
             retry_schedule: self.retry_schedule,
             shape: self.shape,
-            access: Default::default(),
             metadata: self.metadata,
-            health: Health::default(),
-            created_at: now,
-            updated_at: now,
+            ..Endpoint::new(EndpointKey(backend.next_key()), application.application.key, id, self.url, now)
         })
     }
 

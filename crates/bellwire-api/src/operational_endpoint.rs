@@ -17,8 +17,8 @@ use crate::wire::{Pairs, Text, Time};
 use crate::{endpoint_headers, endpoint_secret};
 use axum::response::Response;
 use bellwire_model::{
-    ActiveSecret, Application, ApplicationId, ApplicationKey, DisabledBy, Endpoint, EndpointId, EndpointKey, Health,
-    Limits, Metadata, OPERATIONAL_UID, OperationalType,
+    ActiveSecret, Application, ApplicationId, ApplicationKey, DisabledBy, Endpoint, EndpointId, EndpointKey, Metadata,
+    OPERATIONAL_UID, OperationalType,
 };
 use bellwire_signature::Secret;
 use bellwire_store::Change;
@@ -242,26 +242,9 @@ impl Checked {
         let id = backend.new_id(EndpointId::from_parts);
         let secret = self.secret.take().unwrap_or_else(|| new_secret(api));
         let mut endpoint = Endpoint {
-            key: EndpointKey(backend.next_key()),
-            application,
-            id,
-            uid: None,
-            kind: Default::default(),
-            url: String::new(),
-            description: String::new(),
             disabled: self.disabled.then_some(DisabledBy::User),
-            event_types: None,
-            channels: None,
-            limits: Limits::default(),
             secrets: vec![ActiveSecret { secret, expires_at: None }],
-            headers: Vec::new(),
-            retry_schedule: None,
-            shape: Default::default(),
-            access: Default::default(),
-            metadata: Metadata::new(),
-            health: Health::default(),
-            created_at: now,
-            updated_at: now,
+            ..Endpoint::new(EndpointKey(backend.next_key()), application, id, "", now)
         };
         self.write(&mut endpoint);
         endpoint

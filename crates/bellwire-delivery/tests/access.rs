@@ -10,8 +10,8 @@ use bellwire_delivery::{Push, PushSettings, RefreshedToken};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
     Access, ActiveSecret, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, ContentType,
-    Credentials, Endpoint, EndpointId, EndpointKey, FailureClass, Health, Limits, Message, MessageId, Oauth,
-    OauthGrant, Outcome, SecretText, Sequence, Timestamp,
+    Credentials, Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId, Oauth, OauthGrant, Outcome,
+    SecretText, Sequence, Timestamp,
 };
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
 use bellwire_signature::{HeaderHmac, Secret};
@@ -132,26 +132,16 @@ fn message() -> Message {
 fn endpoint(url: &str, credentials: Credentials) -> Arc<Endpoint> {
     let secret = Secret::generate_symmetric(&mut rand_chacha::ChaCha8Rng::seed_from_u64(1));
     Arc::new(Endpoint {
-        key: EndpointKey(2),
-        application: ApplicationKey(1),
-        id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
-        uid: None,
-        kind: Default::default(),
-        url: url.to_owned(),
-        description: String::new(),
-        disabled: None,
-        event_types: None,
-        channels: None,
-        limits: Limits::default(),
         secrets: vec![ActiveSecret { secret, expires_at: None }],
         headers: vec![("Authorization".into(), "mine".into())],
-        retry_schedule: None,
-        shape: Default::default(),
         access: Access { credentials: Some(credentials), ..Access::default() },
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: WALL,
-        updated_at: WALL,
+        ..Endpoint::new(
+            EndpointKey(2),
+            ApplicationKey(1),
+            EndpointId::from_parts(Sequence::ZERO, [0; 12]),
+            url.to_owned(),
+            WALL,
+        )
     })
 }
 

@@ -4,8 +4,8 @@
 use bellwire_delivery::{HeaderNames, Push, PushSettings};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
-    ActiveSecret, ApplicationKey, ContentType, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Health,
-    Limits, Message, MessageId, Outcome, RetryAfter, Sequence, Timestamp,
+    ActiveSecret, ApplicationKey, ContentType, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Message,
+    MessageId, Outcome, RetryAfter, Sequence, Timestamp,
 };
 use bellwire_signature::{Secret, SignedHeaders, VerifyKey, verify};
 use bytes::Bytes;
@@ -79,26 +79,9 @@ fn secret(seed: u64) -> Secret {
 
 fn endpoint(url: String) -> Endpoint {
     Endpoint {
-        key: EndpointKey(2),
-        application: ApplicationKey(1),
-        id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
-        uid: None,
-        kind: Default::default(),
-        url,
-        description: String::new(),
-        disabled: None,
-        event_types: None,
-        channels: None,
-        limits: Limits::default(),
         secrets: vec![ActiveSecret { secret: secret(1), expires_at: None }],
         headers: vec![("X-Own".into(), "yes".into())],
-        retry_schedule: None,
-        shape: Default::default(),
-        access: Default::default(),
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: WALL,
-        updated_at: WALL,
+        ..Endpoint::new(EndpointKey(2), ApplicationKey(1), EndpointId::from_parts(Sequence::ZERO, [0; 12]), url, WALL)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use bellwire_engine::{Draft, Effect, Ended, Engine, EngineSettings, Input, Intake, IntakeSettings};
 use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, Endpoint, EndpointId, EndpointKey, Health, Limits, Now, Outcome,
-    RequestDigest, Sequence, Timestamp,
+    ApplicationKey, ContentType, DedupeKey, Endpoint, EndpointId, EndpointKey, Now, Outcome, RequestDigest, Sequence,
+    Timestamp,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -14,28 +14,13 @@ const MESSAGES: u64 = 300;
 const ENDPOINTS: u64 = 50;
 
 fn endpoint(key: u32) -> Endpoint {
-    Endpoint {
-        key: EndpointKey(key),
-        application: ApplicationKey(1),
-        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [0; 12]),
-        uid: None,
-        kind: Default::default(),
-        url: "https://example.com".into(),
-        description: String::new(),
-        disabled: None,
-        event_types: None,
-        channels: None,
-        limits: Limits::default(),
-        secrets: Vec::new(),
-        headers: Vec::new(),
-        retry_schedule: None,
-        shape: Default::default(),
-        access: Default::default(),
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
-    }
+    Endpoint::new(
+        EndpointKey(key),
+        ApplicationKey(1),
+        EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [0; 12]),
+        "https://example.com",
+        Timestamp::EPOCH,
+    )
 }
 
 #[allow(clippy::disallowed_methods, reason = "it measures")]

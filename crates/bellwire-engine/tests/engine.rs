@@ -3,8 +3,8 @@
 use bellwire_engine::{CommittedShard, Effect, Ended, Engine, EngineSettings, Fresh, Input, Notice, Start, Undurable};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, Delivery, DisabledBy, EndReason, Endpoint,
-    EndpointId, EndpointKey, FailureClass, Health, Limits, Message, MessageId, Now, OrganisationId, Outcome,
-    RetrySchedule, Sequence, SequenceSource, Timestamp, Trigger, Waiting,
+    EndpointId, EndpointKey, FailureClass, Limits, Message, MessageId, Now, OrganisationId, Outcome, RetrySchedule,
+    Sequence, SequenceSource, Timestamp, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::num::NonZeroU16;
@@ -23,28 +23,13 @@ const E: EndpointKey = EndpointKey(10);
 const F: EndpointKey = EndpointKey(11);
 
 fn endpoint(key: EndpointKey) -> Endpoint {
-    Endpoint {
+    Endpoint::new(
         key,
-        application: ApplicationKey(key.0 / 10),
-        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [0; 12]),
-        uid: None,
-        kind: Default::default(),
-        url: "https://user:password@example.com/hook".into(),
-        description: String::new(),
-        disabled: None,
-        event_types: None,
-        channels: None,
-        limits: Limits::default(),
-        secrets: Vec::new(),
-        headers: Vec::new(),
-        retry_schedule: None,
-        shape: Default::default(),
-        access: Default::default(),
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
-    }
+        ApplicationKey(key.0 / 10),
+        EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [0; 12]),
+        "https://user:password@example.com/hook",
+        Timestamp::EPOCH,
+    )
 }
 
 fn application(number: u32) -> Application {

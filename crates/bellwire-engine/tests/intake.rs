@@ -5,8 +5,8 @@ use bellwire_engine::{
 };
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
-    EndpointId, EndpointKey, Health, Limits, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received,
-    RequestDigest, Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
+    EndpointId, EndpointKey, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received, RequestDigest,
+    Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Batch, Change, Task, TaskStatus, Work};
 use bytes::Bytes;
@@ -382,26 +382,15 @@ fn application(key: ApplicationKey, uid: Option<&str>) -> Arc<Application> {
 
 fn endpoint(key: u32, application: ApplicationKey, event_types: Option<&[&str]>) -> Arc<Endpoint> {
     Arc::new(Endpoint {
-        key: EndpointKey(key),
-        application,
-        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [2; 12]),
         uid: Some(format!("e{key}")),
-        kind: Default::default(),
-        url: "https://example.com".into(),
-        description: String::new(),
-        disabled: None,
         event_types: event_types.map(|types| types.iter().map(|t| (*t).to_owned()).collect()),
-        channels: None,
-        limits: Limits::default(),
-        secrets: Vec::new(),
-        headers: Vec::new(),
-        retry_schedule: None,
-        shape: Default::default(),
-        access: Default::default(),
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: now(),
-        updated_at: now(),
+        ..Endpoint::new(
+            EndpointKey(key),
+            application,
+            EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [2; 12]),
+            "https://example.com",
+            now(),
+        )
     })
 }
 

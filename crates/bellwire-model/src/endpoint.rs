@@ -91,6 +91,38 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// One that is pushed to at `url`, takes everything, and has nothing else set: not even a secret.
+    pub fn new(
+        key: EndpointKey,
+        application: ApplicationKey,
+        id: EndpointId,
+        url: impl Into<String>,
+        now: Timestamp,
+    ) -> Self {
+        Endpoint {
+            key,
+            application,
+            id,
+            uid: None,
+            kind: Kind::Push,
+            url: url.into(),
+            description: String::new(),
+            disabled: None,
+            event_types: None,
+            channels: None,
+            limits: Limits::default(),
+            secrets: Vec::new(),
+            headers: Vec::new(),
+            retry_schedule: None,
+            shape: Shape::default(),
+            access: Access::default(),
+            metadata: Metadata::new(),
+            health: Health::default(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// Its owner enables or disables it. Enabling forgets that it failed, or the next failure would disable it again;
     /// disabling one that we disabled keeps our reason.
     pub fn switch(&mut self, enabled: bool) {

@@ -17,31 +17,20 @@ pub fn matches(endpoint: &Endpoint, event_type: &str, channels: &[String]) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ApplicationKey, EndpointId, EndpointKey, Health, Limits, Sequence, Timestamp};
+    use crate::{ApplicationKey, EndpointId, EndpointKey, Sequence, Timestamp};
 
     fn endpoint(event_types: Option<&[&str]>, channels: Option<&[&str]>) -> Endpoint {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Endpoint {
-            key: EndpointKey(1),
-            application: ApplicationKey(1),
-            id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
-            uid: None,
-            kind: Default::default(),
-            url: String::new(),
-            description: String::new(),
-            disabled: None,
             event_types: event_types.map(owned),
             channels: channels.map(owned),
-            limits: Limits::default(),
-            secrets: Vec::new(),
-            headers: Vec::new(),
-            retry_schedule: None,
-            shape: Default::default(),
-            access: Default::default(),
-            metadata: Default::default(),
-            health: Health::default(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
+            ..Endpoint::new(
+                EndpointKey(1),
+                ApplicationKey(1),
+                EndpointId::from_parts(Sequence::ZERO, [0; 12]),
+                "",
+                Timestamp::EPOCH,
+            )
         }
     }
 

@@ -3,8 +3,7 @@
 mod load;
 
 use bellwire_model::{
-    ActiveSecret, AfterAttempt, ApplicationKey, DeliveryState, Endpoint, EndpointId, EndpointKey, Limits, Sequence,
-    Timestamp,
+    ActiveSecret, AfterAttempt, ApplicationKey, DeliveryState, Endpoint, EndpointId, EndpointKey, Sequence, Timestamp,
 };
 use bellwire_signature::Secret;
 use bellwire_store::embedded::{FindingKind, PLAIN};
@@ -232,26 +231,15 @@ fn secrets_are_sealed_before_they_are_written() {
     let folder = TempDir::new().expect("a folder");
     let endpoint = |key| {
         Arc::new(Endpoint {
-            key: EndpointKey(key),
-            application: ApplicationKey(1),
-            id: EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [3; 12]),
-            uid: None,
-            kind: Default::default(),
-            url: String::new(),
-            description: String::new(),
-            disabled: None,
-            event_types: None,
-            channels: None,
-            limits: Limits::default(),
             secrets: vec![ActiveSecret { secret: Secret::parse(SECRET).expect("a secret"), expires_at: None }],
-            headers: Vec::new(),
-            retry_schedule: None,
-            shape: Default::default(),
             access: bellwire_store::testing::access::every_access().swap_remove(key as usize),
-            metadata: Default::default(),
-            health: Default::default(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
+            ..Endpoint::new(
+                EndpointKey(key),
+                ApplicationKey(1),
+                EndpointId::from_parts(Sequence::from_u64(u64::from(key)), [3; 12]),
+                "",
+                Timestamp::EPOCH,
+            )
         })
     };
     let put = |store: &EmbeddedStore, key| {

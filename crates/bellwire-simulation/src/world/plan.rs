@@ -8,7 +8,7 @@ use crate::receiver::Class;
 use crate::truth::Configured;
 use bellwire_engine::Earlier;
 use bellwire_model::{
-    Application, ApplicationId, ApplicationKey, DedupeKey, Endpoint, EndpointId, EndpointKey, Health, Kind, Limits,
+    Application, ApplicationId, ApplicationKey, DedupeKey, Endpoint, EndpointId, EndpointKey, Kind, Limits,
     OPERATIONAL_UID, OrganisationId, Pipe, RequestDigest, Sequence, Timestamp,
 };
 use bellwire_store::{Change, Store};
@@ -126,26 +126,15 @@ impl World {
         rate: Option<u16>,
     ) -> Endpoint {
         Endpoint {
-            key,
-            application,
-            id: EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [2; 12]),
-            uid: None,
-            kind: Default::default(),
-            url: "https://receiver.example/hook".to_owned(),
             description: self.version.to_string(),
-            disabled: None,
-            event_types: None,
-            channels: None,
             limits: Limits { fifo, throttle_rate: rate.and_then(NonZeroU16::new) },
-            secrets: Vec::new(),
-            headers: Vec::new(),
-            retry_schedule: None,
-            shape: Default::default(),
-            access: Default::default(),
-            metadata: BTreeMap::new(),
-            health: Health::default(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
+            ..Endpoint::new(
+                key,
+                application,
+                EndpointId::from_parts(Sequence::from_u64(u64::from(key.0)), [2; 12]),
+                "https://receiver.example/hook",
+                Timestamp::EPOCH,
+            )
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a filter, a schema and a transformation cost alone: processor time for each message, by the code that messages go through, with
-//! what the case `features` gives its endpoints.
+//! What a filter, a schema, a transformation and a format cost alone: processor time for each message, by the code that messages go through,
+//! with what the case `features` gives its endpoints, and with an invoice of twelve lines.
 //!
 //! A loop of its own beside the runs, because the difference between two runs of a whole server is larger than what is asked for.
 
@@ -8,20 +8,43 @@ use super::payload;
 use anyhow::{Context as _, anyhow, bail};
 use bellwire_api::PayloadSchema;
 use bellwire_model::{
-    ApplicationKey, Endpoint, EndpointId, EndpointKey, FilterSource, Health, Limits, Sequence, Shape, Timestamp,
+    ApplicationKey, Endpoint, EndpointId, EndpointKey, FilterSource, Format, Sequence, Shape, Timestamp,
 };
-use bellwire_shape::{Candidate, Script, ScriptLimits, Scripts, Verdict, Webhook, check_filter, judge};
+use bellwire_shape::{Candidate, Script, ScriptLimits, Scripts, Verdict, Webhook, check_filter, format, judge};
+use bytes::Bytes;
 use serde::Serialize;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 const EVENT_TYPE: &str = "bench.sent";
+/// All of them take the invoice.
+const FILTERS: [(&str, &str); 4] = [
+    ("CEL without the payload", "eventType.startsWith('bench.') && 'north' in channels"),
+    ("CEL, one field", "payload.amount > 1000"),
+    (
+        "CEL, four conditions",
+        "payload.amount > 1000 && payload.currency == 'EUR' && payload.customer.country in ['NO', 'SE'] && has(payload.id)",
+    ),
+    ("CEL, through twelve lines", "payload.lines.exists(l, l.count > 10 && l.sku.startsWith('abc'))"),
+];
+const DIALECT: (&str, &str) =
+    ("CloudEvents, two conditions", r#"{"all":[{"prefix":{"type":"bench."}},{"exact":{"payload.currency":"EUR"}}]}"#);
+/// Makes another payload of the invoice.
+const SCRIPT: &str = "function handler(webhook) {
+  webhook.payload = {
+    text: `Invoice ${webhook.payload.id} over ${webhook.payload.amount}`,
+    lines: webhook.payload.lines.map(line => line.sku),
+  };
+  webhook.headers = { 'x-kind': webhook.eventType };
+  return webhook;
+}";
 
 /// What one of them costs.
 #[derive(Clone, Serialize)]
 pub(crate) struct Cost {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     /// Microseconds of processor time for a message, parsing of its payload included.
     pub(crate) us_per_message: f64,
     /// What it may cost at most, if that was said.
@@ -35,25 +58,44 @@ pub(crate) struct Cost {
 pub(crate) fn measure(payload_bytes: usize, quick: bool) -> anyhow::Result<Vec<Cost>> {
     let (payload, _) = payload::build(payload_bytes);
     let times = |full: u32| if quick { full / 20 } else { full };
-    let filtering = filtering(&payload, times(50_000))?;
-    let [first, again] = filtering;
-    Ok(vec![
-        Cost { what: "CEL filter, payload parsed already", us_per_message: again, us_at_most: Some(3.0) },
-        Cost { what: "CEL filter, first of a message", us_per_message: first, us_at_most: None },
-        Cost { what: "JSON Schema", us_per_message: checking(&payload, times(50_000))?, us_at_most: None },
-        Cost {
-            what: "JavaScript transformation",
-            us_per_message: transforming(&payload, times(10_000))?,
-            us_at_most: Some(60.0),
-        },
-    ])
+    let cel = FilterSource::Cel(FILTER.to_owned());
+    let [first, again] = filtering(cel, &[], &payload, times(50_000))?;
+    let cost = |what: &str, us_per_message: f64| Cost { what: what.to_owned(), us_per_message, us_at_most: None };
+    let at_most = |us: f64, cost: Cost| Cost { us_at_most: Some(us), ..cost };
+    let mut costs = vec![
+        at_most(3.0, cost("CEL filter, payload parsed already", again)),
+        cost("CEL filter, first of a message", first),
+        cost("JSON Schema", checking(&payload, times(50_000))?),
+        at_most(60.0, cost("JavaScript transformation", transforming(&payload, times(10_000))?)),
+    ];
+    let invoice = invoice();
+    let cel = FILTERS.map(|(name, text)| (name, FilterSource::Cel(text.to_owned())));
+    for (name, source) in cel.into_iter().chain([(DIALECT.0, FilterSource::CloudEvents(DIALECT.1.to_owned()))]) {
+        let [first, again] = filtering(source, &["north".to_owned()], invoice.as_bytes(), times(20_000))?;
+        costs.push(cost(&format!("invoice: {name}, parsed already"), again));
+        costs.push(cost(&format!("invoice: {name}, first of a message"), first));
+    }
+    for (name, form) in [("XML", Format::Xml), ("form", Format::Form)] {
+        costs.push(cost(&format!("invoice: written as {name}"), writing(form, invoice.as_bytes(), times(5_000))?));
+    }
+    costs.push(cost("invoice: a script that is new", loading(invoice.as_bytes(), times(1_000))?));
+    Ok(costs)
+}
+
+/// About 1 kB.
+fn invoice() -> String {
+    let line = |n| format!(r#"{{"sku":"abc-{n}","count":{n},"price":{n}.5,"note":"some longer text here"}}"#);
+    let lines = (0..12).map(line).collect::<Vec<_>>().join(",");
+    format!(
+        r#"{{"id":"inv_1","amount":1250,"currency":"EUR","customer":{{"name":"Ada","country":"NO"}},"lines":[{lines}]}}"#
+    )
 }
 
 /// For the first endpoint with a filter, and for each one after it.
-fn filtering(payload: &[u8], times: u32) -> anyhow::Result<[f64; 2]> {
-    let filter = check_filter(FilterSource::Cel(FILTER.to_owned())).map_err(|fault| anyhow!("{fault:?}"))?;
+fn filtering(source: FilterSource, channels: &[String], payload: &[u8], times: u32) -> anyhow::Result<[f64; 2]> {
+    let filter = check_filter(source).map_err(|fault| anyhow!("{fault:?}"))?;
     let endpoint = endpoint(Shape { filter: Some(filter), ..Shape::default() });
-    let candidate = || Candidate::new(EVENT_TYPE, None, &[], &[], payload);
+    let candidate = || Candidate::new(EVENT_TYPE, None, channels, &[], payload);
     let kept = candidate();
     if judge(&endpoint, &kept) != Verdict::Match {
         bail!("the filter does not take what the bench sends");
@@ -61,6 +103,11 @@ fn filtering(payload: &[u8], times: u32) -> anyhow::Result<[f64; 2]> {
     let first = spent(times, || drop(black_box(judge(black_box(&endpoint), &candidate()))));
     let again = spent(times, || drop(black_box(judge(black_box(&endpoint), &kept))));
     Ok([first, again])
+}
+
+fn writing(form: Format, payload: &[u8], times: u32) -> anyhow::Result<f64> {
+    format::write(form, payload).map_err(|error| anyhow!("the invoice cannot be written: {error:?}"))?;
+    Ok(spent(times, || drop(black_box(format::write(form, black_box(payload))))))
 }
 
 fn checking(payload: &[u8], times: u32) -> anyhow::Result<f64> {
@@ -73,25 +120,40 @@ fn checking(payload: &[u8], times: u32) -> anyhow::Result<f64> {
     }))
 }
 
+/// A script that is loaded already.
 fn transforming(payload: &[u8], times: u32) -> anyhow::Result<f64> {
-    let scripts = Scripts::new(ScriptLimits::default());
-    let (code, payload) = (TRANSFORMATION.into(), bytes::Bytes::copy_from_slice(payload));
-    let run = || {
-        let webhook = Webhook {
-            url: "https://example.com/".to_owned(),
-            payload: payload.clone(),
-            event_type: EVENT_TYPE.to_owned(),
-            ..Webhook::default()
-        };
-        let (sender, receiver) = channel();
-        let script = Script { lane: 1, code: std::sync::Arc::clone(&code), webhook: Some(webhook) };
-        scripts.run(script, move |done| drop(sender.send(done)));
-        receiver.recv()
+    let (scripts, payload) = (Scripts::new(ScriptLimits::default()), Bytes::copy_from_slice(payload));
+    let code = TRANSFORMATION.into();
+    transform(&scripts, 1, &code, &payload)?;
+    Ok(spent(times, || drop(black_box(transform(&scripts, 1, &code, &payload)))))
+}
+
+/// Each time that of an endpoint which has not run one yet.
+fn loading(payload: &[u8], times: u32) -> anyhow::Result<f64> {
+    let (scripts, payload) = (Scripts::new(ScriptLimits::default()), Bytes::copy_from_slice(payload));
+    let code = SCRIPT.into();
+    transform(&scripts, 0, &code, &payload)?;
+    let mut lane = 0;
+    Ok(spent(times, || {
+        lane += 1;
+        drop(black_box(transform(&scripts, lane, &code, &payload)));
+    }))
+}
+
+fn transform(scripts: &Scripts, lane: u64, code: &Arc<str>, payload: &Bytes) -> anyhow::Result<()> {
+    let webhook = Webhook {
+        url: "https://example.com/".to_owned(),
+        payload: payload.clone(),
+        event_type: EVENT_TYPE.to_owned(),
+        ..Webhook::default()
     };
-    let made = run().context("the transformation was not run")?;
+    let (sender, receiver) = channel();
+    let script = Script { lane, code: Arc::clone(code), webhook: Some(webhook) };
+    scripts.run(script, move |done| drop(sender.send(done)));
+    let made = receiver.recv().context("the transformation was not run")?;
     let made = made.map_err(|error| anyhow!("the transformation failed: {error}"))?;
     made.context("the transformation gave nothing")?;
-    Ok(spent(times, || drop(black_box(run()))))
+    Ok(())
 }
 
 /// Microseconds of processor time for each of `times`, of all threads of this process together: also on a busy machine.
@@ -110,26 +172,14 @@ fn processor_time() -> Duration {
 
 fn endpoint(shape: Shape) -> Endpoint {
     Endpoint {
-        key: EndpointKey(1),
-        application: ApplicationKey(1),
-        id: EndpointId::from_parts(Sequence::ZERO, [0; 12]),
-        uid: None,
-        kind: Default::default(),
-        url: String::new(),
-        description: String::new(),
-        disabled: None,
-        event_types: None,
-        channels: None,
-        limits: Limits::default(),
-        secrets: Vec::new(),
-        headers: Vec::new(),
-        retry_schedule: None,
         shape,
-        access: Default::default(),
-        metadata: Default::default(),
-        health: Health::default(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
+        ..Endpoint::new(
+            EndpointKey(1),
+            ApplicationKey(1),
+            EndpointId::from_parts(Sequence::ZERO, [0; 12]),
+            "",
+            Timestamp::EPOCH,
+        )
     }
 }
 
@@ -140,7 +190,7 @@ mod tests {
     #[test]
     fn every_cost_is_measured_by_code_that_does_its_work() {
         let costs = measure(1_024, true).expect("measured");
-        assert_eq!(costs.len(), 4);
+        assert_eq!(costs.len(), 17);
         assert!(costs.iter().all(|cost| cost.us_per_message > 0.0 && cost.us_per_message < 1e6));
     }
 }

@@ -249,7 +249,7 @@ impl Report {
     fn costs_table(&self) -> Table {
         let mut table = table(&["feature, alone", "CPU µs per message"]);
         for cost in &self.costs {
-            table.add_row(Row::from([cost.what.to_owned(), significant(cost.us_per_message)]));
+            table.add_row(Row::from([cost.what.clone(), significant(cost.us_per_message)]));
         }
         align_figures(&mut table, 1);
         table

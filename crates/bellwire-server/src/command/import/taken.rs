@@ -7,8 +7,8 @@ use super::report::Report;
 use super::source::{ApplicationRow, EndpointRow, EventTypeRow, MessageRow};
 use bellwire_model::{
     ActiveSecret, Application, ApplicationId, ApplicationKey, ContentType, Delivery, DisabledBy, Endpoint, EndpointId,
-    EndpointKey, EventType, FanOut, Health, Limits, Message, MessageId, Metadata, OrganisationId, Sequence, Timestamp,
-    Trigger, Waiting, matches,
+    EndpointKey, EventType, FanOut, Limits, Message, MessageId, Metadata, OrganisationId, Sequence, Timestamp, Trigger,
+    Waiting, matches,
 };
 use bellwire_signature::svix::{SvixKey, read_secret, read_secret_text};
 use bellwire_store::{Accepted, Recovered};
@@ -172,12 +172,7 @@ impl Taken {
             return Err("it has a filter on content in Svix's language; create it anew with a CEL filter".to_owned());
         }
         Ok(Some(Arc::new(Endpoint {
-            key: EndpointKey(self.next_key()),
-            application,
-            id,
             uid,
-            kind: Default::default(),
-            url: row.url.clone(),
             description: row.description.clone(),
             disabled: row.disabled.then_some(if row.failed { DisabledBy::Failures } else { DisabledBy::User }),
             event_types: event_types.filter(|types| !types.is_empty()),
@@ -185,13 +180,15 @@ impl Taken {
             limits: Limits { throttle_rate: self.rate(&row.id, row.rate), fifo: false },
             secrets,
             headers: kept,
-            retry_schedule: None,
-            shape: Default::default(),
-            access: Default::default(),
             metadata: metadata.unwrap_or_default(),
-            health: Health::default(),
-            created_at: Timestamp::from_micros(row.created_at),
             updated_at: Timestamp::from_micros(row.updated_at),
+            ..Endpoint::new(
+                EndpointKey(self.next_key()),
+                application,
+                id,
+                row.url.clone(),
+                Timestamp::from_micros(row.created_at),
+            )
         })))
     }
 

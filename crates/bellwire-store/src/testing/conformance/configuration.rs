@@ -38,16 +38,7 @@ pub(super) fn application(key: u32) -> Application {
 pub(super) fn endpoint(key: u32, application: u32) -> Endpoint {
     let secret = |text| Secret::parse(text).expect("a secret");
     Endpoint {
-        key: EndpointKey(key),
-        application: ApplicationKey(application),
-        id: EndpointId::from_parts(Sequence::from_u64(u64::from(key) << 20), [2; 12]),
-        uid: None,
-        kind: Kind::Push,
-        url: "https://user:pass@receiver.example/".to_owned(),
-        description: String::new(),
-        disabled: None,
         event_types: Some(vec!["invoice.paid".to_owned()]),
-        channels: None,
         limits: Limits { throttle_rate: NonZeroU16::new(7), fifo: true },
         secrets: vec![
             ActiveSecret { secret: secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), expires_at: None },
@@ -69,11 +60,14 @@ pub(super) fn endpoint(key: u32, application: u32) -> Endpoint {
             format: Format::Form,
             content_type: Some("application/x-www-form-urlencoded; charset=utf-8".to_owned()),
         },
-        access: Default::default(),
-        metadata: BTreeMap::new(),
-        health: Health::default(),
-        created_at: Timestamp::from_seconds(1),
         updated_at: Timestamp::from_seconds(2),
+        ..Endpoint::new(
+            EndpointKey(key),
+            ApplicationKey(application),
+            EndpointId::from_parts(Sequence::from_u64(u64::from(key) << 20), [2; 12]),
+            "https://user:pass@receiver.example/",
+            Timestamp::from_seconds(1),
+        )
     }
 }
 
