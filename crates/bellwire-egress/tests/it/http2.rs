@@ -16,16 +16,21 @@ use crate::{
 
 type Connection = server::Connection<TlsStream<TcpStream>, Bytes>;
 
+/// TLS that offers these protocols, and who vouches for it.
+fn offering(protocols: &[&str]) -> (Authority, TlsAcceptor) {
+    let authority = Authority::new();
+    let mut config = authority.server_config(|_| {});
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    (authority, TlsAcceptor::from(Arc::new(config)))
+}
+
 /// A server that speaks HTTP/2, and a client that trusts it. `serve` gets each connection after the preface.
 async fn pair<F, Fut>(builder: server::Builder, serve: F) -> (Server, Client)
 where
     F: Fn(Connection, usize) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let authority = Authority::new();
-    let mut config = authority.server_config(|_| {});
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (authority, acceptor) = offering(&["h2"]);
     let serve = Arc::new(serve);
     let server = Server::start(move |stream, n| {
         let (acceptor, builder, serve) = (acceptor.clone(), builder.clone(), Arc::clone(&serve));
@@ -253,10 +258,7 @@ async fn too_large_and_too_many_headers_are_refused() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_time() {
-    let authority = Authority::new();
-    let mut config = authority.server_config(|_| {});
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (authority, acceptor) = offering(&["h2"]);
     let ended = Arc::new(tokio::sync::Notify::new());
     let tell = Arc::clone(&ended);
     let server = Server::start(move |stream, _| {
@@ -276,10 +278,7 @@ async fn an_idle_connection_is_closed_in_time() {
 
 #[tokio::test]
 async fn http1_is_spoken_where_http2_is_switched_off() {
-    let authority = Authority::new();
-    let mut config = authority.server_config(|_| {});
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (authority, acceptor) = offering(&["h2", "http/1.1"]);
     let server = Server::start(move |stream, _| {
         let acceptor = acceptor.clone();
         async move {
@@ -299,10 +298,7 @@ async fn http1_is_spoken_where_http2_is_switched_off() {
 #[tokio::test]
 async fn a_flood_of_settings_ends_with_the_exchange() {
     const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let authority = Authority::new();
-    let mut config = authority.server_config(|_| {});
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (authority, acceptor) = offering(&["h2"]);
     let ended = Arc::new(tokio::sync::Notify::new());
     let tell = Arc::clone(&ended);
     let server = Server::start(move |stream, _| {

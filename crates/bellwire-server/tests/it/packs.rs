@@ -12,15 +12,19 @@ fn command(program: &Program, folder: &std::path::Path, arguments: &[&str]) -> (
     (output.status.success(), text)
 }
 
+/// One that works.
+#[track_caller]
+fn run(program: &Program, folder: &std::path::Path, arguments: &[&str]) -> String {
+    let (fine, text) = command(program, folder, arguments);
+    assert!(fine, "{arguments:?}: {text}");
+    text
+}
+
 #[test]
 fn a_pack_is_installed_once_and_its_schemas_and_samples_have_effect() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), &[]);
-    let run = |arguments: &[&str]| {
-        let (fine, text) = command(&program, folder.path(), arguments);
-        assert!(fine, "{arguments:?}: {text}");
-        text
-    };
+    let run = |arguments: &[&str]| run(&program, folder.path(), arguments);
     let json = |arguments: &[&str]| serde_json::from_str::<Value>(&run(arguments)).unwrap();
 
     let packs = json(&["pack", "list", "--json"]);
@@ -92,11 +96,7 @@ fn a_file_is_a_pack_and_the_catalogue_comes_out_as_documents() {
 fn a_verified_webhook_of_github_has_an_event_type_of_its_pack() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), &[]);
-    let run = |arguments: &[&str]| {
-        let (fine, text) = command(&program, folder.path(), arguments);
-        assert!(fine, "{arguments:?}: {text}");
-        text
-    };
+    let run = |arguments: &[&str]| run(&program, folder.path(), arguments);
     run(&["pack", "add", "github"]);
     assert_eq!(program.call("POST", "/app", json!({ "name": "A", "uid": "a" })).0, 201);
     let secret = "a long enough secret";
