@@ -44,7 +44,7 @@ pub use crate::{
     reach::Reached,
     resolve::{NameServers, Resolve, ResolveError},
     target::{Target, UrlError},
-    tls::{PemError, TlsOptions, TlsProfile, TlsSettings, tls_client_config},
+    tls::{Authorities, PemError, TlsOptions, TlsProfile, TlsSettings, tls_authorities, tls_client_config},
 };
 
 /// Everything that can be set about outgoing requests.

@@ -168,6 +168,24 @@ pub fn tls_client_config(settings: &TlsSettings) -> Result<ClientConfig, rustls:
     Ok(Base::new(settings)?.bare())
 }
 
+/// Whom [`tls_client_config`] trusts, for a library that takes certificates and makes the rest itself.
+pub struct Authorities {
+    /// Those of the machine and those that the settings add.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The machine has none: Mozilla's built-in list is to be trusted besides.
+    pub with_mozillas: bool,
+}
+
+/// Reads the authorities of the machine; what of them cannot be read is left out.
+#[must_use]
+pub fn tls_authorities(settings: &TlsSettings) -> Authorities {
+    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    certificates.retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
+    let with_mozillas = certificates.is_empty();
+    certificates.extend(settings.extra_roots.iter().cloned());
+    Authorities { certificates, with_mozillas }
+}
+
 /// What all TLS connections of the process have in common.
 pub(crate) struct Base {
     provider: Arc<CryptoProvider>,

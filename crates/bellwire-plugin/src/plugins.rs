@@ -13,7 +13,7 @@ use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 #[cfg(feature = "wasm")]
 use crate::wasm::{Components, Wasm};
-use bellwire_egress::{Client, Proxy};
+use bellwire_egress::{Client, Proxy, TlsSettings};
 use bellwire_model::{
     AttemptNumber, EndpointKey, FailureClass, Message, Module, OrganisationId, Plugin, Runs, Timestamp,
 };
@@ -41,6 +41,8 @@ pub struct Limits {
     pub databases: Named,
     /// TLS to databases.
     pub tls: Option<Tls>,
+    /// The same for a library that makes TLS of its own.
+    pub tls_settings: TlsSettings,
     /// Of mail.
     pub mail: Mail,
     /// The proxy that requests go by. What cannot go by it is refused.
@@ -214,7 +216,8 @@ impl Shared {
 impl Plugins {
     /// Reaches out by `client`, which must belong to this thread's runtime. `wall` is the wall clock, in Unix seconds.
     pub fn new(client: Client, shared: Arc<Shared>, wall: fn() -> i64) -> Self {
-        let (pools, publishers) = (Pools::new(shared.limits.tls.clone()), Publishers::new(client.clone(), wall));
+        let pools = Pools::new(shared.limits.tls.clone(), &shared.limits.tls_settings);
+        let publishers = Publishers::new(client.clone(), wall);
         Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 

@@ -9,26 +9,35 @@
 //! the statement is wrong or a constraint forbids it, ends at once and says so.
 
 mod sqlite;
+mod pool;
 mod postgres;
+#[cfg(feature = "mysql")]
+mod mysql;
 pub mod tls;
 
 use crate::answer::{Answer, Ran};
 use crate::event::{Event, Found};
 use crate::settings::{Fault, Millis};
 use crate::template::Template;
-use bellwire_egress::Client;
+use bellwire_egress::{Client, TlsSettings};
 use bellwire_model::FailureClass;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tls::Tls;
 use tokio::time::{Instant, timeout_at};
 
-pub use postgres::{Pools, reach};
+pub use postgres::reach;
 pub use sqlite::Files;
 
 const STATEMENTS_MAX: usize = 20;
 /// What a statement begins with. Others change what the database is, or reach out of it.
 const VERBS: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "MERGE", "CALL"];
+
+const EXPECTED: &str = "expected postgres://user:password@host:5432/database, mysql://user:password@host:3306/database, or sqlite:/absolute/path";
+#[cfg(not(feature = "mysql"))]
+const NO_MYSQL: &str = "expected postgres://user:password@host:5432/database, or sqlite:/absolute/path: this server was built without MySQL; \
+     one built with `cargo build --release --features mysql` has it";
 
 /// Databases that the operator has named: DSN by name.
 pub type Named = BTreeMap<String, String>;
@@ -39,7 +48,7 @@ pub type Named = BTreeMap<String, String>;
 pub(crate) struct Sql {
     /// One that the operator has named.
     connection: Option<String>,
-    /// `postgres://user:password@host/database`, to a host that the address guard allows.
+    /// `postgres://user:password@host/database` or `mysql://…`, to a host that the address guard allows.
     dsn: Option<String>,
     statements: Vec<Statement>,
     #[serde(default = "timeout_default")]
@@ -134,6 +143,8 @@ struct Failed {
 enum Database<'a> {
     Sqlite(&'a str),
     Postgres(&'a str),
+    #[cfg(feature = "mysql")]
+    Mysql(&'a str),
 }
 
 impl<'a> Database<'a> {
@@ -145,8 +156,12 @@ impl<'a> Database<'a> {
                 Ok(_) => Err("a DSN names one host".to_owned()),
                 Err(_) => Err("expected postgres://user:password@host:5432/database".to_owned()),
             },
+            #[cfg(feature = "mysql")]
+            Some(("mysql", _)) => mysql::check(dsn).map(|()| Database::Mysql(dsn)),
+            #[cfg(not(feature = "mysql"))]
+            Some(("mysql", _)) => Err(NO_MYSQL.to_owned()),
             // Nothing of the text is repeated: it may hold a password.
-            _ => Err("expected postgres://user:password@host:5432/database, or sqlite:/absolute/path".to_owned()),
+            _ => Err(EXPECTED.to_owned()),
         }
     }
 }
@@ -157,6 +172,27 @@ impl<'a> Database<'a> {
 /// What is expected instead.
 pub fn check_dsn(dsn: &str) -> Result<(), String> {
     Database::parse(dsn).map(drop)
+}
+
+/// Connections of one shard to databases that are spoken to over a network.
+pub struct Pools {
+    postgres: postgres::Pools,
+    #[cfg(feature = "mysql")]
+    mysql: mysql::Pools,
+}
+
+impl Pools {
+    /// Opens nothing yet. Without `tls`, only databases of PostgreSQL that do not ask for it are reached; MySQL has its own, by these
+    /// settings.
+    pub fn new(tls: Option<Tls>, settings: &TlsSettings) -> Self {
+        #[cfg(not(feature = "mysql"))]
+        let _ = settings;
+        Pools {
+            postgres: postgres::Pools::new(tls),
+            #[cfg(feature = "mysql")]
+            mysql: mysql::Pools::new(settings.clone()),
+        }
+    }
 }
 
 impl Sql {
@@ -196,6 +232,7 @@ impl Sql {
         let database =
             dsn.ok_or_else(|| "plugins.databases has it no more".to_owned()).and_then(|dsn| Database::parse(dsn));
         let deadline = Instant::now() + self.timeout_ms.0;
+        let guarded = self.connection.is_none().then_some(client);
         let working = async {
             match database {
                 Err(text) => Err(Failed { forever: false, text: format!("the database cannot be used: {text}") }),
@@ -205,8 +242,12 @@ impl Sql {
                 }
                 Ok(Database::Postgres(dsn)) => {
                     let bound = self.bound(event, |place| format!("${place}"));
-                    let guarded = self.connection.is_none().then_some(client);
-                    pools.carry_out(dsn, guarded, bound, deadline).await
+                    pools.postgres.carry_out(dsn, guarded, bound, deadline).await
+                }
+                #[cfg(feature = "mysql")]
+                Ok(Database::Mysql(dsn)) => {
+                    let bound = self.bound(event, |_| "?".to_owned());
+                    pools.mysql.carry_out(dsn, guarded, bound, deadline).await
                 }
             }
         };

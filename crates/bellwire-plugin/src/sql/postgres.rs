@@ -1,17 +1,14 @@
-//! PostgreSQL: a few connections for each database, on each shard.
+//! PostgreSQL.
 
+use super::pool::Connections;
 use super::tls::Tls;
 use super::{Bound, Failed, Value};
 use bellwire_egress::{Client as Egress, Reached, with_causes};
 use bytes::BytesMut;
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::net::Ipv6Addr;
-use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -19,20 +16,10 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Error, NoTls};
 
-/// Connections to one database from one shard.
-const CONNECTIONS_MAX: usize = 4;
-/// Databases whose connections are kept.
-const DATABASES_MAX: usize = 64;
-
 /// Connections of one shard.
-pub struct Pools {
+pub(super) struct Pools {
     tls: Option<Tls>,
-    databases: RefCell<HashMap<String, Rc<Pool>>>,
-}
-
-struct Pool {
-    places: Semaphore,
-    idle: RefCell<Vec<Client>>,
+    connections: Connections<Client>,
 }
 
 /// A parameter as text: the database itself reads it as the type that the statement wants.
@@ -62,9 +49,8 @@ impl ToSql for Text {
 }
 
 impl Pools {
-    /// Opens nothing yet. Without `tls`, only databases that do not ask for it are reached.
-    pub fn new(tls: Option<Tls>) -> Self {
-        Pools { tls, databases: RefCell::default() }
+    pub(super) fn new(tls: Option<Tls>) -> Self {
+        Pools { tls, connections: Connections::default() }
     }
 
     /// With `guard`, only at addresses that it allows.
@@ -75,11 +61,10 @@ impl Pools {
         statements: Vec<Bound>,
         deadline: Instant,
     ) -> Result<Vec<u64>, Failed> {
-        let pool = self.pool(dsn);
+        let pool = self.connections.pool(dsn);
         let later = |text: String| Failed { forever: false, text };
-        let _place = pool.places.acquire().await.map_err(|error| later(error.to_string()))?;
-        let idle = pool.idle.borrow_mut().pop().filter(|client| !client.is_closed());
-        let mut client = match idle {
+        let _place = pool.place().await?;
+        let mut client = match pool.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => self.connect(dsn, guard, deadline).await.map_err(later)?,
         };
@@ -87,18 +72,9 @@ impl Pools {
         let left = deadline.saturating_duration_since(Instant::now());
         let done = transact(&mut client, &statements, left).await;
         if done.is_ok() || !client.is_closed() {
-            pool.idle.borrow_mut().push(client);
+            pool.give_back(client);
         }
         done.map_err(|error| failed(&error))
-    }
-
-    fn pool(&self, dsn: &str) -> Rc<Pool> {
-        let mut databases = self.databases.borrow_mut();
-        if databases.len() >= DATABASES_MAX && !databases.contains_key(dsn) {
-            databases.clear();
-        }
-        let new = || Rc::new(Pool { places: Semaphore::new(CONNECTIONS_MAX), idle: RefCell::default() });
-        Rc::clone(databases.entry(dsn.to_owned()).or_insert_with(new))
     }
 
     async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Client, String> {

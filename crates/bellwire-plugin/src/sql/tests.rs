@@ -27,7 +27,7 @@ fn run(folder: &std::path::Path, statements: Json, payload: &str) -> Answer {
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received(payload);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (files, pools, client) = (Arc::default(), Pools::new(None), client());
+    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
     runtime.block_on(sql.run(&Event::new(&message, 1), &named, &files, &pools, &client)).answer
 }
 
@@ -52,6 +52,10 @@ fn what_is_wrong_with_a_statement_is_said() {
     check(json!({ "statements": ["SELECT 1"] }), &["connection"], "either");
     check(json!({ "dsn": "sqlite:/etc/x", "statements": ["SELECT 1"] }), &["dsn"], "named by the operator");
     check(json!({ "dsn": "mongodb://u:hidden@h", "statements": ["SELECT 1"] }), &["dsn"], "expected postgres");
+    #[cfg(not(feature = "mysql"))]
+    check(json!({ "dsn": "mysql://u:hidden@h/d", "statements": ["SELECT 1"] }), &["dsn"], "--features mysql");
+    #[cfg(feature = "mysql")]
+    assert_eq!(faults(json!({ "dsn": "mysql://u:hidden@h/d", "statements": ["SELECT 1"] }), false), []);
     check(json!({ "connection": "local", "statements": [] }), &["statements"], "1 to 20");
     assert_eq!(faults(of("INSERT INTO t VALUES ('it''s', {{payload.id}}) ON CONFLICT DO NOTHING"), false), []);
     assert_eq!(faults(json!({ "dsn": "sqlite:/x", "statements": ["SELECT 1"] }), true), []);
@@ -121,7 +125,7 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
     ]
     .into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (files, pools, client) = (Arc::default(), Pools::new(None), client());
+    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
     let run = |settings: Json| {
         let sql: Sql = crate::settings::read(&settings).expect("settings");
         let message = received("{}");

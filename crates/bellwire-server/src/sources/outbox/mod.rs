@@ -238,7 +238,9 @@ pub(super) fn check(outbox: &Outbox, named: &sql::Named) -> Vec<(&'static str, S
     };
     let is_file = dsn.starts_with("sqlite:");
     let mut faults = Vec::new();
-    if let Err(text) = sql::check_dsn(dsn) {
+    if dsn.starts_with("mysql:") {
+        faults.push((field, "an outbox is read from PostgreSQL or SQLite; MySQL is for plugins only".to_owned()));
+    } else if let Err(text) = sql::check_dsn(dsn) {
         faults.push((field, text));
     } else if is_file && field == "dsn" {
         let text = "a database in a file is named by the operator in plugins.databases; say `connection`";

@@ -274,6 +274,15 @@ mod tests {
         page.rows.iter().map(|row| row.id.as_str()).collect()
     }
 
+    #[test]
+    fn a_database_that_no_outbox_is_read_from_is_refused() {
+        let named = |dsn: &str| [("x".to_owned(), dsn.to_owned())].into();
+        let faults = super::super::check(&outbox(Then::Remember), &named("mysql://u:hidden@h/d"));
+        let text = "an outbox is read from PostgreSQL or SQLite; MySQL is for plugins only";
+        assert_eq!(faults, [("connection", text.to_owned())]);
+        assert_eq!(super::super::check(&outbox(Then::Remember), &named("sqlite:/x")), []);
+    }
+
     #[tokio::test]
     async fn rows_are_read_in_order_and_remembered() {
         let file = file(TABLE);

@@ -1,0 +1,55 @@
+//! Connections to databases that are spoken to over a network: a few to each, on each shard.
+
+use super::Failed;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Connections to one database from one shard.
+const CONNECTIONS_MAX: usize = 4;
+/// Databases whose connections are kept.
+const DATABASES_MAX: usize = 64;
+
+/// Those of one shard, by DSN.
+pub(super) struct Connections<C>(RefCell<HashMap<String, Rc<Pool<C>>>>);
+
+/// Those to one database.
+pub(super) struct Pool<C> {
+    places: Semaphore,
+    idle: RefCell<Vec<C>>,
+}
+
+impl<C> Default for Connections<C> {
+    fn default() -> Self {
+        Connections(RefCell::default())
+    }
+}
+
+impl<C> Connections<C> {
+    pub(super) fn pool(&self, dsn: &str) -> Rc<Pool<C>> {
+        let mut pools = self.0.borrow_mut();
+        if pools.len() >= DATABASES_MAX && !pools.contains_key(dsn) {
+            pools.clear();
+        }
+        let new = || Rc::new(Pool { places: Semaphore::new(CONNECTIONS_MAX), idle: RefCell::default() });
+        Rc::clone(pools.entry(dsn.to_owned()).or_insert_with(new))
+    }
+}
+
+impl<C> Pool<C> {
+    /// Waits until there is a place for one more that is used.
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Failed> {
+        self.places.acquire().await.map_err(|error| Failed { forever: false, text: error.to_string() })
+    }
+
+    /// One that nobody uses.
+    pub(super) fn take(&self) -> Option<C> {
+        self.idle.borrow_mut().pop()
+    }
+
+    /// Keeps one for the next.
+    pub(super) fn give_back(&self, connection: C) {
+        self.idle.borrow_mut().push(connection);
+    }
+}
