@@ -17,6 +17,8 @@ mod template;
 mod settings;
 mod answer;
 mod fetch;
+#[cfg(test)]
+mod echo;
 pub mod command;
 pub mod javascript;
 #[cfg(feature = "wasm")]

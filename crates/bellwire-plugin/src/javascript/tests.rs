@@ -5,7 +5,6 @@ use crate::event::tests::received;
 use bellwire_egress::{Egress, Guard, Settings};
 use serde_json::{Value, json};
 use std::cell::Cell;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn handlers() -> Handlers {
     // A debug build on a busy machine is slow.
@@ -39,28 +38,7 @@ fn run(script: &str) -> Ran {
 
 /// Answers every request with its own method, path and body, `slow` ones never.
 async fn echo() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut request = vec![0; 4096];
-                let count = stream.read(&mut request).await.unwrap_or(0);
-                let text = String::from_utf8_lossy(&request[..count]).into_owned();
-                let line = text.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
-                if line.contains("/slow") {
-                    return std::future::pending().await;
-                }
-                let body = format!("{{\"line\":\"{line}\",\"x\":{}}}", text.contains("x-a: 1"));
-                let head = format!(
-                    "HTTP/1.1 201 Made\r\nx-b: 2\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = stream.write_all((head + &body).as_bytes()).await;
-            });
-        }
-    });
-    format!("http://{address}")
+    crate::echo::echo(|line, request| format!("{{\"line\":\"{line}\",\"x\":{}}}", request.contains("x-a: 1"))).await
 }
 
 #[test]

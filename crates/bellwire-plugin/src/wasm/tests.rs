@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MEMORY_MAX: usize = 8 << 20;
 
@@ -77,25 +76,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 
 /// Answers every request with its line and whether it was authorised, `slow` ones never.
 async fn echo() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut request = vec![0; 4096];
-                let count = stream.read(&mut request).await.unwrap_or(0);
-                let text = String::from_utf8_lossy(&request[..count]).into_owned();
-                let line = text.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
-                if line.contains("/slow") {
-                    return std::future::pending().await;
-                }
-                let body = format!("{line} {}", text.contains("authorization: Bearer hush"));
-                let head = format!("HTTP/1.1 201 Made\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-                let _ = stream.write_all((head + &body).as_bytes()).await;
-            });
-        }
-    });
-    format!("http://{address}")
+    crate::echo::echo(|line, request| format!("{line} {}", request.contains("authorization: Bearer hush"))).await
 }
 
 #[test]
