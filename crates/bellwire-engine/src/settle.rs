@@ -68,8 +68,6 @@ impl Engine {
             let (mut left, sharers) = (0, fan_out.len());
             for endpoint in &fan_out {
                 match self.lane_of.get(endpoint).copied() {
-                    // Its endpoint is being deleted, which the store knew first and gave it a row; that was leased before this was told.
-                    Some(_) if self.held.contains_key(&Delivery { endpoint: *endpoint, message: sequence }) => {}
                     Some(lane) => {
                         left += usize::from(self.take_fresh(lane, &message, place, sharers, recovering, effects));
                     }

@@ -105,7 +105,7 @@ pub trait Store: Send + Sync {
     /// The waiting deliveries of `endpoint` that are due at `until` or before, in order of their due time, or for a
     /// FIFO endpoint in order of acceptance whatever their due time, at most `limit`, with their messages. Changes nothing:
     /// a row leaves the waiting room when its outcome is recorded. What is being cancelled is not leased; what stands behind many such rows
-    /// may come only when slices of tasks have ended those.
+    /// may come only when slices of tasks have ended those. Nothing is leased of an endpoint that is deleted: upkeep ends what waits for it.
     fn lease_due(
         &self,
         endpoint: EndpointKey,

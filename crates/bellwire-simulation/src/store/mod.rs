@@ -261,6 +261,9 @@ impl Store for SimStore {
         };
         let first = Delivery { endpoint, message: Sequence::ZERO };
         let last = Delivery { endpoint, message: Sequence::MAX };
+        if state.deleted.contains(&endpoint) {
+            return Ok(Vec::new());
+        }
         let leased = |row: &Waiting| self.has(StoreBug::CancelledLeased) || !state.is_cancelling(row);
         if fifo && !self.has(StoreBug::FifoByDue) {
             let rows = state.waiting.range(first..=last).map(|(_, waiting)| *waiting).filter(leased);
@@ -275,6 +278,9 @@ impl Store for SimStore {
 
     fn next_due(&self, endpoint: EndpointKey, fifo: bool) -> Result<Option<WaitingHead>, ReadError> {
         let state = self.state();
+        if state.deleted.contains(&endpoint) {
+            return Ok(None);
+        }
         let leased = |row: &&Waiting| self.has(StoreBug::CancelledLeased) || !state.is_cancelling(row);
         let first = Delivery { endpoint, message: Sequence::ZERO };
         let last = Delivery { endpoint, message: Sequence::MAX };

@@ -220,7 +220,14 @@ pub(super) fn lease_due(
             leased.push((waiting, message_log::message_from(row)?));
         }
     }
-    Ok(leased)
+    Ok(if is_deleted(connection, endpoint)? { Vec::new() } else { leased })
+}
+
+/// Whether what waits for `endpoint` is upkeep's to end. Asked after its rows were read, in a reading of its own: what was there before a deletion
+/// may be leased, what came with it or after it may not.
+fn is_deleted(connection: &Connection, endpoint: EndpointKey) -> Result<bool, Fault> {
+    let mut statement = connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM deleted_endpoint WHERE key = ?1)")?;
+    Ok(statement.query_one([endpoint.0], |row| row.get(0))?)
 }
 
 /// See [`crate::Store::next_due`].
@@ -246,7 +253,7 @@ pub(super) fn next_due(
     while let Some(row) = rows.next()? {
         let waiting = waiting_from(row)?;
         if !doomed.takes(&waiting) {
-            return Ok(Some(WaitingHead { due: waiting.due }));
+            return Ok((!is_deleted(connection, endpoint)?).then_some(WaitingHead { due: waiting.due }));
         }
     }
     Ok(None)
@@ -370,7 +377,7 @@ pub(super) fn lease_beside(
             found.push((waiting, message));
         }
     }
-    Ok(found)
+    Ok(if is_deleted(connection, endpoint)? { Vec::new() } else { found })
 }
 
 /// As [`oldest`], without what somebody asked for after `at`.

@@ -109,6 +109,7 @@ checks! {
         a_late_outcome_does_not_end_a_delivery_twice,
         a_deleted_application_takes_its_endpoints_with_it,
         a_message_for_a_deleted_endpoint_ends,
+        nothing_of_a_deleted_endpoint_is_leased,
         old_messages_go_and_what_waited_for_them_has_expired,
         a_payload_can_go_before_its_message,
     }

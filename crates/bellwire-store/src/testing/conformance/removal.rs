@@ -6,6 +6,7 @@ use crate::testing::world::{APPLICATION, Draft, World, attempt_query, message_qu
 use crate::{Batch, Change};
 use bellwire_model::{AfterAttempt, AttemptId, DeliveryState, EndReason, EndpointKey, Timestamp, Trigger, Waiting};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub(super) fn an_expunged_payload_is_gone_and_what_waits_stays(world: &mut World) {
@@ -139,6 +140,33 @@ pub(super) fn a_message_for_a_deleted_endpoint_ends(world: &mut World) {
     let ledger = world.store().ledger().expect("read");
     assert!(ledger.balances());
     assert_eq!((ledger.pending, ledger.ended[usize::from(EndReason::EndpointDeleted.code())]), (1, 1));
+}
+
+pub(super) fn nothing_of_a_deleted_endpoint_is_leased(world: &mut World) {
+    let waiting = world.accept(&Draft::to(&[1, 2]));
+    world.postpone(to(1, waiting), SECOND);
+    world.pass(SECOND);
+    let leased = |world: &World| {
+        let (store, endpoint, until) = (world.store(), EndpointKey(1), Timestamp::FAR_FUTURE);
+        [false, true].map(|fifo| {
+            let beside = HashSet::new();
+            let handed = store.lease_beside(endpoint, fifo, until, &beside, 10).expect("read").len();
+            let head = store.next_due(endpoint, fifo).expect("read").is_some();
+            (store.lease_due(endpoint, fifo, until, 10).expect("read").len(), handed, head)
+        })
+    };
+    assert_eq!(leased(world), [(1, 1, true); 2]);
+    world.store().commit(&Batch { changes: vec![Change::DeleteEndpoint(EndpointKey(1))], ..Batch::default() }).expect("commits");
+    // Somebody who had not heard of it yet sends to it.
+    let accepted = vec![world.draft(&Draft::to(&[1, 2]))];
+    world.store().commit(&Batch { accepted, ..Batch::default() }).expect("commits");
+    assert_eq!(leased(world), [(0, 0, false); 2]);
+    world.reopen();
+    assert_eq!(leased(world), [(0, 0, false); 2]);
+    world.upkeep();
+    let ledger = world.store().ledger().expect("read");
+    assert!(ledger.balances());
+    assert_eq!((ledger.pending, ledger.ended[usize::from(EndReason::EndpointDeleted.code())]), (2, 2));
 }
 
 pub(super) fn old_messages_go_and_what_waited_for_them_has_expired(world: &mut World) {
