@@ -237,6 +237,7 @@ impl Catalogue {
             | Change::Settle(_)
             | Change::PutTask(_)
             | Change::CancelTask { .. }
+            | Change::TaskTold(_)
             | Change::ExpungePayload(_)
             | Change::ExpungeResponse(_) => None,
         }

@@ -137,6 +137,7 @@ fn run(core: &Core) {
                     core.apply(&changes);
                 }
                 core.applied.store(number, Ordering::Release);
+                tasks.committed(number);
                 if !from_doors && !core.stopping() {
                     // Only outcomes: let the next ones gather, unless a message comes.
                     core.bell.wait(FOR_REQUESTS, COMPANY_WAIT, || core.intake.lock().queued().0 > 0);
@@ -163,6 +164,7 @@ fn run(core: &Core) {
                     core.tell_all(|| Input::StoreFailing(true));
                 }
                 core.metrics.commit_failed();
+                tasks.refused(sealed.number);
                 refused = Some(Refused { probe_at: Instant::now() + PROBE_WAIT });
                 {
                     // What engines decided has the store to itself until the probe.
@@ -194,6 +196,7 @@ fn configuration(changes: &[Change]) -> Vec<Change> {
                 | Change::PutSourceCursor(_)
                 | Change::PutConsumer { .. }
                 | Change::Settle(_)
+                | Change::TaskTold(_)
         )
     };
     changes.iter().filter(|change| !elsewhere(change)).cloned().collect()

@@ -2,10 +2,11 @@
 //! arrive have most of its time. A task that runs when the process ends goes on after the next start, from where it stopped.
 
 use crate::core::Core;
-use bellwire_engine::{Input, Operational};
+use bellwire_engine::{BatchNumber, Input, Operational};
 use bellwire_model::{Endpoint, EndpointKey, Message};
 use bellwire_shape::{Candidate, Verdict, judge};
-use bellwire_store::{Advanced, CommitError, Matching, Task, TaskStatus};
+use bellwire_store::{Change, CommitError, Matching, Task, TaskStatus};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,32 +16,48 @@ const REST: u32 = 2;
 /// After a slice that could not be stored.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// When the next slice may be done.
+/// When the next slice may be done, and whose end is still to be told.
 pub(crate) struct Tasks {
     next: Instant,
+    /// Tasks that have ended. The store remembers, too: what is left here when the process ends is told after the next start.
+    ended: VecDeque<Task>,
+    /// Those that a batch tells of which is not durable yet.
+    telling: Vec<(BatchNumber, Task)>,
 }
 
 impl Tasks {
     pub(crate) fn new() -> Self {
-        Tasks { next: Instant::now() }
+        Tasks { next: Instant::now(), ended: VecDeque::new(), telling: Vec::new() }
     }
 
     /// How long the committing thread may sleep as far as tasks are concerned.
     pub(crate) fn wait(&self, core: &Core) -> Duration {
-        if core.store.has_tasks() { self.next.saturating_duration_since(Instant::now()) } else { Duration::MAX }
+        let is_busy = core.store.has_tasks() || !self.ended.is_empty();
+        if is_busy { self.next.saturating_duration_since(Instant::now()) } else { Duration::MAX }
     }
 
     /// Does a slice, if there is one to do and the rest is over. The engines are told of every commit before it.
     pub(crate) fn turn(&mut self, core: &Core) {
         let started = Instant::now();
-        if !core.store.has_tasks() || started < self.next {
+        if started < self.next {
+            return;
+        }
+        self.tell(core);
+        if !core.store.has_tasks() {
             return;
         }
         match core.store.advance_task(core.clock.engine(), &Present(core)) {
             Ok(advanced) => {
                 self.next = Instant::now() + (started.elapsed() * REST).max(REST_MIN);
-                if let Some(advanced) = advanced {
-                    tell(core, &advanced);
+                let Some(advanced) = advanced else { return };
+                if let Some(endpoint) = advanced.look_again {
+                    core.tell_all(|| Input::LookAgain(endpoint));
+                    core.pipes.wakes.rouse(endpoint);
+                }
+                if let Some(task) = advanced.task.filter(|task| task.status != TaskStatus::Running) {
+                    note_end(&task);
+                    self.ended.push_back(task);
+                    self.tell(core);
                 }
             }
             Err(CommitError::Unknown(detail)) => {
@@ -57,26 +74,38 @@ impl Tasks {
             }
         }
     }
+
+    /// A batch is durable, and what it tells of is told.
+    pub(crate) fn committed(&mut self, batch: BatchNumber) {
+        self.telling.retain(|(number, _)| *number != batch);
+    }
+
+    /// A batch was refused: what it would have told of is told by another one.
+    pub(crate) fn refused(&mut self, batch: BatchNumber) {
+        self.ended.extend(self.telling.extract_if(.., |(number, _)| *number == batch).map(|(_, task)| task));
+    }
+
+    /// Tells of each end to whoever wants to know: the operational webhook `background_task.finished` goes out from here. That it was told is in
+    /// the batch that tells it, so a crash makes it neither lost nor told twice.
+    fn tell(&mut self, core: &Core) {
+        while let Some(task) = self.ended.pop_front() {
+            let told = Operational::of_task(&core.catalogue.read(), &task);
+            let change = vec![Change::TaskTold(task.id)];
+            let taken = core.intake.lock().change_and_tell(core.clock.engine(), change, told.into_iter().collect());
+            match taken {
+                Ok(batch) => self.telling.push((batch, task)),
+                Err(error) => {
+                    tracing::warn!(task.id = %task.id, ?error, "nobody can be told yet that a background task has ended");
+                    self.ended.push_front(task);
+                    self.next = Instant::now() + RETRY_WAIT;
+                    return;
+                }
+            }
+        }
+    }
 }
 
-fn tell(core: &Core, advanced: &Advanced) {
-    if let Some(endpoint) = advanced.look_again {
-        core.tell_all(|| Input::LookAgain(endpoint));
-        core.pipes.wakes.rouse(endpoint);
-    }
-    if let Some(task) = advanced.task.as_ref().filter(|task| task.status != TaskStatus::Running) {
-        background_task_finished(core, task);
-    }
-}
-
-/// A task has ended, however it did. Called once for each, by the committing thread, when that is durable; a crash right after
-/// its last slice leaves it out. The operational webhook `background_task.finished` goes out from here.
-fn background_task_finished(core: &Core, task: &Task) {
-    if let Some(told) = Operational::of_task(&core.catalogue.read(), task)
-        && let Err(error) = core.intake.lock().change_and_tell(core.clock.engine(), Vec::new(), vec![told])
-    {
-        tracing::warn!(task.id = %task.id, ?error, "nobody can be told that a background task has ended");
-    }
+fn note_end(task: &Task) {
     tracing::info!(
         task.id = %task.id,
         task.kind = task.work.kind().name(),

@@ -148,6 +148,8 @@ pub enum Change {
         /// The time of the call.
         at: Timestamp,
     },
+    /// The end of a task has been told to whoever wants to know; [`Store::advance_task`](crate::Store::advance_task) answers it after no start any more.
+    TaskTold(TaskId),
     /// Ends what waits for `endpoint` of messages before `before` as `Cancelled`. [`Store::advance_task`](crate::Store::advance_task)
     /// ends them, slice by slice; from this change on none of them is leased, and all of them have a row. What an engine has in flight is
     /// sent once; then its attempt shows what the receiver said, and the delivery stays cancelled. A resend that is asked for after `at`

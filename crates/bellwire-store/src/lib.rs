@@ -221,7 +221,8 @@ pub trait Store: Send + Sync {
     ///
     /// A delivery that a task puts into the waiting room is manual, due at `now`, and counted as owed once more; one that waits
     /// already, or that an engine still has, is left alone, and so is one without its payload. A task whose endpoint or application
-    /// is gone ends as cancelled.
+    /// is gone ends as cancelled. The end of a task, however it came, is answered once, and after each start again until
+    /// [`Change::TaskTold`].
     fn advance_task(&self, now: Timestamp, matching: &dyn Matching) -> Result<Option<Advanced>, CommitError>;
 
     /// One task, with what it found.

@@ -2,7 +2,9 @@
 
 use crate::program::{Program, eventually};
 use crate::receiver::{Arrival, Receiver};
+use bellwire_model::{Sequence, TaskId};
 use bellwire_signature::VerifyKey;
+use bellwire_store::{Batch, Change, EmbeddedStore, Settings, Store as _, Task, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -197,4 +199,43 @@ fn a_background_task_is_listed_by_the_command_and_its_end_is_told() {
     assert_eq!(command(&["task", "show", id])["data"]["messagesSent"], 1);
     let cancelled = command(&["task", "cancel", id]);
     assert_eq!((&cancelled["cancelled"], &cancelled["status"]), (&json!(false), &json!("finished")), "it had ended");
+}
+
+#[test]
+fn the_end_of_a_background_task_is_told_after_a_crash_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    let operator = Receiver::answering(&[200]);
+    let key = listen(&server, &operator, json!(["background_task.finished"]));
+    endpoint(&server, "acme", "https://example.com/hooks");
+    assert!(server.stop().success());
+    // A process that ended when a task was cancelled, and before it had told anybody.
+    let store = EmbeddedStore::open(folder.path(), Settings::default()).unwrap();
+    let recovered = store.recover().unwrap();
+    let id = TaskId::from_parts(recovered.newest.next(), [7; 12]);
+    let organisation = recovered.applications[0].organisation.clone();
+    let task = Task::new(id, organisation, Work::EventTypes, Sequence::ZERO, id.sequence());
+    let at = task.updated_at;
+    let changes = vec![Change::PutTask(task.into()), Change::CancelTask { task: id, at }];
+    store.commit(&Batch { changes, ..Batch::default() }).unwrap();
+    drop(store);
+    eventually("no process that another test has just started holds the lock as well", || {
+        let lock = std::fs::File::open(folder.path().join("lock")).unwrap();
+        lock.try_lock().ok().map(|()| lock.unlock().unwrap())
+    });
+
+    let server = Program::start(folder.path(), &[]);
+    let told = verified(&key, &operator.next());
+    let data = &told["data"];
+    assert_eq!((&told["type"], &data["taskId"]), (&json!("background_task.finished"), &json!(id.to_string())));
+    assert_eq!((&data["status"], &data["data"]["cancelled"]), (&json!("failed"), &json!(true)));
+    eventually("it is recorded", || (crate::program::ledger(folder.path())["delivered"] == 1).then_some(()));
+    server.kill();
+
+    let server = Program::start(folder.path(), &[]);
+    let (status, task) = server.call("PUT", "/stats/usage/event-types", json!(null));
+    assert_eq!(status, 202);
+    let told = verified(&key, &operator.next());
+    assert_eq!((&told["data"]["taskId"], &told["data"]["status"]), (&task["id"], &json!("finished")));
+    assert_eq!(operational_messages(&server).len(), 2, "each end is told once");
 }

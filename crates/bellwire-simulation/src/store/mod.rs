@@ -209,7 +209,8 @@ impl Store for SimStore {
     }
 
     fn recover(&self) -> Result<Recovered, ReadError> {
-        let state = self.state();
+        let mut state = self.state();
+        state.take_up_tasks();
         let mut from = state.watermark;
         if self.has(StoreBug::RecoverySkips) {
             from = from.next();

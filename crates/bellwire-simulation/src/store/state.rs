@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) tasks: BTreeMap<Sequence, Task>,
     /// The first one's turn is next.
     pub(crate) running: VecDeque<Sequence>,
+    /// Tasks whose end nobody was told of.
+    untold: BTreeSet<Sequence>,
     pub(crate) cancelling: VecDeque<(EndpointKey, Sequence, Timestamp)>,
     pub(crate) consumers: BTreeMap<(EndpointKey, Arc<str>), Consumer>,
     /// Endpoints of which a reader settled something.
@@ -222,6 +224,7 @@ impl State {
             Change::PutTask(task) => {
                 self.tasks.entry(task.id.sequence()).or_insert_with(|| {
                     self.running.push_back(task.id.sequence());
+                    self.untold.insert(task.id.sequence());
                     Task::clone(task)
                 });
             }
@@ -229,6 +232,12 @@ impl State {
                 let found = self.tasks.get_mut(&task.sequence()).filter(|found| found.id == *task);
                 if let Some(found) = found.filter(|found| found.status == TaskStatus::Running) {
                     (found.status, found.updated_at) = (TaskStatus::Cancelled, *at);
+                }
+            }
+            Change::TaskTold(task) => {
+                let ended = self.tasks.get(&task.sequence()).is_some_and(|found| found.status != TaskStatus::Running);
+                if ended {
+                    self.untold.remove(&task.sequence());
                 }
             }
             Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
@@ -245,6 +254,11 @@ impl State {
                 }
             }
         }
+    }
+
+    /// As a start does: those that run, and those whose end was not told.
+    pub(super) fn take_up_tasks(&mut self) {
+        self.running = self.untold.iter().copied().collect();
     }
 
     fn delete_source(&mut self, key: SourceKey) {

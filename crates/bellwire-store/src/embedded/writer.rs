@@ -47,7 +47,7 @@ pub(super) struct Writer {
     read: ReadThrough,
     /// Endpoints of which a reader settled something since the start: an engine may still have it in hand.
     pub(super) settled: HashSet<EndpointKey>,
-    /// Tasks that are running; the first one's turn is next.
+    /// Tasks that are running, and at a start those whose end was not told; the first one's turn is next.
     pub(super) running: VecDeque<TaskId>,
     /// Upkeep's own sequences start no lower.
     pub(super) upkeep_from: Sequence,
@@ -596,6 +596,7 @@ impl Step<'_> {
             Change::Settle(settled) => settled.iter().try_for_each(|settled| self.settle(settled)),
             Change::PutTask(task) => task::put(connection, task),
             Change::CancelTask { task, at } => task::cancel(connection, *task, *at),
+            Change::TaskTold(task) => task::told(connection, *task),
             Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
             Change::ExpungePayload(sequence) => message_log::expunge(connection, *sequence),
             Change::ExpungeResponse(id) => attempt_log::expunge(connection, *id),

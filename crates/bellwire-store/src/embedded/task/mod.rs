@@ -14,7 +14,7 @@ use super::writer::{ROW_BYTES, Writer};
 use crate::{Advanced, CommitError, Matching, Progress, ReplayFilter, Task, TaskStatus, Work};
 use bellwire_model::{ApplicationKey, TaskId, Timestamp};
 
-pub(super) use row::{are_forgettable, cancel, find, forget, list, newest, put, running};
+pub(super) use row::{are_forgettable, cancel, find, forget, list, newest, put, running, told};
 
 /// Deliveries that one slice puts into the waiting room, or payloads that it removes, at most.
 const TOUCHED_MAX: u64 = 1_000;

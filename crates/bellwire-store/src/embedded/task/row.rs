@@ -45,10 +45,12 @@ const KINDS: u8 = TaskKind::ALL.len() as u8;
 const COLUMNS: &str = "sequence, id_tail, organisation, kind, application, endpoint, filter, applications, first, last, \
                        status, cursor, cursor_application, scanned, touched, updated_at";
 
-/// The ids of running tasks, oldest first; without kinds that only a later version knows.
+/// The ids of tasks that are running or whose end was not told, oldest first; without kinds that only a later version knows.
 pub(in crate::embedded) fn running(connection: &Connection) -> Result<Vec<TaskId>, Fault> {
+    // A task of an earlier version runs without being untold.
     let mut statement = connection.prepare_cached(
-        "SELECT sequence, id_tail FROM task INDEXED BY task_running WHERE status = 0 AND kind < ?1 ORDER BY sequence",
+        "SELECT sequence, id_tail FROM task INDEXED BY task_running WHERE status = 0 AND kind < ?1 \
+         UNION SELECT sequence, id_tail FROM task INDEXED BY task_untold WHERE untold = 1 AND kind < ?1 ORDER BY sequence",
     )?;
     let mut rows = statement.query([KINDS])?;
     let mut ids = Vec::new();
@@ -87,8 +89,8 @@ pub(in crate::embedded) fn put(connection: &Connection, task: &Task) -> Result<(
     };
     connection
         .prepare_cached(&format!(
-            "INSERT OR IGNORE INTO task ({COLUMNS}) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+            "INSERT OR IGNORE INTO task ({COLUMNS}, untold) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1)"
         ))?
         .execute(params![
             integer(task.id.sequence()),
@@ -124,6 +126,14 @@ pub(in crate::embedded) fn cancel(connection: &Connection, id: TaskId, at: Times
             at.as_micros(),
             TaskStatus::Running.code(),
         ])?;
+    Ok(())
+}
+
+/// Notes that the end of a task has been told.
+pub(in crate::embedded) fn told(connection: &Connection, id: TaskId) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE task SET untold = 0 WHERE sequence = ?1 AND id_tail = ?2 AND status <> ?3")?
+        .execute(params![integer(id.sequence()), id.0.tail().as_slice(), TaskStatus::Running.code()])?;
     Ok(())
 }
 

@@ -99,6 +99,7 @@ checks! {
         a_task_can_be_cancelled_and_one_whose_endpoint_is_gone_is,
         tasks_can_be_listed,
         a_task_that_was_cancelled_is_answered_once,
+        the_end_of_a_task_is_answered_after_each_start_until_it_is_told,
         statistics_count_what_was_owed_and_say_who_takes_what,
     }
     removal {

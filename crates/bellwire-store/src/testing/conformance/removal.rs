@@ -156,7 +156,10 @@ pub(super) fn nothing_of_a_deleted_endpoint_is_leased(world: &mut World) {
         })
     };
     assert_eq!(leased(world), [(1, 1, true); 2]);
-    world.store().commit(&Batch { changes: vec![Change::DeleteEndpoint(EndpointKey(1))], ..Batch::default() }).expect("commits");
+    world
+        .store()
+        .commit(&Batch { changes: vec![Change::DeleteEndpoint(EndpointKey(1))], ..Batch::default() })
+        .expect("commits");
     // Somebody who had not heard of it yet sends to it.
     let accepted = vec![world.draft(&Draft::to(&[1, 2]))];
     world.store().commit(&Batch { accepted, ..Batch::default() }).expect("commits");

@@ -278,6 +278,29 @@ pub(super) fn a_task_that_was_cancelled_is_answered_once(world: &mut World) {
     assert!(world.slice().is_none());
 }
 
+pub(super) fn the_end_of_a_task_is_answered_after_each_start_until_it_is_told(world: &mut World) {
+    let (cancelled, finished) =
+        (world.task(Work::EventTypes, Span::ALL).id, world.task(Work::EventTypes, Span::ALL).id);
+    let at = world.now;
+    // The process ends before anybody has looked.
+    world.change(Change::CancelTask { task: cancelled, at });
+    for _ in 0..2 {
+        world.reopen();
+        let ends: Vec<_> = std::iter::from_fn(|| world.slice()).filter_map(|advanced| advanced.task).collect();
+        let ends: Vec<_> = ends.iter().map(|task| (task.id, task.status)).collect();
+        assert_eq!(ends, [(cancelled, TaskStatus::Cancelled), (finished, TaskStatus::Finished)]);
+        assert!(!world.store().has_tasks());
+    }
+    world.changes([cancelled, finished].map(Change::TaskTold).to_vec());
+    let running = world.task(Work::EventTypes, Span::ALL).id;
+    // It has not ended, so nobody can have been told.
+    world.change(Change::TaskTold(running));
+    world.reopen();
+    let end = world.slice().and_then(|advanced| advanced.task).expect("its end");
+    assert_eq!((end.id, end.status), (running, TaskStatus::Finished));
+    assert!(!world.store().has_tasks() && world.slice().is_none());
+}
+
 pub(super) fn tasks_can_be_listed(world: &mut World) {
     let organisation = organisation();
     let mut all = Vec::new();
