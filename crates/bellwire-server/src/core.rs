@@ -185,6 +185,9 @@ pub(crate) enum Mail {
     Try(Box<Plugin>, Arc<Message>, oneshot::Sender<Tried>),
     /// How the lanes stand.
     Lanes(oneshot::Sender<Vec<LaneSnapshot>>),
+    /// Makes the pump panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// A shard's mailbox.

@@ -117,6 +117,8 @@ impl Pump {
                     spawn_local(async move { drop(answer.send(try_plugin(&plugins, &own, &plugin, &message).await)) });
                 }
                 Mail::Lanes(answer) => drop(answer.send(self.engine.lanes())),
+                #[cfg(test)]
+                Mail::Panic => panic!("as the test asked"),
             }
         }
         self.mail = mail;

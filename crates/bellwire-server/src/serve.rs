@@ -166,6 +166,12 @@ impl Server {
         })
     }
 
+    /// What its threads share.
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

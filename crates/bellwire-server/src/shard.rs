@@ -14,9 +14,9 @@ use bellwire_engine::{Engine, Input};
 use bellwire_plugin::Plugins;
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Threads of a shard that may block on reading the store. Requests of the API use half of them at most, so that due deliveries
 /// never wait for lists.
@@ -53,7 +53,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Starts its thread.
-    pub(crate) fn start(self) -> anyhow::Result<JoinHandle<()>> {
+    pub(crate) fn start(self) -> anyhow::Result<std::thread::JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(READERS)
@@ -64,12 +64,8 @@ impl Shard {
             .name(name)
             .spawn(move || {
                 let core = Arc::clone(&self.core);
-                tokio::task::LocalSet::new().block_on(&runtime, async {
-                    if let Err(error) = self.run().await {
-                        tracing::error!(error = %format!("{error:#}"), "a shard failed; ending, a restart takes up what it held");
-                        std::process::exit(70);
-                    }
-                });
+                let index = self.index;
+                or_end(index, || tokio::task::LocalSet::new().block_on(&runtime, self.run()));
                 core.shard_done();
                 runtime.shutdown_background();
             })
@@ -98,7 +94,7 @@ impl Shard {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
         let client = egress.client().context("cannot set up outgoing connections")?;
         let _ = shared.set(client.clone());
-        let fetching =
+        let mut fetching =
             tokio::task::spawn_local(crate::sources::supervise(Arc::clone(&doors), client.clone(), stop.clone()));
         let plugins = Plugins::new(client.clone(), plugins, || wall().as_seconds());
         let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
@@ -108,16 +104,27 @@ impl Shard {
             // The sender lives as long as the server.
             let _ = stop.wait_for(|s| *s).await;
         });
-        let keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
-        let declaring = hooks.map(|keeper| tokio::task::spawn_local(keeper.run()));
+        let mut keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
+        let mut declaring = hooks.map(|keeper| tokio::task::spawn_local(keeper.run()));
+        // None of them ends before the server is told to stop but by a panic. A server that accepts and does not deliver, or says that it
+        // fetches and does not, is worse than none.
         tokio::select! {
             () = serving => {}
-            // It ends by itself only by a panic. A server that accepts and does not deliver is worse than none.
-            ended = &mut pump => return ended.context("the engine's task failed"),
+            ended = &mut pump => {
+                ended.context("the engine's task failed")?;
+                anyhow::bail!("the engine's task ended before it was told to");
+            }
+            error = failure(Some(&mut fetching)) => return Err(error).context("the task that runs sources failed"),
+            error = failure(Some(&mut keeping)) => return Err(error).context("the task that looks after tokens failed"),
+            error = failure(declaring.as_mut()) => {
+                return Err(error).context("the task that looks after the hooks file failed");
+            }
         }
         keeping.abort();
         // It ends by itself, and with it whatever it runs.
-        let _ = fetching.await;
+        if !fetching.is_finished() {
+            fetching.await.context("the task that runs sources failed")?;
+        }
         if let Some(declaring) = declaring {
             declaring.abort();
         }
@@ -127,6 +134,28 @@ impl Shard {
         // Requests have been answered; what is in flight may end now, and nothing new begins.
         core.mailboxes[index].put(crate::core::Mail::Tell(Input::Stop));
         pump.await.context("the engine's task failed")
+    }
+}
+
+/// Runs a shard. If that fails or panics the process ends: the other shards could go on, but nobody would look after this one's applications.
+fn or_end(index: usize, run: impl FnOnce() -> anyhow::Result<()>) {
+    let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "its thread panicked".to_owned(),
+    };
+    tracing::error!(shard.index = index, error, "a shard failed; ending, a restart takes up what it held");
+    eprintln!("error: shard {index} failed: {error}");
+    eprintln!("hint: this is a fault of the program; nothing acknowledged is lost, the next start recovers");
+    std::process::exit(70);
+}
+
+/// Why a task ended that should not; never, if it ends by itself, as some may while the server stops.
+async fn failure(task: Option<&mut JoinHandle<()>>) -> anyhow::Error {
+    let Some(task) = task else { return std::future::pending().await };
+    match task.await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error.into(),
     }
 }
 
@@ -142,5 +171,56 @@ async fn keep_tokens(api: Option<Api>) {
 async fn write_down(api: &Api) {
     if let Err(error) = api.keep_tokens().await {
         tracing::debug!(%error, "the last uses of tokens have to wait");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::core::Mail;
+    use crate::serve::Server;
+    use std::process::{Command, Output};
+    use std::time::Duration;
+
+    /// Names what fails, to the process in which it does.
+    const FAILING: &str = "BELLWIRE_TEST_FAILING";
+
+    #[test]
+    fn a_shard_that_fails_ends_the_process_and_says_so() {
+        for (failing, says) in [
+            ("engine", "error: shard 1 failed: the engine's task failed: task"),
+            ("thread", "error: shard 3 failed: its thread panicked"),
+            ("start", "error: shard 4 failed: cannot listen"),
+        ] {
+            let Output { status, stderr, .. } = Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", "shard::tests::what_fails", "--ignored", "--nocapture"])
+                .env(FAILING, failing)
+                .output()
+                .expect("runs");
+            let stderr = String::from_utf8_lossy(&stderr);
+            assert_eq!(status.code(), Some(70), "{failing}: {stderr}");
+            assert!(stderr.contains(says) && stderr.contains("hint: "), "{failing}: {stderr}");
+        }
+    }
+
+    #[test]
+    #[ignore = "ends its process; run by the test above"]
+    #[expect(clippy::disallowed_methods, reason = "it is told by the test that runs it")]
+    fn what_fails() {
+        match std::env::var(FAILING).as_deref() {
+            Ok("engine") => {
+                let folder = tempfile::tempdir().expect("a folder");
+                let mut config = Config::defaults();
+                folder.path().clone_into(&mut config.server.data);
+                config.server.listen = ([127, 0, 0, 1], 0).into();
+                config.server.shards_wanted = 2;
+                let server = Server::start(config).expect("starts");
+                server.core().mailboxes[1].put(Mail::Panic);
+                std::thread::sleep(Duration::from_secs(30));
+            }
+            Ok("thread") => super::or_end(3, || panic!("as the test asked")),
+            Ok("start") => super::or_end(4, || Err(anyhow::anyhow!("taken").context("cannot listen"))),
+            _ => {}
+        }
     }
 }
