@@ -13,7 +13,7 @@ use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bellwire_model::{
-    AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
+    AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, RefreshToken, SecretText,
 };
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,8 @@ struct EndpointOauthConfigIn {
     extra_params: Option<Pairs<String>>,
     /// Optional headers added to the token request.
     extra_headers: Option<Pairs<String>>,
-    /// For the grant `refreshToken`. When the token endpoint gives another one with an access token, that one is used and kept from then on.
+    /// For the grant `refreshToken`. When the token endpoint gives another one with an access token, that one is kept before the access token is
+    /// used, and used from then on; the one before is tried as long as the new one was not seen to work.
     #[schemars(length(min = 1, max = 8192))]
     refresh_token: Option<String>,
     /// For `clientSecretJwt`, and only for that.
@@ -211,7 +212,7 @@ impl EndpointOauthConfigIn {
             Some(Oauth2GrantTypeInOut::RefreshToken) => {
                 let token = faults.required("refreshToken", self.refresh_token).unwrap_or_default();
                 printable(&mut faults, "refreshToken", &token);
-                OauthGrant::RefreshToken(SecretText::new(token))
+                OauthGrant::RefreshToken(RefreshToken::new(SecretText::new(token)))
             }
             _ => {
                 if self.refresh_token.is_some() {

@@ -9,6 +9,6 @@ mod push;
 mod access;
 mod oauth;
 
-pub use oauth::RefreshedToken;
+pub use oauth::{Keep, RefreshedToken};
 pub use push::{HeaderNames, Push, PushSettings};
 pub use shaping::{Reshaped, Unshaped, reshape, reshape_payload};

@@ -7,14 +7,18 @@
 //! thrown away, but not more often than once in [`REFUSAL_PAUSE`]: one that is refused however fresh must not turn every
 //! attempt into two.
 //!
-//! A token endpoint may give another refresh token with each access token, and refuse the one before from then on. The newest is used
-//! here at once, and [`RefreshedToken`] tells of it, so that it is kept.
+//! A token endpoint may give another refresh token with each access token, and refuse the one before from then on. Nothing can make that one
+//! step with our own commit, so: the new one is durable ([`Keep`]) before the access token that came with it is used; the one before stays
+//! until the new one was seen to work, and is tried when the token endpoint knows nothing of the new one (`invalid_grant`), as one does that
+//! failed after it had answered. What remains is an answer that never reaches us, or a crash before it is durable, with a token endpoint that takes
+//! each refresh token only once: then somebody must give us the right anew.
 
 use crate::access::{basic, bearer};
 use crate::push::{PREPARED_MAX, PushSettings};
 use bellwire_egress::{Client, Request, Target};
 use bellwire_model::{
-    AssertionAlgorithm, ClientAssertion, ClientAuthentication, EndpointKey, Oauth, OauthGrant, SecretText, Timestamp,
+    AssertionAlgorithm, ClientAssertion, ClientAuthentication, EndpointKey, Oauth, OauthGrant, RefreshToken,
+    SecretText, Timestamp,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -22,6 +26,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,30 +50,32 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// RFC 7523 §2.2.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A refresh token that a token endpoint has given in place of another.
+/// What has become of an endpoint's refresh token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RefreshedToken {
     /// Whose OAuth it belongs to.
     pub endpoint: EndpointKey,
     /// As it is known: what is to be replaced, unless somebody has changed it meanwhile.
-    pub before: SecretText,
+    pub known: RefreshToken,
     /// In its place.
-    pub after: SecretText,
+    pub now: RefreshToken,
 }
+
+/// Keeps a refresh token; answers when it is durable, or why it cannot be.
+pub type Keep = Rc<dyn Fn(RefreshedToken) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
 
 /// The sources of one thread's endpoints.
 #[derive(Default)]
 pub(crate) struct Tokens {
     sources: RefCell<HashMap<EndpointKey, Rc<TokenSource>>>,
-    /// Not told yet.
-    refreshed: Rc<RefCell<Vec<RefreshedToken>>>,
+    keep: Option<Keep>,
 }
 
 /// Where one endpoint's tokens come from.
 pub(crate) struct TokenSource {
     endpoint: EndpointKey,
     oauth: Arc<Oauth>,
-    refreshed: Rc<RefCell<Vec<RefreshedToken>>>,
+    keep: Option<Keep>,
     state: RefCell<State>,
     /// Held by whoever asks the token endpoint.
     asking: Mutex<()>,
@@ -83,10 +90,13 @@ struct State {
     failure: Option<String>,
     /// When a token was last thrown away because of a 401.
     refused_at: Option<Timestamp>,
-    /// The newest refresh token, if the token endpoint has given one.
-    refresh: Option<SecretText>,
+    /// The refresh token as it is now, if that is not what the configuration began with.
+    refresh: Option<RefreshToken>,
+    /// An access token that is not used before the refresh token that came with it is kept.
+    unkept: Option<(Token, Option<RefreshedToken>)>,
 }
 
+#[derive(Clone)]
 struct Token {
     authorization: HeaderValue,
     renew_at: Timestamp,
@@ -103,12 +113,12 @@ impl Tokens {
             return Rc::clone(found);
         }
         if all.len() >= PREPARED_MAX {
-            all.clear();
+            all.retain(|_, source| source.state.borrow().unkept.is_some());
         }
         let source = Rc::new(TokenSource {
             endpoint,
             oauth: Arc::clone(oauth),
-            refreshed: Rc::clone(&self.refreshed),
+            keep: self.keep.clone(),
             state: RefCell::default(),
             asking: Mutex::const_new(()),
         });
@@ -120,9 +130,9 @@ impl Tokens {
         self.sources.borrow_mut().remove(&endpoint);
     }
 
-    /// Refresh tokens that came since the last call.
-    pub(crate) fn take_refreshed(&self) -> Vec<RefreshedToken> {
-        std::mem::take(&mut self.refreshed.borrow_mut())
+    /// Has refresh tokens kept by `keep` from now on.
+    pub(crate) fn keep_by(&mut self, keep: Keep) {
+        self.keep = Some(keep);
     }
 }
 
@@ -132,8 +142,12 @@ impl TokenSource {
         if *self.oauth == *oauth {
             return true;
         }
-        let own = self.state.borrow().refresh.clone().map(OauthGrant::RefreshToken);
-        own.is_some_and(|grant| Oauth { grant, ..Oauth::clone(&self.oauth) } == *oauth)
+        let state = self.state.borrow();
+        let unkept = state.unkept.as_ref().and_then(|(_, refreshed)| Some(&refreshed.as_ref()?.known));
+        state.refresh.iter().chain(unkept).any(|own| {
+            let grant = OauthGrant::RefreshToken(own.clone());
+            Oauth { grant, ..Oauth::clone(&self.oauth) } == *oauth
+        })
     }
 
     /// The `authorization` of an attempt at `wall`; ends within the timeout of an attempt.
@@ -193,30 +207,13 @@ impl TokenSource {
         deadline: Duration,
         wall: Timestamp,
     ) -> Result<HeaderValue, String> {
-        let answer = match self.request(settings, deadline, wall) {
-            Ok(request) => match client.exchange(request).await {
-                Ok(response) => token_of(response.status, response.truncated, &response.body),
-                Err(error) => Err(format!("the token endpoint cannot be asked: {}", error.customer_text())),
-            },
-            Err(text) => Err(text),
-        };
+        let answer = self.renew(client, settings, deadline, wall).await;
         let mut state = self.state.borrow_mut();
         state.asked += 1;
         match answer {
-            Ok(Granted { authorization, lifetime, refresh_token }) => {
-                if let (OauthGrant::RefreshToken(first), Some(after)) = (&self.oauth.grant, refresh_token) {
-                    let before = state.refresh.as_ref().unwrap_or(first).clone();
-                    if before != after {
-                        state.refresh = Some(after.clone());
-                        self.refreshed.borrow_mut().push(RefreshedToken { endpoint: self.endpoint, before, after });
-                    }
-                }
-                let ahead = (lifetime / 5).min(AHEAD_MAX);
-                state.token = Some(Token {
-                    authorization: authorization.clone(),
-                    renew_at: wall.plus(lifetime.saturating_sub(ahead)),
-                    expires_at: wall.plus(lifetime),
-                });
+            Ok(token) => {
+                let authorization = token.authorization.clone();
+                state.token = Some(token);
                 state.failure = None;
                 Ok(authorization)
             }
@@ -231,17 +228,108 @@ impl TokenSource {
         }
     }
 
+    /// A new access token; the refresh token that came with it is kept.
+    async fn renew(
+        &self,
+        client: &Client,
+        settings: &PushSettings,
+        deadline: Duration,
+        wall: Timestamp,
+    ) -> Result<Token, String> {
+        // What could not be kept the last time comes first: the token endpoint does not give it again.
+        if let Some(token) = self.keep_unkept().await?
+            && wall < token.expires_at
+        {
+            return Ok(token);
+        }
+        let (granted, used) = self.granted(client, settings, deadline, wall).await?;
+        self.take(granted, used, wall);
+        self.keep_unkept().await?.ok_or_else(|| "it was given to somebody else".to_owned())
+    }
+
+    /// Asks the token endpoint; answers also by which refresh token.
+    async fn granted(
+        &self,
+        client: &Client,
+        settings: &PushSettings,
+        deadline: Duration,
+        wall: Timestamp,
+    ) -> Result<(Granted, Option<SecretText>), String> {
+        let (newest, before) = match self.refresh_token() {
+            Some(RefreshToken { token, before }) => (Some(token), before),
+            None => (None, None),
+        };
+        let exchange = async |refresh: Option<&SecretText>| {
+            let request = self.request(settings, deadline, wall, refresh)?;
+            match client.exchange(request).await {
+                Ok(response) => token_of(response.status, response.truncated, &response.body),
+                Err(error) => Err(format!("the token endpoint cannot be asked: {}", error.customer_text()).into()),
+            }
+        };
+        match (exchange(newest.as_ref()).await, before) {
+            (Ok(granted), _) => Ok((granted, newest)),
+            (Err(NoToken { invalid_grant: true, text }), Some(before)) => {
+                self.state.borrow_mut().asked += 1;
+                // If it does not know that one either, what it said of the newest is what counts.
+                exchange(Some(&before)).await.map(|granted| (granted, Some(before))).map_err(|_| text)
+            }
+            (Err(NoToken { text, .. }), _) => Err(text),
+        }
+    }
+
+    /// The refresh token as it is now, if this grant has one.
+    fn refresh_token(&self) -> Option<RefreshToken> {
+        let OauthGrant::RefreshToken(first) = &self.oauth.grant else { return None };
+        Some(self.state.borrow().refresh.as_ref().unwrap_or(first).clone())
+    }
+
+    /// Takes what the token endpoint gave for the refresh token `used`, which has been seen to work by that.
+    fn take(&self, granted: Granted, used: Option<SecretText>, wall: Timestamp) {
+        let Granted { authorization, lifetime, refresh_token } = granted;
+        let ahead = (lifetime / 5).min(AHEAD_MAX);
+        let token = Token {
+            authorization,
+            renew_at: wall.plus(lifetime.saturating_sub(ahead)),
+            expires_at: wall.plus(lifetime),
+        };
+        let refreshed = self.refresh_token().zip(used).and_then(|(known, used)| {
+            let now = match refresh_token {
+                Some(token) if token != used => RefreshToken { token, before: Some(used) },
+                _ => RefreshToken::new(used),
+            };
+            (now != known).then_some(RefreshedToken { endpoint: self.endpoint, known, now })
+        });
+        let mut state = self.state.borrow_mut();
+        if let Some(refreshed) = &refreshed {
+            state.refresh = Some(refreshed.now.clone());
+        }
+        state.unkept = Some((token, refreshed));
+    }
+
+    /// Has the refresh token kept that came with the last access token; answers that one, if there is one.
+    async fn keep_unkept(&self) -> Result<Option<Token>, String> {
+        let refreshed = self.state.borrow().unkept.as_ref().and_then(|(_, refreshed)| refreshed.clone());
+        if let (Some(refreshed), Some(keep)) = (refreshed, &self.keep) {
+            keep(refreshed).await.map_err(|why| format!("the new refresh token cannot be kept: {why}"))?;
+        }
+        Ok(self.state.borrow_mut().unkept.take().map(|(token, _)| token))
+    }
+
     /// RFC 6749 §4.4.2, §6 and §2.3.1; RFC 7523 §2.2.
-    fn request(&self, settings: &PushSettings, deadline: Duration, wall: Timestamp) -> Result<Request, String> {
+    fn request(
+        &self,
+        settings: &PushSettings,
+        deadline: Duration,
+        wall: Timestamp,
+        refresh: Option<&SecretText>,
+    ) -> Result<Request, String> {
         let oauth = &*self.oauth;
         let target = Target::parse(&oauth.token_url).map_err(|e| format!("the token URL cannot be called: {e}"))?;
         let mut form = form_urlencoded::Serializer::new(String::new());
-        match &oauth.grant {
-            OauthGrant::ClientCredentials => drop(form.append_pair("grant_type", "client_credentials")),
-            OauthGrant::RefreshToken(first) => {
-                let state = self.state.borrow();
-                form.append_pair("grant_type", "refresh_token");
-                form.append_pair("refresh_token", state.refresh.as_ref().unwrap_or(first).reveal());
+        match refresh {
+            None => drop(form.append_pair("grant_type", "client_credentials")),
+            Some(token) => {
+                form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token.reveal());
             }
         }
         if !oauth.scopes.is_empty() {
@@ -339,6 +427,20 @@ fn signed(oauth: &Oauth, assertion: &ClientAssertion, wall: Timestamp, asked: u6
     jsonwebtoken::encode(&header, &claims, &key).map_err(|_| unusable("nothing can be signed with it"))
 }
 
+/// Why a token endpoint has given nothing.
+#[derive(Debug)]
+struct NoToken {
+    /// It says that it does not know the refresh token, or not any more.
+    invalid_grant: bool,
+    text: String,
+}
+
+impl From<String> for NoToken {
+    fn from(text: String) -> Self {
+        NoToken { invalid_grant: false, text }
+    }
+}
+
 /// What a token endpoint has given.
 #[derive(Debug)]
 struct Granted {
@@ -362,28 +464,30 @@ struct Refusal {
 }
 
 /// Reads the token endpoint's answer. What it says is repeated only as far as it is a code of RFC 6749 §5.2.
-fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<Granted, String> {
+fn token_of(status: u16, truncated: bool, body: &[u8]) -> Result<Granted, NoToken> {
     if !(200..300).contains(&status) {
         let code = serde_json::from_slice::<Refusal>(body).ok().map(|refusal| refusal.error);
         let is_code = |code: &String| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        return Err(match (code.filter(is_code), status) {
+        let invalid_grant = code.as_deref() == Some("invalid_grant");
+        let text = match (code.filter(is_code), status) {
             (Some(code), _) => format!("the token endpoint answered {status} ({code})"),
             (None, 300..400) => format!("the token endpoint answered {status}; redirects are not followed"),
             (None, _) => format!("the token endpoint answered {status}"),
-        });
+        };
+        return Err(NoToken { invalid_grant, text });
     }
     if truncated {
-        return Err(format!("the token endpoint's answer is larger than {ANSWER_BYTES_MAX} bytes"));
+        return Err(format!("the token endpoint's answer is larger than {ANSWER_BYTES_MAX} bytes").into());
     }
     let answer: Answer = serde_json::from_slice(body)
         .map_err(|_| "the token endpoint's answer is not a JSON object with access_token".to_owned())?;
     if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
-        return Err("the token endpoint gave a token that is not of type Bearer".to_owned());
+        return Err("the token endpoint gave a token that is not of type Bearer".to_owned().into());
     }
     let is_token =
         |text: &str| (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_token(&answer.access_token) {
-        return Err("the token endpoint gave a token that cannot be sent in a header".to_owned());
+        return Err("the token endpoint gave a token that cannot be sent in a header".to_owned().into());
     }
     let seconds = match answer.expires_in {
         Some(serde_json::Value::Number(number)) => number.as_f64(),
@@ -407,7 +511,7 @@ mod tests {
         let check = |status, body: &str, expected: Result<(&str, u64), &str>| {
             let got = token_of(status, false, body.as_bytes());
             let got = got.as_ref().map(|got| (got.authorization.to_str().expect("text"), got.lifetime.as_secs()));
-            assert_eq!(got.map_err(String::as_str), expected, "{body}");
+            assert_eq!(got.map_err(|no| no.text.as_str()), expected, "{body}");
         };
         check(200, r#"{"access_token":"a.b","token_type":"bearer","expires_in":60}"#, Ok(("Bearer a.b", 60)));
         check(200, r#"{"access_token":"a","expires_in":"60"}"#, Ok(("Bearer a", 60)));
@@ -431,6 +535,6 @@ mod tests {
         check(400, r#"{"error":"invalid_client"}"#, Err("the token endpoint answered 400 (invalid_client)"));
         check(400, r#"{"error":"<script>"}"#, Err("the token endpoint answered 400"));
         check(302, "", Err("the token endpoint answered 302; redirects are not followed"));
-        assert!(token_of(200, true, b"{}").expect_err("too large").contains("larger than 65536 bytes"));
+        assert!(token_of(200, true, b"{}").expect_err("too large").text.contains("larger than 65536 bytes"));
     }
 }

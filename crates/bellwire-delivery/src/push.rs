@@ -6,7 +6,7 @@
 //! version of an endpoint and kept. The payload's bytes go from the message to the socket without a copy.
 
 use crate::access::{self, Proof};
-use crate::oauth::{RefreshedToken, Tokens};
+use crate::oauth::{Keep, Tokens};
 use crate::shaping::{self, Shaped, Unshaped};
 use bellwire_egress::{Client, Request, Response, SendError, Target, Timings};
 use bellwire_model::{
@@ -108,6 +108,13 @@ impl Push {
     /// Sends by `client`, which must belong to this thread's runtime.
     pub fn new(client: Client, settings: PushSettings) -> Self {
         Push { client, settings, prepared: RefCell::default(), tokens: Tokens::default() }
+    }
+
+    /// Has the refresh tokens kept by `keep` that token endpoints give: each is durable before the access token that came with it is used.
+    #[must_use]
+    pub fn keeping(mut self, keep: Keep) -> Self {
+        self.tokens.keep_by(keep);
+        self
     }
 
     /// Where the endpoints' scripts run.
@@ -283,11 +290,6 @@ impl Push {
         }
         all.insert(endpoint.key, Rc::clone(&prepared));
         Ok(prepared)
-    }
-
-    /// Refresh tokens that token endpoints have given since the last call; whoever makes attempts has them kept.
-    pub fn take_refreshed(&self) -> Vec<RefreshedToken> {
-        self.tokens.take_refreshed()
     }
 
     /// Drops what was prepared for an endpoint that is gone.

@@ -6,18 +6,20 @@ use aws_lc_rs::rsa;
 use aws_lc_rs::signature::KeyPair;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use bellwire_delivery::{Push, PushSettings, RefreshedToken};
+use bellwire_delivery::{Keep, Push, PushSettings, RefreshedToken};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
     Access, ActiveSecret, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, ContentType,
     Credentials, Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId, Oauth, OauthGrant, Outcome,
-    SecretText, Sequence, Timestamp,
+    RefreshToken, SecretText, Sequence, Timestamp,
 };
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
 use bellwire_signature::{HeaderHmac, Secret};
 use bytes::Bytes;
 use rand::SeedableRng;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -389,35 +391,144 @@ async fn a_token_outlives_changes_of_the_endpoint_but_not_of_its_oauth() {
     assert_eq!(world.issuer.asked().len(), 3);
 }
 
+/// Keeps refresh tokens, or refuses to for a while.
+#[derive(Default)]
+struct Kept {
+    all: RefCell<Vec<RefreshedToken>>,
+    refuses: Cell<bool>,
+}
+
+impl Kept {
+    fn keep(self: &Rc<Self>) -> Keep {
+        let kept = Rc::clone(self);
+        Rc::new(move |refreshed| {
+            let kept = Rc::clone(&kept);
+            Box::pin(async move {
+                if kept.refuses.get() {
+                    return Err("the disk is full".to_owned());
+                }
+                kept.all.borrow_mut().push(refreshed);
+                Ok(())
+            })
+        })
+    }
+
+    fn take(&self) -> Vec<RefreshedToken> {
+        self.all.take()
+    }
+}
+
+fn refresh(token: &str, before: Option<&str>) -> RefreshToken {
+    RefreshToken { token: secret(token), before: before.map(secret) }
+}
+
+fn refreshed(known: RefreshToken, now: RefreshToken) -> RefreshedToken {
+    RefreshedToken { endpoint: EndpointKey(2), known, now }
+}
+
+fn granted(token: &str, more: &str) -> String {
+    json(&format!(r#"{{"access_token":"{token}","expires_in":100{more}}}"#))
+}
+
+fn invalid_grant() -> String {
+    let body = r#"{"error":"invalid_grant"}"#;
+    format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+impl World {
+    /// With the grant `refreshToken`, and whoever keeps what comes of it.
+    async fn refreshing(tokens: impl IntoIterator<Item = String>) -> (World, Rc<Kept>) {
+        let mut world = World::new(tokens, &[OK]).await;
+        let kept = Rc::new(Kept::default());
+        world.push = push(settings()).keeping(kept.keep());
+        (world, kept)
+    }
+
+    fn configure(&mut self, refresh: RefreshToken) {
+        let grant = OauthGrant::RefreshToken(refresh);
+        let oauth = Oauth { grant, scopes: Vec::new(), parameters: Vec::new(), ..oauth(&self.issuer.url) };
+        self.endpoint = endpoint(&self.receiver.url, Credentials::Oauth(Arc::new(oauth)));
+    }
+
+    /// Which refresh tokens the token endpoint was asked with.
+    fn used(&self) -> Vec<String> {
+        let of = |request: &String| request.rsplit("&refresh_token=").next().expect("a form").to_owned();
+        self.issuer.asked().iter().map(of).collect()
+    }
+}
+
 #[tokio::test]
 async fn a_refresh_token_is_used_and_the_one_that_comes_with_a_token_takes_its_place() {
-    let granted = |token: &str, more: &str| json(&format!(r#"{{"access_token":"{token}","expires_in":100{more}}}"#));
-    let answers =
-        [granted("t1", r#","refresh_token":"r2""#), granted("t2", ""), granted("t3", r#","refresh_token":"r3""#)];
-    let mut world = World::new(answers, &[OK]).await;
-    let with = |world: &World, token: &str| {
-        let grant = OauthGrant::RefreshToken(secret(token));
-        let oauth = Oauth { grant, scopes: Vec::new(), parameters: Vec::new(), ..oauth(&world.issuer.url) };
-        endpoint(&world.receiver.url, Credentials::Oauth(Arc::new(oauth)))
-    };
-    world.endpoint = with(&world, "r1");
+    let (mut world, kept) = World::refreshing([
+        granted("t1", r#","refresh_token":"r2""#),
+        granted("t2", ""),
+        granted("t3", r#","refresh_token":"r3""#),
+    ])
+    .await;
+    world.configure(refresh("r1", None));
     assert_eq!(world.attempt(0).await.result, Ok(200));
-    let told = world.push.take_refreshed();
-    let (before, after) = (secret("r1"), secret("r2"));
-    assert_eq!(told, [RefreshedToken { endpoint: EndpointKey(2), before, after }]);
-    assert!(world.push.take_refreshed().is_empty(), "told once");
-    // It is used whether or not it was kept yet; that it was kept asks for nothing.
+    let after_one = refresh("r2", Some("r1"));
+    assert_eq!(kept.take(), [refreshed(refresh("r1", None), after_one.clone())]);
+    // That it was kept asks for nothing.
+    world.configure(after_one.clone());
+    assert_eq!(world.attempt(1).await.result, Ok(200));
+    assert_eq!(world.issuer.asked().len(), 1);
     assert_eq!(world.attempt(100).await.result, Ok(200));
-    world.endpoint = with(&world, "r2");
-    assert_eq!(world.attempt(101).await.result, Ok(200));
-    assert_eq!(world.issuer.asked().len(), 2);
-    assert!(world.push.take_refreshed().is_empty(), "an answer without one leaves it as it is");
+    let after_two = refresh("r2", None);
+    assert_eq!(kept.take(), [refreshed(after_one, after_two.clone())], "it works: the one before is needed no more");
+    world.configure(after_two.clone());
     assert_eq!(world.attempt(300).await.result, Ok(200));
-    let bodies: Vec<_> = world.issuer.asked().iter().map(|r| r.rsplit("\r\n").next().unwrap().to_owned()).collect();
-    let body = |token: &str| format!("grant_type=refresh_token&refresh_token={token}");
-    assert_eq!(bodies, [body("r1"), body("r2"), body("r2")]);
-    assert_eq!(world.push.take_refreshed()[0].after, secret("r3"));
-    assert_eq!(world.receiver.header("authorization"), ["Bearer t1", "Bearer t2", "Bearer t2", "Bearer t3"]);
+    assert_eq!(kept.take(), [refreshed(after_two, refresh("r3", Some("r2")))]);
+    assert_eq!(world.used(), ["r1", "r2", "r2"]);
+    assert!(world.issuer.asked()[0].ends_with("\r\ngrant_type=refresh_token&refresh_token=r1"));
+    assert_eq!(world.receiver.header("authorization"), ["Bearer t1", "Bearer t1", "Bearer t2", "Bearer t3"]);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_forgot_what_it_gave_is_asked_with_the_one_before() {
+    let (mut world, kept) = World::refreshing([
+        granted("t1", r#","refresh_token":"r2""#),
+        // It failed after it had answered: r2 is unknown to it.
+        invalid_grant(),
+        granted("t2", r#","refresh_token":"s2""#),
+        // And now it knows nothing of us any more.
+        invalid_grant(),
+    ])
+    .await;
+    world.configure(refresh("r1", None));
+    assert_eq!(world.attempt(0).await.result, Ok(200));
+    // The process starts again with what was kept.
+    let known = kept.take().remove(0).now;
+    world.push = push(settings()).keeping(kept.keep());
+    world.configure(known.clone());
+    assert_eq!(world.attempt(1).await.result, Ok(200));
+    assert_eq!(kept.take(), [refreshed(known, refresh("s2", Some("r1")))]);
+    assert_eq!(world.used(), ["r1", "r2", "r1"]);
+    assert_eq!(world.failure(200).await, "no access token: the token endpoint answered 400 (invalid_grant)");
+    assert_eq!(world.used()[3..], ["s2", "r1"]);
+    assert_eq!(kept.take(), [], "what is refused changes nothing");
+    assert_eq!(world.receiver.header("authorization"), ["Bearer t1", "Bearer t2"]);
+}
+
+#[tokio::test]
+async fn an_access_token_is_not_used_before_its_refresh_token_is_kept() {
+    let (mut world, kept) = World::refreshing([granted("t1", r#","refresh_token":"r2""#), invalid_grant()]).await;
+    world.configure(refresh("r1", None));
+    kept.refuses.set(true);
+    for seconds in [0, 1] {
+        let why = world.failure(seconds).await;
+        assert_eq!(why, "no access token: the new refresh token cannot be kept: the disk is full");
+    }
+    assert!(world.receiver.asked().is_empty());
+    // An edit of the endpoint in between does not lose it.
+    world.endpoint = Arc::new(Endpoint { description: "other".into(), ..Endpoint::clone(&world.endpoint) });
+    kept.refuses.set(false);
+    assert_eq!(world.attempt(2).await.result, Ok(200));
+    assert_eq!(kept.take(), [refreshed(refresh("r1", None), refresh("r2", Some("r1")))]);
+    assert_eq!(
+        (world.used(), world.receiver.header("authorization")),
+        (vec!["r1".to_owned()], vec!["Bearer t1".to_owned()])
+    );
 }
 
 #[tokio::test]

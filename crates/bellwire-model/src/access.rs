@@ -94,9 +94,24 @@ pub struct Oauth {
 pub enum OauthGrant {
     /// Our own right, RFC 6749 §4.4.
     ClientCredentials,
-    /// A right that somebody has given us, RFC 6749 §6. The token endpoint may give another token for the next time; that one takes this
-    /// one's place.
-    RefreshToken(SecretText),
+    /// A right that somebody has given us, RFC 6749 §6.
+    RefreshToken(RefreshToken),
+}
+
+/// A refresh token. The token endpoint may give another one for the next time with each access token; that one takes this one's place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefreshToken {
+    /// The newest.
+    pub token: SecretText,
+    /// The one before it, until the newest was seen to work: a token endpoint that fails may have forgotten what it gave.
+    pub before: Option<SecretText>,
+}
+
+impl RefreshToken {
+    /// The first one, from whoever gives us the right.
+    pub fn new(token: SecretText) -> Self {
+        RefreshToken { token, before: None }
+    }
 }
 
 /// How a client authenticates to the token endpoint.
@@ -163,7 +178,10 @@ mod tests {
         let access = Access {
             credentials: Some(Credentials::Oauth(Arc::new(Oauth {
                 token_url: "https://login.example.com/token".into(),
-                grant: OauthGrant::RefreshToken(SecretText::new("hunter2")),
+                grant: OauthGrant::RefreshToken(RefreshToken {
+                    token: SecretText::new("hunter2"),
+                    before: Some(SecretText::new("hunter2")),
+                }),
                 client_id: "bell".into(),
                 method: ClientAuthentication::Jwt(ClientAssertion {
                     algorithm: AssertionAlgorithm::Hs256,

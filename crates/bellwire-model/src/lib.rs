@@ -28,8 +28,8 @@ mod source;
 mod way;
 
 pub use access::{
-    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
-    TlsAccess,
+    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, RefreshToken,
+    SecretText, TlsAccess,
 };
 pub use application::{
     Application, ApplicationKey, ApplicationSettings, Metadata, OrganisationId, PARTITIONS, Partition,

@@ -1,14 +1,12 @@
 //! The tasks of a shard that make attempts by push, one attempt after another: the room for one is a few kilobytes, and to make
 //! it anew for each would cost more than its signature.
 
-use crate::doors::Doors;
 use crate::pump::{Handing, answered, traced};
 use crate::traces::AttemptTrace;
 use bellwire_delivery::Push;
 use bellwire_engine::Start;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
@@ -18,7 +16,6 @@ const IDLE_MAX: usize = 128;
 /// A shard's.
 pub(crate) struct Attempters {
     push: Rc<Push>,
-    doors: Arc<Doors>,
     /// Those that wait for their next attempt, the last one to begin it first.
     idle: RefCell<Vec<Rc<Attempter>>>,
 }
@@ -38,8 +35,8 @@ pub(crate) struct Job {
 }
 
 impl Attempters {
-    pub(crate) fn new(push: Rc<Push>, doors: Arc<Doors>) -> Self {
-        Attempters { push, doors, idle: RefCell::default() }
+    pub(crate) fn new(push: Rc<Push>) -> Self {
+        Attempters { push, idle: RefCell::default() }
     }
 
     /// Has an attempt made; its outcome is handed in whatever happens.
@@ -75,9 +72,6 @@ impl Attempters {
     async fn attempt(&self, Job { start, trace, handing }: Job) {
         let parent = trace.as_ref().and_then(AttemptTrace::header);
         let outcome = self.push.attempt_in_trace(&start.endpoint, &start.message, crate::clock::wall(), parent).await;
-        for refreshed in self.push.take_refreshed() {
-            self.doors.keep_refreshed(refreshed).await;
-        }
         crate::observe::attempt(&start, &outcome);
         traced(&handing.core, trace, &start, &outcome);
         answered(&handing.core, &start, &outcome);

@@ -190,22 +190,26 @@ impl Doors {
         }
     }
 
-    /// Keeps a refresh token that a token endpoint has given in place of another, unless the endpoint's OAuth was changed meanwhile.
-    /// Nobody is told: it is no edit of the endpoint.
-    pub(crate) async fn keep_refreshed(&self, refreshed: RefreshedToken) {
+    /// Keeps what has become of a refresh token, unless the endpoint's OAuth was changed meanwhile; answers when it is durable. Nobody is told:
+    /// it is no edit of the endpoint.
+    ///
+    /// # Errors
+    /// Why not now, for the endpoint's owner; ask again.
+    pub(crate) async fn keep_refreshed(&self, refreshed: RefreshedToken) -> Result<(), String> {
         let _one_at_a_time = self.core.configuration.lock().await;
-        let Some(endpoint) = self.core.catalogue.read().endpoint(refreshed.endpoint).cloned() else { return };
-        let Some(Credentials::Oauth(oauth)) = &endpoint.access.credentials else { return };
-        if oauth.grant != OauthGrant::RefreshToken(refreshed.before) {
-            return;
+        let Some(endpoint) = self.core.catalogue.read().endpoint(refreshed.endpoint).cloned() else { return Ok(()) };
+        let Some(Credentials::Oauth(oauth)) = &endpoint.access.credentials else { return Ok(()) };
+        if oauth.grant != OauthGrant::RefreshToken(refreshed.known) {
+            return Ok(());
         }
-        let grant = OauthGrant::RefreshToken(refreshed.after);
+        let grant = OauthGrant::RefreshToken(refreshed.now);
         let credentials = Credentials::Oauth(Arc::new(Oauth { grant, ..Oauth::clone(oauth) }));
         let mut kept = Endpoint::clone(&endpoint);
         kept.access.credentials = Some(credentials);
-        if let Err(error) = self.change_and_tell(vec![Change::PutEndpoint(Arc::new(kept))], Vec::new()).await {
-            tracing::error!(endpoint.id = %endpoint.id, ?error, "a new refresh token cannot be kept; it is lost with this process");
-        }
+        self.change_and_tell(vec![Change::PutEndpoint(Arc::new(kept))], Vec::new()).await.map_err(|error| {
+            tracing::error!(endpoint.id = %endpoint.id, ?error, "a new refresh token cannot be kept yet; its access token waits for that");
+            "the server cannot store anything now".to_owned()
+        })
     }
 
     pub(crate) async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {

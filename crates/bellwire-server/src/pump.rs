@@ -48,7 +48,7 @@ struct Outcomes {
 impl Pump {
     pub(crate) fn new(doors: Arc<Doors>, engine: Engine, push: Push, plugins: Plugins) -> Self {
         let push = Rc::new(push);
-        let attempters = Rc::new(Attempters::new(Rc::clone(&push), Arc::clone(&doors)));
+        let attempters = Rc::new(Attempters::new(Rc::clone(&push)));
         Pump {
             core: Arc::clone(&doors.core),
             shard: doors.shard,

@@ -13,6 +13,7 @@ use bellwire_egress::{Client, Egress};
 use bellwire_engine::{Engine, Input};
 use bellwire_plugin::Plugins;
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -97,7 +98,12 @@ impl Shard {
         let mut fetching =
             tokio::task::spawn_local(crate::sources::supervise(Arc::clone(&doors), client.clone(), stop.clone()));
         let plugins = Plugins::new(client.clone(), plugins, || wall().as_seconds());
-        let mut pump = Pump::new(doors, engine, Push::new(client, push), plugins);
+        let keeping_tokens = Arc::clone(&doors);
+        let push = Push::new(client, push).keeping(Rc::new(move |refreshed| {
+            let doors = Arc::clone(&keeping_tokens);
+            Box::pin(async move { doors.keep_refreshed(refreshed).await })
+        }));
+        let mut pump = Pump::new(doors, engine, push, plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());
         let serving = connections::serve(listener, tls, routers, limits, async move {

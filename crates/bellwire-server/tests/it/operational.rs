@@ -212,7 +212,8 @@ fn the_end_of_a_background_task_is_told_after_a_crash_and_once() {
     // A process that ended when a task was cancelled, and before it had told anybody.
     let store = EmbeddedStore::open(folder.path(), Settings::default()).unwrap();
     let recovered = store.recover().unwrap();
-    let id = TaskId::from_parts(recovered.newest.next(), [7; 12]);
+    let newest = recovered.applications.iter().map(|application| application.id.sequence()).max().unwrap();
+    let id = TaskId::from_parts(newest.next(), [7; 12]);
     let organisation = recovered.applications[0].organisation.clone();
     let task = Task::new(id, organisation, Work::EventTypes, Sequence::ZERO, id.sequence());
     let at = task.updated_at;

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::sealed::{self, Sealer};
 use bellwire_model::{
     Access, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Endpoint,
-    EndpointId, Oauth, OauthGrant, SecretText, TlsAccess,
+    EndpointId, Oauth, OauthGrant, RefreshToken, SecretText, TlsAccess,
 };
 use bellwire_signature::HeaderHmac;
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
@@ -63,6 +63,9 @@ enum StoredCredentials {
         /// Of the grant of that name; without it, the client's own credentials are the grant.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         refresh_token: Option<String>,
+        /// The one before it, as long as it may still be needed. An earlier version passes it over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refresh_token_before: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         assertion: Option<StoredAssertion>,
     },
@@ -138,6 +141,13 @@ impl From<&Credentials> for StoredCredentials {
                     ClientAuthentication::Post(secret) => (POST, secret.reveal(), None),
                     ClientAuthentication::Jwt(assertion) => (JWT, "", Some(StoredAssertion::from(assertion))),
                 };
+                let (refresh_token, refresh_token_before) = match &oauth.grant {
+                    OauthGrant::ClientCredentials => (None, None),
+                    OauthGrant::RefreshToken(RefreshToken { token, before }) => {
+                        let text = |token: &SecretText| token.reveal().to_owned();
+                        (Some(text(token)), before.as_ref().map(text))
+                    }
+                };
                 StoredCredentials::Oauth {
                     token_url: oauth.token_url.clone(),
                     client_id: oauth.client_id.clone(),
@@ -146,10 +156,8 @@ impl From<&Credentials> for StoredCredentials {
                     scopes: oauth.scopes.clone(),
                     parameters: pairs(&oauth.parameters),
                     headers: pairs(&oauth.headers),
-                    refresh_token: match &oauth.grant {
-                        OauthGrant::ClientCredentials => None,
-                        OauthGrant::RefreshToken(token) => Some(token.reveal().to_owned()),
-                    },
+                    refresh_token,
+                    refresh_token_before,
                     assertion,
                 }
             }
@@ -204,6 +212,7 @@ impl StoredCredentials {
                 parameters,
                 headers,
                 refresh_token,
+                refresh_token_before,
                 assertion,
             } => {
                 let secret = SecretText::new(client_secret);
@@ -211,7 +220,10 @@ impl StoredCredentials {
                     token_url,
                     grant: match refresh_token {
                         None => OauthGrant::ClientCredentials,
-                        Some(token) => OauthGrant::RefreshToken(SecretText::new(token)),
+                        Some(token) => OauthGrant::RefreshToken(RefreshToken {
+                            token: SecretText::new(token),
+                            before: refresh_token_before.map(SecretText::new),
+                        }),
                     },
                     client_id,
                     method: match (&*method, assertion) {

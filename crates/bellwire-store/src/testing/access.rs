@@ -1,8 +1,8 @@
 //! Each way in which an endpoint can be accessed, with every field set.
 
 use bellwire_model::{
-    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, SecretText,
-    TlsAccess,
+    Access, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials, Oauth, OauthGrant, RefreshToken,
+    SecretText, TlsAccess,
 };
 use bellwire_signature::HeaderHmac;
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
@@ -48,7 +48,11 @@ pub fn every_access() -> Vec<Access> {
         hmac(HashAlgorithm::Sha256, MacEncoding::Base64),
         hmac(HashAlgorithm::Sha512, MacEncoding::Hex),
         oauth(OauthGrant::ClientCredentials, ClientAuthentication::Basic(secret())),
-        oauth(OauthGrant::RefreshToken(secret()), ClientAuthentication::Post(secret())),
+        oauth(OauthGrant::RefreshToken(RefreshToken::new(secret())), ClientAuthentication::Post(secret())),
+        oauth(
+            OauthGrant::RefreshToken(RefreshToken { token: secret(), before: Some(SecretText::new("before")) }),
+            ClientAuthentication::Post(secret()),
+        ),
         oauth(OauthGrant::ClientCredentials, jwt(AssertionAlgorithm::Rs256, Some("k".to_owned()))),
         oauth(OauthGrant::ClientCredentials, jwt(AssertionAlgorithm::Hs256, None)),
     ]
