@@ -61,6 +61,7 @@ pub mod pipe;
 mod task;
 mod replay;
 mod purge;
+mod broadcast;
 mod usage;
 mod operational_endpoint;
 mod stats;
@@ -246,6 +247,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(pipe::operations());
     all.extend(replay::operations());
     all.extend(purge::operations());
+    all.extend(broadcast::operations());
     all.extend(usage::operations());
     all.extend(task::operations());
     all.extend(operational_endpoint::operations());

@@ -364,6 +364,11 @@ pub(crate) struct Unaddressed {
 }
 
 impl Unaddressed {
+    /// As it is: somebody else says to whom.
+    pub(crate) fn for_nobody(self) -> Draft {
+        self.draft
+    }
+
     /// To the endpoints of the application that take it. A filter that cannot say means no.
     pub(crate) fn addressed(self, entry: &ApplicationEntry, backend: &dyn Backend) -> Draft {
         let Unaddressed { mut draft, .. } = self;
@@ -383,7 +388,30 @@ impl Unaddressed {
     }
 }
 
-impl MessageIn<'_> {
+impl<'a> MessageIn<'a> {
+    /// What a message for all applications can say.
+    pub(crate) fn for_all(
+        event_type: Option<String>,
+        event_id: Option<String>,
+        payload: Option<&'a RawValue>,
+        channels: Option<Vec<String>>,
+        (payload_retention_period, payload_retention_hours): (Option<i64>, Option<i64>),
+    ) -> Self {
+        MessageIn {
+            event_type,
+            event_id,
+            payload,
+            data: None,
+            channels,
+            tags: None,
+            payload_retention_period,
+            payload_retention_hours,
+            deliver_at: None,
+            transformations_params: None,
+            application: None,
+        }
+    }
+
     pub(crate) fn check(
         self,
         api: &Api,

@@ -1,5 +1,5 @@
 //! Background tasks: how far each has come, what it found, and how to stop one. What begins them stands with the resource that
-//! it is about: [`crate::replay`], [`crate::purge`], [`crate::usage`].
+//! it is about: [`crate::replay`], [`crate::purge`], [`crate::usage`], [`crate::broadcast`].
 //!
 //! Svix's clients know three states; a task that was cancelled is shown to them as failed, and its `data` says what it was.
 
@@ -88,6 +88,7 @@ fn data(task: Task) -> Value {
             data["messagesSent"] = task.progress.touched.into();
         }
         TaskKind::PurgeContent => data["messagesPurged"] = task.progress.touched.into(),
+        TaskKind::Broadcast => data["messagesSent"] = task.progress.touched.into(),
         TaskKind::ApplicationStats | TaskKind::EventTypes => {}
     }
     match task.progress.found {
@@ -111,6 +112,12 @@ fn data(task: Task) -> Value {
                 })
             });
             data["event_types"] = shown.collect();
+        }
+        Found::Messages(all) => {
+            let shown = all
+                .into_iter()
+                .map(|one| json!({ "appId": one.application.to_string(), "msgId": one.message.to_string() }));
+            data["messagesCreated"] = shown.collect();
         }
     }
     match task.status {

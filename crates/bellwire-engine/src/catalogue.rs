@@ -237,6 +237,7 @@ impl Catalogue {
             | Change::Settle(_)
             | Change::PutTask(_)
             | Change::CancelTask { .. }
+            | Change::Broadcasted(_)
             | Change::TaskTold(_)
             | Change::ExpungePayload(_)
             | Change::ExpungeResponse(_) => None,

@@ -196,6 +196,7 @@ fn configuration(changes: &[Change]) -> Vec<Change> {
                 | Change::PutSourceCursor(_)
                 | Change::PutConsumer { .. }
                 | Change::Settle(_)
+                | Change::Broadcasted(_)
                 | Change::TaskTold(_)
         )
     };

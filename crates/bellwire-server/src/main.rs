@@ -12,6 +12,7 @@ mod answers;
 mod core;
 mod commit;
 mod tasks;
+mod broadcast;
 mod pump;
 mod attempters;
 mod shard;

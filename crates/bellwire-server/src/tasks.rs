@@ -1,11 +1,12 @@
 //! Background tasks: the committing thread does a slice of one between two commits, and rests after it, so that messages that
 //! arrive have most of its time. A task that runs when the process ends goes on after the next start, from where it stopped.
 
+use crate::broadcast;
 use crate::core::Core;
 use bellwire_engine::{BatchNumber, Input, Operational};
-use bellwire_model::{Endpoint, EndpointKey, Message};
+use bellwire_model::{ApplicationKey, Endpoint, EndpointKey, Message};
 use bellwire_shape::{Candidate, Verdict, judge};
-use bellwire_store::{Change, CommitError, Matching, Task, TaskStatus};
+use bellwire_store::{Change, CommitError, Matching, Task, TaskStatus, Work};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ const REST: u32 = 2;
 /// After a slice that could not be stored.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
+/// After a page of a broadcast that found the intake full.
+const PAGE_WAIT: Duration = Duration::from_millis(100);
+
 /// When the next slice may be done, and whose end is still to be told.
 pub(crate) struct Tasks {
     next: Instant,
@@ -23,11 +27,13 @@ pub(crate) struct Tasks {
     ended: VecDeque<Task>,
     /// Those that a batch tells of which is not durable yet.
     telling: Vec<(BatchNumber, Task)>,
+    /// The batch with a page of a broadcast: there is no slice before it is known what became of it.
+    page: Option<BatchNumber>,
 }
 
 impl Tasks {
     pub(crate) fn new() -> Self {
-        Tasks { next: Instant::now(), ended: VecDeque::new(), telling: Vec::new() }
+        Tasks { next: Instant::now(), ended: VecDeque::new(), telling: Vec::new(), page: None }
     }
 
     /// How long the committing thread may sleep as far as tasks are concerned.
@@ -43,7 +49,7 @@ impl Tasks {
             return;
         }
         self.tell(core);
-        if !core.store.has_tasks() {
+        if !core.store.has_tasks() || self.page.is_some() {
             return;
         }
         match core.store.advance_task(core.clock.engine(), &Present(core)) {
@@ -53,6 +59,9 @@ impl Tasks {
                 if let Some(endpoint) = advanced.look_again {
                     core.tell_all(|| Input::LookAgain(endpoint));
                     core.pipes.wakes.rouse(endpoint);
+                }
+                if let Some(task) = advanced.task.as_ref().filter(|_| !advanced.to.is_empty()) {
+                    self.broadcast(core, task, &advanced.to);
                 }
                 if let Some(task) = advanced.task.filter(|task| task.status != TaskStatus::Running) {
                     note_end(&task);
@@ -77,12 +86,27 @@ impl Tasks {
 
     /// A batch is durable, and what it tells of is told.
     pub(crate) fn committed(&mut self, batch: BatchNumber) {
+        self.page.take_if(|page| *page == batch);
         self.telling.retain(|(number, _)| *number != batch);
     }
 
     /// A batch was refused: what it would have told of is told by another one.
     pub(crate) fn refused(&mut self, batch: BatchNumber) {
+        if self.page.take_if(|page| *page == batch).is_some() {
+            self.next = Instant::now() + RETRY_WAIT;
+        }
         self.ended.extend(self.telling.extract_if(.., |(number, _)| *number == batch).map(|(_, task)| task));
+    }
+
+    fn broadcast(&mut self, core: &Core, task: &Task, to: &[ApplicationKey]) {
+        let Work::Broadcast(Some(message)) = &task.work else { return };
+        match broadcast::offer(core, task, message, to) {
+            Ok(batch) => self.page = Some(batch),
+            Err(error) => {
+                tracing::debug!(task.id = %task.id, %error, "a page of a broadcast has to wait");
+                self.next = Instant::now() + PAGE_WAIT;
+            }
+        }
     }
 
     /// Tells of each end to whoever wants to know: the operational webhook `background_task.finished` goes out from here. That it was told is in

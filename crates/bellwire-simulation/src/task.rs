@@ -10,6 +10,13 @@ use bellwire_store::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Of a broadcast that has ended; nothing else has one.
+pub(crate) fn forget_message(task: &mut Task) {
+    if let (Work::Broadcast(message), true) = (&mut task.work, task.status != TaskStatus::Running) {
+        *message = None;
+    }
+}
+
 impl State {
     /// See [`bellwire_store::Store::advance_task`].
     pub(crate) fn advance(
@@ -20,10 +27,19 @@ impl State {
     ) -> Option<Advanced> {
         if let Some((endpoint, before, at)) = self.cancelling.front().copied() {
             self.cancel_slice(endpoint, before, at, now);
-            return Some(Advanced { task: None, look_again: Some(endpoint) });
+            return Some(Advanced { task: None, look_again: Some(endpoint), to: Vec::new() });
         }
         let at = self.running.pop_front()?;
         let mut task = self.tasks.get(&at)?.clone();
+        if let (Work::Broadcast(_), TaskStatus::Running) = (&task.work, task.status) {
+            let to = self.applications.range(task.progress.application..);
+            let to = to.filter(|(_, application)| application.organisation == task.organisation).map(|(key, _)| *key);
+            let to: Vec<_> = to.take(TASK_SLICE).collect();
+            if !to.is_empty() {
+                self.running.push_back(at);
+                return Some(Advanced { task: Some(task), look_again: None, to });
+            }
+        }
         let mut queued = false;
         if task.status == TaskStatus::Running {
             let touched = task.progress.touched;
@@ -34,13 +50,14 @@ impl State {
             };
             queued = task.progress.touched > touched;
             task.updated_at = now;
+            forget_message(&mut task);
             self.tasks.insert(at, task.clone());
         }
         if task.status == TaskStatus::Running {
             self.running.push_back(at);
         }
         let look_again = task.work.target().map(|target| target.endpoint).filter(|_| queued);
-        Some(Advanced { task: Some(task), look_again })
+        Some(Advanced { task: Some(task), look_again, to: Vec::new() })
     }
 
     fn cancel_slice(&mut self, endpoint: EndpointKey, before: Sequence, at: Timestamp, now: Timestamp) {
@@ -73,6 +90,8 @@ impl State {
                 task.progress.found = self.event_types(task);
                 return true;
             }
+            // Nobody is left to send to.
+            Work::Broadcast(_) => return true,
             Work::Recover(_) | Work::Replay(_) | Work::BulkReplay(..) | Work::PurgeContent(_) => {}
         }
         let candidates = self.candidates(task);
@@ -110,7 +129,7 @@ impl State {
             }
             Work::Replay(target) => of_application(target.application),
             Work::PurgeContent(application) => of_application(*application),
-            Work::ApplicationStats(_) | Work::EventTypes => Vec::new(),
+            Work::ApplicationStats(_) | Work::EventTypes | Work::Broadcast(_) => Vec::new(),
         }
     }
 
@@ -135,7 +154,7 @@ impl State {
                     && !self.added.contains(&delivery)
                     && matching.matches(target.endpoint, found)
             }
-            Work::PurgeContent(_) | Work::ApplicationStats(_) | Work::EventTypes => false,
+            Work::PurgeContent(_) | Work::ApplicationStats(_) | Work::EventTypes | Work::Broadcast(_) => false,
         };
         if !wanted || found.payload.is_none() || found.expires_at <= now {
             return false;

@@ -1,6 +1,6 @@
 //! What one commit takes.
 
-use crate::{Consumer, Settled, Task};
+use crate::{Broadcasted, Consumer, Settled, Task};
 use bellwire_model::{
     Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
     KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId,
@@ -148,6 +148,8 @@ pub enum Change {
         /// The time of the call.
         at: Timestamp,
     },
+    /// How far a broadcast has come; its messages are in the same batch.
+    Broadcasted(Broadcasted),
     /// The end of a task has been told to whoever wants to know; [`Store::advance_task`](crate::Store::advance_task) answers it after no start any more.
     TaskTold(TaskId),
     /// Ends what waits for `endpoint` of messages before `before` as `Cancelled`. [`Store::advance_task`](crate::Store::advance_task)

@@ -31,8 +31,9 @@ pub use pipe::{
 };
 
 pub use task::{
-    Advanced, ApplicationDestinations, ApplicationEventTypes, FOUND_BYTES_MAX, Found, Matching, Progress, ReplayFilter,
-    Target, Task, TaskKind, TaskQuery, TaskStatus, Work,
+    Advanced, ApplicationDestinations, ApplicationEventTypes, BROADCAST_LISTED_MAX, BROADCAST_PAGE_MAX, Broadcast,
+    BroadcastMessage, Broadcasted, FOUND_BYTES_MAX, Found, Matching, Progress, ReplayFilter, Target, Task, TaskKind,
+    TaskQuery, TaskStatus, Work,
 };
 
 pub use embedded::{EmbeddedStore, OpenError, Sealer, Settings};

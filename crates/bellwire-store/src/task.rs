@@ -6,8 +6,9 @@
 
 use crate::StatusFilter;
 use bellwire_model::{
-    ApplicationId, ApplicationKey, EndpointKey, Message, OrganisationId, Sequence, TaskId, Timestamp,
+    ApplicationId, ApplicationKey, EndpointKey, Message, MessageId, OrganisationId, Sequence, TaskId, Timestamp,
 };
+use std::sync::Arc;
 
 /// A background task as it is kept.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,6 +47,50 @@ pub enum Work {
     ApplicationStats(Option<Vec<ApplicationKey>>),
     /// Lists what event types the endpoints of each application ask for.
     EventTypes,
+    /// Sends a message to each application that was there when the task was created. `None` in lists, and when the task has ended: its payload is
+    /// kept no longer than it is needed.
+    Broadcast(Option<Arc<Broadcast>>),
+}
+
+/// What a [`Work::Broadcast`] sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broadcast {
+    /// See [`bellwire_model::Message`].
+    pub event_type: String,
+    /// An application that has a message with this event id gets no other one.
+    pub event_id: Option<String>,
+    /// See [`bellwire_model::Message`].
+    pub channels: Vec<String>,
+    /// The exact bytes, which are JSON.
+    pub payload: Arc<str>,
+    /// See [`bellwire_model::Message`].
+    pub expires_at: Timestamp,
+}
+
+/// A page of a [`Work::Broadcast`]: in one batch with the messages that it tells of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broadcasted {
+    /// Which task.
+    pub task: TaskId,
+    /// The application to go on with.
+    pub next: ApplicationKey,
+    /// The newest application that was looked at.
+    pub reached: Sequence,
+    /// How many applications were looked at.
+    pub scanned: u64,
+    /// The messages of this batch.
+    pub sent: Vec<BroadcastMessage>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A message of a [`Work::Broadcast`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BroadcastMessage {
+    /// To whom.
+    pub application: ApplicationId,
+    /// Which.
+    pub message: MessageId,
 }
 
 /// The endpoint that a task sends to.
@@ -87,17 +132,20 @@ pub enum TaskKind {
     ApplicationStats,
     /// [`Work::EventTypes`]
     EventTypes,
+    /// [`Work::Broadcast`]
+    Broadcast,
 }
 
 impl TaskKind {
     /// All, in the order of their numbers.
-    pub const ALL: [TaskKind; 6] = [
+    pub const ALL: [TaskKind; 7] = [
         TaskKind::Recover,
         TaskKind::Replay,
         TaskKind::BulkReplay,
         TaskKind::PurgeContent,
         TaskKind::ApplicationStats,
         TaskKind::EventTypes,
+        TaskKind::Broadcast,
     ];
 
     /// Its number in tables.
@@ -119,6 +167,7 @@ impl TaskKind {
             TaskKind::PurgeContent => "application.purge_content",
             TaskKind::ApplicationStats => "application.stats",
             TaskKind::EventTypes => "event-type.aggregate",
+            TaskKind::Broadcast => "message.broadcast",
         }
     }
 }
@@ -133,6 +182,7 @@ impl Work {
             Work::PurgeContent(_) => TaskKind::PurgeContent,
             Work::ApplicationStats(_) => TaskKind::ApplicationStats,
             Work::EventTypes => TaskKind::EventTypes,
+            Work::Broadcast(_) => TaskKind::Broadcast,
         }
     }
 
@@ -140,7 +190,7 @@ impl Work {
     pub fn target(&self) -> Option<Target> {
         match self {
             Work::Recover(target) | Work::Replay(target) | Work::BulkReplay(target, _) => Some(*target),
-            Work::PurgeContent(_) | Work::ApplicationStats(_) | Work::EventTypes => None,
+            Work::PurgeContent(_) | Work::ApplicationStats(_) | Work::EventTypes | Work::Broadcast(_) => None,
         }
     }
 
@@ -187,13 +237,13 @@ impl TaskStatus {
 pub struct Progress {
     /// The message to look at next: all before it are done.
     pub cursor: Sequence,
-    /// Of statistics over applications: the one to go on with; `cursor` is within it.
+    /// Of work over applications: the one to go on with; `cursor` is within it.
     pub application: ApplicationKey,
-    /// Messages, or for event types applications, that were looked at.
+    /// Messages, or for event types and broadcasts applications, that were looked at.
     pub scanned: u64,
-    /// Deliveries that were put into the waiting room, or payloads that were removed.
+    /// Deliveries that were put into the waiting room, payloads that were removed, or messages that were sent.
     pub touched: u64,
-    /// What statistics have found so far.
+    /// What it has found, or made, so far.
     pub found: Found,
 }
 
@@ -207,7 +257,12 @@ pub enum Found {
     Destinations(Vec<ApplicationDestinations>),
     /// Of [`Work::EventTypes`], by rising key.
     EventTypes(Vec<ApplicationEventTypes>),
+    /// Of [`Work::Broadcast`], by rising key: the first [`BROADCAST_LISTED_MAX`].
+    Messages(Vec<BroadcastMessage>),
 }
+
+/// So many messages of a broadcast are listed with its task.
+pub const BROADCAST_LISTED_MAX: usize = 5_000;
 
 /// How much a task may find, as JSON in bytes.
 pub const FOUND_BYTES_MAX: usize = 4 << 20;
@@ -247,6 +302,23 @@ impl Task {
         let progress = Progress { cursor: first, application, scanned: 0, touched: 0, found: Found::Nothing };
         let updated_at = id.sequence().time();
         Task { id, organisation, work, first, last, status: TaskStatus::Running, progress, updated_at }
+    }
+
+    /// Takes over what a page of a broadcast did.
+    pub fn broadcasted(&mut self, page: &Broadcasted) {
+        let progress = &mut self.progress;
+        progress.application = progress.application.max(page.next);
+        progress.cursor = progress.cursor.max(page.reached.min(self.last));
+        progress.scanned += page.scanned;
+        progress.touched += page.sent.len() as u64;
+        let mut all = match std::mem::take(&mut progress.found) {
+            Found::Messages(all) => all,
+            _ => Vec::new(),
+        };
+        let room = BROADCAST_LISTED_MAX.saturating_sub(all.len());
+        all.extend(page.sent.iter().take(room));
+        progress.found = Found::Messages(all);
+        self.updated_at = self.updated_at.max(page.at);
     }
 
     /// How much of its range of messages is done, in whole percent; of a task that was cancelled, how much was.
@@ -296,4 +368,10 @@ pub struct Advanced {
     pub task: Option<Task>,
     /// The waiting room of this endpoint has changed behind its engine's back: rows came that are due now, or rows went.
     pub look_again: Option<EndpointKey>,
+    /// Of a [`Work::Broadcast`]: the applications that come next, by rising key. Nothing was done for them yet: whoever asked sends the message to
+    /// some of them, in one batch with [`Change::Broadcasted`](crate::Change::Broadcasted), before he asks again.
+    pub to: Vec<ApplicationKey>,
 }
+
+/// So many applications of a broadcast are answered at a time, at most.
+pub const BROADCAST_PAGE_MAX: usize = 100;

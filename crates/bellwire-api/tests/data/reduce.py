@@ -17,7 +17,7 @@ import sys
 
 METHODS = ("get", "put", "post", "delete", "patch")
 OTHER_PRODUCTS = {
-    "Broadcast", "Connector", "Destination", "Event", "Events", "Inbound", "Ingest Endpoint", "Ingest Logs", "Ingest Source",
+    "Connector", "Destination", "Event", "Events", "Inbound", "Ingest Endpoint", "Ingest Logs", "Ingest Source",
     "Organization", "Sink", "Stream", "Stream Authentication", "Stream Event Type", "Webhook Sink", "Webhooks AutoConfig",
 }
 

@@ -218,7 +218,9 @@ pub(crate) fn sample(id: &str) -> Value {
         }
         "v1.event-type.create" => json!({ "name": "c.d", "description": "" }),
         "v1.event-type.update" => json!({ "description": "" }),
-        "v1.message.create" | "v1.message.stream" => json!({ "eventType": "a.b", "payload": {} }),
+        "v1.message.create" | "v1.message.stream" | "v1.message.broadcast" => {
+            json!({ "eventType": "a.b", "payload": {} })
+        }
         "v1.pipe.ack" | "v1.pipe.nack" | "v1.pipe.extend" => json!({ "receipts": ["x"] }),
         "v1.pipe.secevent-poll" => json!({ "returnImmediately": true }),
         "v1.pipe.consumer.seek" => json!({ "from": "now" }),

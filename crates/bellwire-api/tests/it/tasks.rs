@@ -126,6 +126,7 @@ async fn a_task_is_begun_once_under_one_key() {
         (format!("/api/v1/app/a/endpoint/{endpoint}/replay-missing"), json!({ "since": SINCE })),
         ("/api/v1/app/a/msg/expunge-all-contents".to_owned(), json!({})),
         ("/api/v1/stats/usage/app".to_owned(), json!({ "since": SINCE, "until": "2026-01-02T00:00:00Z" })),
+        ("/api/v1/msg/broadcast".to_owned(), json!({ "eventType": "a.b", "payload": {} })),
     ] {
         let first = world.post_once(&path, "k", body.clone()).await.expect(202);
         assert_eq!(world.post_once(&path, "k", body.clone()).await.expect(202), first, "{path}");
@@ -133,7 +134,7 @@ async fn a_task_is_begun_once_under_one_key() {
         other["more"] = json!(1);
         world.post_once(&path, "k", other).await.expect(409);
     }
-    assert_eq!(world.get("/api/v1/background-task").await.expect(200)["data"].as_array().expect("a list").len(), 5);
+    assert_eq!(world.get("/api/v1/background-task").await.expect(200)["data"].as_array().expect("a list").len(), 6);
 }
 
 #[tokio::test]

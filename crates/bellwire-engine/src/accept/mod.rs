@@ -373,32 +373,7 @@ impl Intake {
         mut changes: Vec<Change>,
         looked: BatchNumber,
     ) -> Result<(usize, BatchNumber), OfferError> {
-        if self.closed {
-            return Err(OfferError::Closed);
-        }
-        let mut new = Vec::with_capacity(drafts.len());
-        let (mut bytes, mut keys) = (0, HashSet::new());
-        for draft in drafts {
-            match self.check_keys(&draft, looked)? {
-                Some(Offer::Same { batch, .. }) if batch > self.durable => return Err(OfferError::Busy),
-                Some(_) => continue,
-                None if draft.event.is_some_and(|key| !keys.insert(key)) => continue,
-                None => {
-                    let own = bytes_of(&draft);
-                    bytes += own;
-                    new.push((draft, own));
-                }
-            }
-        }
-        let count = new.len() + changes.len();
-        let crowded = self.queued > 0
-            && (self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max
-                || self.queued.saturating_add(count) > self.settings.queue_messages_max);
-        if self.held || crowded {
-            return Err(OfferError::Busy);
-        }
-        self.now = self.now.max(now);
-        self.make_room(bytes);
+        let new = self.admit(now, drafts, changes.len(), looked)?;
         if self.planted.has(Bug::CursorApart) {
             self.queued += changes.len();
             self.back().changes.append(&mut changes);
@@ -411,6 +386,66 @@ impl Intake {
         self.queued += changes.len();
         self.back().changes.extend(changes);
         Ok((taken, self.last_number()))
+    }
+
+    /// As [`Intake::offer_page`], with the one change that `change` makes of the messages that are new.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn offer_together(
+        &mut self,
+        now: Timestamp,
+        drafts: Vec<Draft>,
+        looked: BatchNumber,
+        change: impl FnOnce(&[Arc<Message>]) -> Change,
+    ) -> Result<BatchNumber, OfferError> {
+        let new = self.admit(now, drafts, 1, looked)?;
+        let messages: Vec<_> = new.into_iter().map(|(draft, own)| self.take(now, draft, own).0).collect();
+        self.queued += 1;
+        self.back().changes.push(change(&messages));
+        Ok(self.last_number())
+    }
+
+    /// Makes room for drafts and for so many changes, all in one batch; answers the drafts that are new, with their sizes.
+    fn admit(
+        &mut self,
+        now: Timestamp,
+        drafts: Vec<Draft>,
+        changes: usize,
+        looked: BatchNumber,
+    ) -> Result<Vec<(Draft, usize)>, OfferError> {
+        if self.closed {
+            return Err(OfferError::Closed);
+        }
+        let mut new = Vec::with_capacity(drafts.len());
+        let (mut bytes, mut keys) = (0, HashSet::new());
+        for draft in drafts {
+            let known = match self.check_keys(&draft, looked) {
+                Ok(Some(Offer::Same { batch, .. })) | Err(OfferError::EventIdTaken { batch }) => Some(batch),
+                Ok(_) => None,
+                Err(error) => return Err(error),
+            };
+            match known {
+                Some(batch) if batch > self.durable => return Err(OfferError::Busy),
+                Some(_) => continue,
+                None if draft.event.is_some_and(|key| !keys.insert(key)) => continue,
+                None => {
+                    let own = bytes_of(&draft);
+                    bytes += own;
+                    new.push((draft, own));
+                }
+            }
+        }
+        let count = new.len() + changes;
+        let crowded = self.queued > 0
+            && (self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max
+                || self.queued.saturating_add(count) > self.settings.queue_messages_max);
+        if self.held || crowded {
+            return Err(OfferError::Busy);
+        }
+        self.now = self.now.max(now);
+        self.make_room(bytes);
+        Ok(new)
     }
 
     /// Puts a draft into the newest batch.

@@ -40,3 +40,4 @@ mod settings;
 mod swap;
 mod tls;
 mod pipe;
+mod broadcast;

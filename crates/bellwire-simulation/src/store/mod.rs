@@ -14,6 +14,7 @@ use bellwire_store::{
     Advanced, AttemptQuery, Batch, CommitError, Consumer, DedupeEntry, DeliveryOfEndpoint, DeliveryOfMessage, Fence,
     Found, KeptAnswer, LAG_COUNTED_MAX, LOG_LOOKED_MAX, LOG_MESSAGES_MAX, Lag, Lease, LogPage, LogQuery, Matching,
     MessageQuery, Page, ReadError, Recovered, Span, StatusFilter, Store, Task, TaskQuery, Unfinished, WaitingHead,
+    Work,
 };
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -510,6 +511,9 @@ impl Store for SimStore {
         Ok(page(found, query.ascending, query.limit, |task| {
             let mut task = task.clone();
             task.progress.found = Found::Nothing;
+            if let Work::Broadcast(message) = &mut task.work {
+                *message = None;
+            }
             task
         }))
     }

@@ -1,6 +1,7 @@
 //! What is kept: messages, attempts, rows and settings in maps, and what each change makes of them.
 
 use super::{StoreBug, carries, page};
+use crate::task::forget_message;
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
     EndReason, Endpoint, EndpointKey, EventType, FailureClass, FanOut, KeptRequest, Ledger, Message, OrganisationId,
@@ -232,6 +233,13 @@ impl State {
                 let found = self.tasks.get_mut(&task.sequence()).filter(|found| found.id == *task);
                 if let Some(found) = found.filter(|found| found.status == TaskStatus::Running) {
                     (found.status, found.updated_at) = (TaskStatus::Cancelled, *at);
+                    forget_message(found);
+                }
+            }
+            Change::Broadcasted(page) => {
+                let found = self.tasks.get_mut(&page.task.sequence()).filter(|found| found.id == page.task);
+                if let Some(found) = found {
+                    found.broadcasted(page);
                 }
             }
             Change::TaskTold(task) => {

@@ -85,6 +85,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__source_cursors", include_str!("schema/V15__source_cursors.sql")),
     ("V20__retry_schedules_of_event_types", include_str!("schema/V20__retry_schedules_of_event_types.sql")),
     ("V25__ends_of_tasks_that_were_not_told", include_str!("schema/V25__ends_of_tasks_that_were_not_told.sql")),
+    ("V26__broadcasts", include_str!("schema/V26__broadcasts.sql")),
 ];
 
 /// A store in a data folder.

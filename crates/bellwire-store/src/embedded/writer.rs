@@ -596,6 +596,7 @@ impl Step<'_> {
             Change::Settle(settled) => settled.iter().try_for_each(|settled| self.settle(settled)),
             Change::PutTask(task) => task::put(connection, task),
             Change::CancelTask { task, at } => task::cancel(connection, *task, *at),
+            Change::Broadcasted(page) => task::broadcasted(connection, page),
             Change::TaskTold(task) => task::told(connection, *task),
             Change::CancelWaiting { endpoint, before, at } => self.cancel_waiting(*endpoint, *before, *at),
             Change::ExpungePayload(sequence) => message_log::expunge(connection, *sequence),

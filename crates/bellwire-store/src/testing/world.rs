@@ -182,7 +182,7 @@ impl Model {
                 }
                 return purged;
             }
-            Work::ApplicationStats(_) | Work::EventTypes => return 0,
+            Work::ApplicationStats(_) | Work::EventTypes | Work::Broadcast(_) => return 0,
         };
         for delivery in wanted.into_iter().filter(|d| range.contains(&d.message)) {
             if sendable(self, delivery.message) {

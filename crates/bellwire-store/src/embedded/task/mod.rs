@@ -5,6 +5,7 @@ mod row;
 mod resend;
 mod purge;
 mod statistics;
+mod broadcast;
 
 use super::fault::Fault;
 use super::index::MessageRecord;
@@ -14,7 +15,7 @@ use super::writer::{ROW_BYTES, Writer};
 use crate::{Advanced, CommitError, Matching, Progress, ReplayFilter, Task, TaskStatus, Work};
 use bellwire_model::{ApplicationKey, TaskId, Timestamp};
 
-pub(super) use row::{are_forgettable, cancel, find, forget, list, newest, put, running, told};
+pub(super) use row::{are_forgettable, broadcasted, cancel, find, forget, list, newest, put, running, told};
 
 /// Deliveries that one slice puts into the waiting room, or payloads that it removes, at most.
 const TOUCHED_MAX: u64 = 1_000;
@@ -66,20 +67,26 @@ impl Writer {
         if let Some(cancelling) = self.cancelling.front().cloned() {
             let endpoint = cancelling.endpoint;
             self.end_cancelled(cancelling, now)?;
-            return Ok(Some(Advanced { task: None, look_again: Some(endpoint) }));
+            return Ok(Some(Advanced { task: None, look_again: Some(endpoint), to: Vec::new() }));
         }
         let Some(id) = self.running.front().copied() else { return Ok(None) };
+        if let Some((task, to)) = self.audience(id).map_err(Fault::into_commit)? {
+            self.running.rotate_left(1);
+            return Ok(Some(Advanced { task: Some(task), look_again: None, to }));
+        }
         let mut meta = self.meta;
         let task = self.transaction(|writer| writer.slice(&mut meta, id, now, matching))?;
         self.meta = meta;
         self.running.pop_front();
-        let Some(Sliced { task, queued }) = task else { return Ok(Some(Advanced { task: None, look_again: None })) };
+        let Some(Sliced { task, queued }) = task else {
+            return Ok(Some(Advanced { task: None, look_again: None, to: Vec::new() }));
+        };
         if task.status == TaskStatus::Running {
             // Each in its turn.
             self.running.push_back(id);
         }
         let look_again = task.work.target().map(|target| target.endpoint).filter(|_| queued);
-        Ok(Some(Advanced { task: Some(task), look_again }))
+        Ok(Some(Advanced { task: Some(task), look_again, to: Vec::new() }))
     }
 
     /// A slice of a task; `None` if there is no such task.
@@ -137,6 +144,8 @@ impl Writer {
             Work::PurgeContent(application) => self.purge(task, application),
             Work::ApplicationStats(only) => self.count_destinations(task, only.as_deref()),
             Work::EventTypes => self.collect_event_types(task),
+            // Nobody is left to send to.
+            Work::Broadcast(_) => Ok(true),
         }
     }
 

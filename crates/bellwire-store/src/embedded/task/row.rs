@@ -4,13 +4,15 @@ use super::super::codec::{self, integer};
 use super::super::fault::Fault;
 use super::super::message_log::array;
 use crate::{
-    ApplicationDestinations, ApplicationEventTypes, FOUND_BYTES_MAX, Found, Page, Progress, ReplayFilter, StatusFilter,
-    Target, Task, TaskKind, TaskQuery, TaskStatus, Work,
+    ApplicationDestinations, ApplicationEventTypes, BROADCAST_LISTED_MAX, Broadcast, BroadcastMessage, Broadcasted,
+    FOUND_BYTES_MAX, Found, Page, Progress, ReplayFilter, StatusFilter, Target, Task, TaskKind, TaskQuery, TaskStatus,
+    Work,
 };
 use bellwire_model::{ApplicationKey, EndpointKey, OrganisationId, Sequence, TaskId, Timestamp};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[derive(Serialize, Deserialize)]
 struct StoredFilter {
@@ -36,6 +38,17 @@ const STATUSES: [StatusFilter; 6] = [
 enum StoredFound {
     Destinations(Vec<(String, Option<String>, u64)>),
     EventTypes(Vec<(String, Vec<String>, bool)>),
+    Messages(Vec<(String, String)>),
+}
+
+/// What a broadcast sends, as JSON.
+#[derive(Serialize, Deserialize)]
+struct StoredBroadcast {
+    event_type: String,
+    event_id: Option<String>,
+    channels: Vec<String>,
+    payload: Arc<str>,
+    expires_at: i64,
 }
 
 const WHAT: &str = "a task";
@@ -87,10 +100,20 @@ pub(in crate::embedded) fn put(connection: &Connection, task: &Task) -> Result<(
         }
         _ => None,
     };
+    let message = match &task.work {
+        Work::Broadcast(Some(message)) => Some(codec::json(&StoredBroadcast {
+            event_type: message.event_type.clone(),
+            event_id: message.event_id.clone(),
+            channels: message.channels.clone(),
+            payload: Arc::clone(&message.payload),
+            expires_at: message.expires_at.as_micros(),
+        })),
+        _ => None,
+    };
     connection
         .prepare_cached(&format!(
-            "INSERT OR IGNORE INTO task ({COLUMNS}, untold) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1)"
+            "INSERT OR IGNORE INTO task ({COLUMNS}, message, untold) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, 1)"
         ))?
         .execute(params![
             integer(task.id.sequence()),
@@ -109,6 +132,32 @@ pub(in crate::embedded) fn put(connection: &Connection, task: &Task) -> Result<(
             task.progress.scanned as i64,
             task.progress.touched as i64,
             task.updated_at.as_micros(),
+            message,
+        ])?;
+    Ok(())
+}
+
+/// Takes over what a page of a broadcast did.
+pub(in crate::embedded) fn broadcasted(connection: &Connection, page: &Broadcasted) -> Result<(), Fault> {
+    let Some(mut task) = find(connection, page.task, true)? else { return Ok(()) };
+    let is_full = matches!(&task.progress.found, Found::Messages(all) if all.len() >= BROADCAST_LISTED_MAX);
+    task.broadcasted(page);
+    if !is_full {
+        return write(connection, &mut task);
+    }
+    // What is listed stays as it is, and is not written again with each page.
+    connection
+        .prepare_cached(
+            "UPDATE task SET cursor = ?2, cursor_application = ?3, scanned = ?4, touched = ?5, updated_at = ?6 \
+             WHERE sequence = ?1",
+        )?
+        .execute(params![
+            integer(task.id.sequence()),
+            integer(task.progress.cursor),
+            task.progress.application.0,
+            task.progress.scanned as i64,
+            task.progress.touched as i64,
+            task.updated_at.as_micros(),
         ])?;
     Ok(())
 }
@@ -117,7 +166,8 @@ pub(in crate::embedded) fn put(connection: &Connection, task: &Task) -> Result<(
 pub(in crate::embedded) fn cancel(connection: &Connection, id: TaskId, at: Timestamp) -> Result<(), Fault> {
     connection
         .prepare_cached(
-            "UPDATE task SET status = ?3, updated_at = ?4 WHERE sequence = ?1 AND id_tail = ?2 AND status = ?5",
+            "UPDATE task SET status = ?3, updated_at = ?4, message = NULL \
+             WHERE sequence = ?1 AND id_tail = ?2 AND status = ?5",
         )?
         .execute(params![
             integer(id.sequence()),
@@ -147,6 +197,9 @@ pub(super) fn write(connection: &Connection, task: &mut Task) -> Result<(), Faul
         Found::EventTypes(all) => Some(StoredFound::EventTypes(
             all.iter().map(|one| (one.application.to_string(), one.event_types.clone(), one.catch_all)).collect(),
         )),
+        Found::Messages(all) => Some(StoredFound::Messages(
+            all.iter().map(|one| (one.application.to_string(), one.message.to_string())).collect(),
+        )),
     }
     .map(|found| codec::json(&found));
     if found.as_ref().is_some_and(|text| text.len() > FOUND_BYTES_MAX) {
@@ -156,7 +209,7 @@ pub(super) fn write(connection: &Connection, task: &mut Task) -> Result<(), Faul
     connection
         .prepare_cached(
             "UPDATE task SET status = ?2, cursor = ?3, cursor_application = ?4, scanned = ?5, touched = ?6, found = ?7, \
-             updated_at = ?8 WHERE sequence = ?1",
+             updated_at = ?8, message = CASE WHEN ?2 = 0 THEN message END WHERE sequence = ?1",
         )?
         .execute(params![
             integer(task.id.sequence()),
@@ -181,9 +234,13 @@ pub(in crate::embedded) fn find(connection: &Connection, id: TaskId, with_found:
         return Ok(None);
     }
     if with_found {
-        let mut statement = connection.prepare_cached("SELECT found FROM task WHERE sequence = ?1")?;
-        let text: Option<String> = statement.query_one([integer(id.sequence())], |row| row.get(0))?;
-        task.progress.found = text.map(|text| found_from(&text)).transpose()?.unwrap_or_default();
+        let mut statement = connection.prepare_cached("SELECT found, message FROM task WHERE sequence = ?1")?;
+        let (found, message): (Option<String>, Option<String>) =
+            statement.query_one([integer(id.sequence())], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        task.progress.found = found.map(|text| found_from(&text)).transpose()?.unwrap_or_default();
+        if let (Work::Broadcast(work), Some(text)) = (&mut task.work, message) {
+            *work = Some(Arc::new(broadcast_from(&text)?));
+        }
     }
     Ok(Some(task))
 }
@@ -242,6 +299,7 @@ fn task_from(row: &Row<'_>) -> Result<Task, Fault> {
             Work::ApplicationStats(keys.map(|keys| keys.into_iter().map(ApplicationKey).collect()))
         }
         TaskKind::EventTypes => Work::EventTypes,
+        TaskKind::Broadcast => Work::Broadcast(None),
     };
     let organisation: String = row.get(2)?;
     Ok(Task {
@@ -262,6 +320,11 @@ fn task_from(row: &Row<'_>) -> Result<Task, Fault> {
     })
 }
 
+fn broadcast_from(text: &str) -> Result<Broadcast, Fault> {
+    let StoredBroadcast { event_type, event_id, channels, payload, expires_at } = codec::from_json(WHAT, text)?;
+    Ok(Broadcast { event_type, event_id, channels, payload, expires_at: Timestamp::from_micros(expires_at) })
+}
+
 fn found_from(text: &str) -> Result<Found, Fault> {
     let id = |text: String| text.parse().map_err(|_| Fault::damaged(WHAT, format!("{text:?} is no application")));
     Ok(match codec::from_json(WHAT, text)? {
@@ -276,6 +339,14 @@ fn found_from(text: &str) -> Result<Found, Fault> {
                 Ok(ApplicationEventTypes { application: id(application)?, event_types, catch_all })
             };
             Found::EventTypes(all.into_iter().map(one).collect::<Result<_, Fault>>()?)
+        }
+        StoredFound::Messages(all) => {
+            let one = |(application, message): (String, String)| {
+                let message =
+                    message.parse().map_err(|_| Fault::damaged(WHAT, format!("{message:?} is no message")))?;
+                Ok(BroadcastMessage { application: id(application)?, message })
+            };
+            Found::Messages(all.into_iter().map(one).collect::<Result<_, Fault>>()?)
         }
     })
 }

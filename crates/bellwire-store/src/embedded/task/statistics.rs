@@ -21,7 +21,7 @@ impl Writer {
         let progress = &mut task.progress;
         let mut all = match std::mem::take(&mut progress.found) {
             Found::Destinations(all) => all,
-            Found::Nothing | Found::EventTypes(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let mut done = false;
         while budget.is_left() {
@@ -72,7 +72,7 @@ impl Writer {
         let progress = &mut task.progress;
         let mut all = match std::mem::take(&mut progress.found) {
             Found::EventTypes(all) => all,
-            Found::Nothing | Found::Destinations(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let mut done = false;
         while budget.is_left() {
@@ -110,7 +110,7 @@ fn destinations(connection: &Connection, at: Sequence) -> Result<u64, Fault> {
 }
 
 /// The first application of an organisation with a key of `from` or above: of all, or of some.
-fn next_application(
+pub(super) fn next_application(
     connection: &Connection,
     organisation: &OrganisationId,
     from: ApplicationKey,

@@ -101,6 +101,8 @@ checks! {
         a_task_that_was_cancelled_is_answered_once,
         the_end_of_a_task_is_answered_after_each_start_until_it_is_told,
         statistics_count_what_was_owed_and_say_who_takes_what,
+        a_broadcast_reaches_each_application_once_whatever_happens,
+        a_broadcast_that_was_cancelled_goes_no_further_and_forgets_its_message,
     }
     removal {
         an_expunged_payload_is_gone_and_what_waits_stays,

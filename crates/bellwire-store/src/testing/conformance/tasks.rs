@@ -3,7 +3,10 @@
 use super::configuration::{application, endpoint, organisation};
 use super::{SECOND, to};
 use crate::testing::world::{APPLICATION, Draft, TAKES, World, message_query};
-use crate::{Batch, Change, Found, ReplayFilter, Span, StatusFilter, Target, TaskKind, TaskQuery, TaskStatus, Work};
+use crate::{
+    Advanced, Batch, Broadcast, BroadcastMessage, Broadcasted, Change, Found, ReplayFilter, Span, StatusFilter, Target,
+    Task, TaskKind, TaskQuery, TaskStatus, Work,
+};
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Delivery, EndReason, Endpoint, EndpointKey, OrganisationId, Sequence,
     TaskId, Trigger, Waiting,
@@ -299,6 +302,112 @@ pub(super) fn the_end_of_a_task_is_answered_after_each_start_until_it_is_told(wo
     let end = world.slice().and_then(|advanced| advanced.task).expect("its end");
     assert_eq!((end.id, end.status), (running, TaskStatus::Finished));
     assert!(!world.store().has_tasks() && world.slice().is_none());
+}
+
+fn broadcast(world: &World) -> Work {
+    Work::Broadcast(Some(Arc::new(Broadcast {
+        event_type: "news.published".to_owned(),
+        event_id: Some("ours".to_owned()),
+        channels: vec!["all".to_owned()],
+        payload: r#"{"ü": 1.0}"#.into(),
+        expires_at: world.now.plus(SECOND * 3_600),
+    })))
+}
+
+/// Sends to the next applications, at most two of them, as whoever asked for the slice does.
+fn send_page(world: &mut World, task: &Task, to: &[ApplicationKey]) {
+    let to = &to[..to.len().min(2)];
+    let accepted: Vec<_> = to.iter().map(|key| world.draft(&Draft { application: key.0, ..Draft::to(&[]) })).collect();
+    let sent = to
+        .iter()
+        .zip(&accepted)
+        .map(|(key, accepted)| BroadcastMessage { application: application(key.0).id, message: accepted.message.id });
+    let page = Broadcasted {
+        task: task.id,
+        next: ApplicationKey(to[to.len() - 1].0 + 1),
+        reached: application(to[to.len() - 1].0).id.sequence(),
+        scanned: to.len() as u64,
+        sent: sent.collect(),
+        at: world.now,
+    };
+    world.commit(Batch { accepted, changes: vec![Change::Broadcasted(page)], ..Batch::default() });
+}
+
+pub(super) fn a_broadcast_reaches_each_application_once_whatever_happens(world: &mut World) {
+    for n in 1..=7 {
+        let mut one = application(n);
+        one.uid = None;
+        if n == 4 {
+            one.organisation = OrganisationId::parse("org_other").expect("an organisation");
+        }
+        world.change(Change::PutApplication(Arc::new(one)));
+    }
+    let work = broadcast(world);
+    let task = world.task(work.clone(), Span::ALL);
+    for turn in 0.. {
+        assert!(turn < 100, "it does not come to an end");
+        let Advanced { task: Some(found), look_again: None, to } = world.slice().expect("a running task") else {
+            panic!("a broadcast is about no endpoint")
+        };
+        if to.is_empty() {
+            assert_eq!(found.status, TaskStatus::Finished);
+            break;
+        }
+        assert_eq!((found.status, &found.work), (TaskStatus::Running, &work));
+        match turn % 3 {
+            // The process ends before the page is durable, or after.
+            1 => drop(world.reopen()),
+            2 => {
+                send_page(world, &task, &to);
+                world.reopen();
+            }
+            _ => send_page(world, &task, &to),
+        }
+    }
+    world.check();
+    world.reopen();
+    let found = world.store().task(task.id).expect("read").expect("a task");
+    assert_eq!((found.progress.touched, found.progress.scanned, found.percent()), (6, 6, 100));
+    assert_eq!(
+        found.work,
+        Work::Broadcast(None),
+        "what was sent is kept with the messages, and no longer than they are"
+    );
+    let Found::Messages(all) = found.progress.found else { panic!("it lists what it sent") };
+    let keys = [1, 2, 3, 5, 6, 7];
+    assert_eq!(all.iter().map(|one| one.application).collect::<Vec<_>>(), keys.map(|key| application(key).id));
+    for (key, one) in keys.iter().zip(all) {
+        let query = message_query(true, 10);
+        let messages = world.store().messages(ApplicationKey(*key), &query).expect("read").items;
+        assert_eq!(messages.iter().map(|message| message.id).collect::<Vec<_>>(), [one.message]);
+    }
+}
+
+pub(super) fn a_broadcast_that_was_cancelled_goes_no_further_and_forgets_its_message(world: &mut World) {
+    for n in 1..=5 {
+        world.change(Change::PutApplication(Arc::new(Application { uid: None, ..application(n) })));
+    }
+    let task = world.task(broadcast(world), Span::ALL);
+    let to = world.slice().expect("a running task").to;
+    send_page(world, &task, &to);
+    let listed = TaskQuery {
+        organisation: organisation(),
+        application: None,
+        status: vec![TaskStatus::Running],
+        kind: Some(TaskKind::Broadcast),
+        span: Span::ALL,
+        ascending: true,
+        limit: 10,
+    };
+    let listed = world.store().tasks(&listed).expect("read").items;
+    assert_eq!(listed.iter().map(|task| &task.work).collect::<Vec<_>>(), [&Work::Broadcast(None)], "not in lists");
+    let at = world.now;
+    world.change(Change::CancelTask { task: task.id, at });
+    let end = world.slice().and_then(|advanced| advanced.task).expect("its end");
+    assert_eq!((end.id, end.status), (task.id, TaskStatus::Cancelled));
+    assert!(!world.store().has_tasks());
+    let found = world.store().task(task.id).expect("read").expect("a task");
+    assert_eq!((found.progress.touched, found.work), (2, Work::Broadcast(None)));
 }
 
 pub(super) fn tasks_can_be_listed(world: &mut World) {
