@@ -62,6 +62,7 @@ mod task;
 mod replay;
 mod purge;
 mod broadcast;
+mod environment_settings;
 mod usage;
 mod operational_endpoint;
 mod stats;
@@ -248,6 +249,7 @@ pub(crate) fn operations() -> Vec<operation::Operation> {
     all.extend(replay::operations());
     all.extend(purge::operations());
     all.extend(broadcast::operations());
+    all.extend(environment_settings::operations());
     all.extend(usage::operations());
     all.extend(task::operations());
     all.extend(operational_endpoint::operations());

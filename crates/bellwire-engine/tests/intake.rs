@@ -215,6 +215,24 @@ fn an_event_id_is_taken_unless_the_idempotency_key_says_that_it_is_the_same_requ
 }
 
 #[test]
+fn messages_and_what_is_made_of_them_are_one_batch_without_those_that_are_known() {
+    let mut intake = intake();
+    queued(intake.offer(now(), with_event(1), 0));
+    let drafts = || vec![with_event(1), with_event(2), draft()];
+    let early = intake.offer_together(now(), drafts(), 0, |_| panic!("nothing was taken"));
+    assert_eq!(early.err(), Some(OfferError::Busy), "nobody knows yet whether the first one is kept");
+    intake.seal().expect("sealed");
+    intake.committed();
+    let offered = intake.offer_together(now(), drafts(), 0, |new| Change::ExpungePayload(new[1].sequence()));
+    let sealed = intake.seal().expect("sealed");
+    assert_eq!(offered.ok(), Some(sealed.number));
+    let taken: Vec<_> = sealed.batch.accepted.iter().map(|accepted| accepted.event).collect();
+    assert_eq!(taken, [Some(DedupeKey([2; 16])), None]);
+    let last = sealed.batch.accepted[1].message.sequence();
+    assert!(matches!(sealed.batch.changes[..], [Change::ExpungePayload(of)] if of == last));
+}
+
+#[test]
 fn a_door_that_looked_before_keys_were_forgotten_looks_again() {
     let mut intake = intake();
     intake.keep_keys(1);

@@ -61,6 +61,16 @@ fn what_the_sdks_insist_on_is_here() {
     let empty = "there are no connectors: the list is always empty, and must be";
     known.push(("POST /api/v1/environment/export: 200: member connectors[].*", empty));
     known.push(("POST /api/v1/environment/import: request member connectors[].*", empty));
+    let look = "a portal's look is none of ours";
+    known.extend(
+        [
+            "GET /api/v1/environment/settings: 200: member color*",
+            "GET /api/v1/environment/settings: 200: member custom*",
+            "GET /api/v1/environment/settings: 200: member logoUrl is missing",
+            "GET /api/v1/environment/settings: 200: member displayName is missing",
+        ]
+        .map(|text| (text, look)),
+    );
     compare(include_str!("../data/svix-sdk.json"), &known);
 }
 
