@@ -34,6 +34,8 @@ pub(crate) struct Server {
     core: Arc<Core>,
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    /// Becomes `true` when connections are to be taken.
+    open: watch::Sender<bool>,
     shards: Vec<JoinHandle<()>>,
     commit: JoinHandle<()>,
     deadline: Duration,
@@ -51,7 +53,8 @@ pub(crate) enum Stopped {
 }
 
 impl Server {
-    /// Opens the store, recovers, and serves. When it answers, requests are taken.
+    /// Opens the store, recovers, and serves. When it answers, requests are taken; those of a server with a hooks file wait for
+    /// [`Server::declare`].
     ///
     /// # Errors
     /// What could not be opened, read or bound, with its cause.
@@ -107,6 +110,7 @@ impl Server {
 
         let commit = crate::commit::start(Arc::clone(&core)).context("cannot start the committing thread")?;
         let (stop, stopped) = watch::channel(false);
+        let (open, opened) = watch::channel(config.server.hooks.is_none());
         let scripts = wiring::scripts(config);
         let plugins = wiring::plugins(config)?;
         wiring::hand_out_modules(&plugins, &core.catalogue.read())?;
@@ -150,6 +154,7 @@ impl Server {
                 egress: Arc::clone(&egress),
                 push: wiring::push(config, &scripts),
                 plugins: Arc::clone(&plugins),
+                open: opened.clone(),
                 stop: stopped.clone(),
             };
             threads.push(shard.start()?);
@@ -158,6 +163,7 @@ impl Server {
             core,
             address,
             stop,
+            open,
             shards: threads,
             commit,
             deadline: config.server.shutdown_deadline,
@@ -182,9 +188,14 @@ impl Server {
         self.tls.is_some()
     }
 
-    /// Makes the configuration what the hooks file declares. `None` if there is no such file, or the server is ending.
+    /// Makes the configuration what the hooks file declares, and takes requests from the first time on. `None` if there is no such file, or
+    /// the server is ending.
     pub(crate) fn declare(&mut self) -> Option<Outcome> {
-        self.hooks.as_mut()?.apply()
+        let outcome = self.hooks.as_mut()?.apply()?;
+        if outcome.is_ok() {
+            self.open.send_replace(true);
+        }
+        Some(outcome)
     }
 
     /// Reads again what can be read again while running: the hooks file, the certificate and its key. With `changed_only`, what has changed.

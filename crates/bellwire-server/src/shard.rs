@@ -48,6 +48,8 @@ pub(crate) struct Shard {
     pub(crate) client: Arc<OnceLock<Client>>,
     pub(crate) push: PushSettings,
     pub(crate) plugins: Arc<bellwire_plugin::Shared>,
+    /// Becomes `true` when connections are to be taken; until then they wait.
+    pub(crate) open: watch::Receiver<bool>,
     /// Becomes `true` when no more connections are to be taken.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -90,6 +92,7 @@ impl Shard {
             client: shared,
             push,
             plugins,
+            mut open,
             mut stop,
         } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
@@ -106,10 +109,15 @@ impl Shard {
         let mut pump = Pump::new(doors, engine, push, plugins);
         inputs.into_iter().for_each(|input| pump.step(input));
         let mut pump = tokio::task::spawn_local(pump.run());
-        let serving = connections::serve(listener, tls, routers, limits, async move {
-            // The sender lives as long as the server.
-            let _ = stop.wait_for(|s| *s).await;
-        });
+        let serving = async move {
+            // The senders live as long as the server.
+            tokio::select! {
+                _ = open.wait_for(|open| *open) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+            connections::serve(listener, tls, routers, limits, stopped).await;
+        };
         let mut keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
         let mut declaring = hooks.map(|keeper| tokio::task::spawn_local(keeper.run()));
         // None of them ends before the server is told to stop but by a panic. A server that accepts and does not deliver, or says that it

@@ -1,9 +1,12 @@
 //! What a file declares: in force at the start, at a change, at a signal; and the old one when the new one is wrong.
 
-use crate::program::{Program, eventually, run};
+use crate::program::{PATIENCE, Program, bellwire, eventually, run};
 use crate::receiver::Receiver;
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
 
 fn write(folder: &Path, text: &str) {
     // As editors and configuration managers do it: the file is never half there.
@@ -52,6 +55,28 @@ fn a_file_is_in_force_from_the_start_and_after_a_change_and_the_old_one_when_the
     // Nothing is written for what has not changed.
     let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
     assert!(program.log().contains("0 created, 0 updated, 1 as they were, 0 removed"), "{}", program.log());
+}
+
+#[test]
+fn the_first_request_that_is_answered_finds_what_the_file_declares() {
+    let folder = tempfile::tempdir().unwrap();
+    let source =
+        |n| format!("[sources.s{n}]\npreset = \"github\"\nsecret = {{ env = \"SECRET\" }}\npath = \"/hooks/{n}\"\n");
+    write(folder.path(), &(0..60).map(source).collect::<String>());
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = bellwire(folder.path());
+    command.args(["serve", "--hooks", "hooks.toml", "--listen", &address.to_string()]);
+    let mut server = command.env("SECRET", "of sixty sources").stderr(Stdio::null()).spawn().unwrap();
+    let mut stream = eventually("it listens", || TcpStream::connect(address).ok());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"POST /hooks/59 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "the source is there, and the request not signed: {answer}");
 }
 
 #[test]
