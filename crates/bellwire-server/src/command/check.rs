@@ -21,9 +21,10 @@ use std::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// A hooks file to check instead, TOML or YAML, with the settings and the environment of this command
-    #[arg(value_name = "FILE", conflicts_with = "quick")]
-    file: Option<PathBuf>,
+    /// A hooks file to check instead, TOML or YAML, with the settings and the environment of this command; or the data folder, as with
+    /// `--data`
+    #[arg(value_name = "PATH")]
+    path: Option<PathBuf>,
     /// Leave out the reading of every page, which takes longest
     #[arg(long)]
     quick: bool,
@@ -34,9 +35,14 @@ pub(crate) struct Arguments {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(arguments.place)?;
-    if let Some(file) = &arguments.file {
-        return check_hooks(file, &config, arguments.json);
+    let mut config = Config::load(arguments.place)?;
+    match arguments.path {
+        Some(folder) if folder.is_dir() => config.server.data = folder,
+        Some(_) if arguments.quick => {
+            anyhow::bail!("--quick is for data folders: a hooks file has no pages to leave out")
+        }
+        Some(file) => return check_hooks(&file, &config, arguments.json),
+        None => {}
     }
     let with_secrets = config.auth.main_secret.is_some().then_some(&config);
     let report = look_over(&config.server.data, with_secrets, !arguments.quick)?;

@@ -96,6 +96,16 @@ fn a_damaged_folder_fails_the_check_and_is_not_restored() {
 
     let elsewhere = folder.path().join("elsewhere");
     let from = folder.path().to_str().unwrap();
+    let nowhere = tempfile::tempdir().unwrap();
+    let named = run(nowhere.path(), &["check", "--quick", from]);
+    assert!(
+        String::from_utf8_lossy(&named.stdout).contains("a counter disagrees"),
+        "a folder may be named alone: {named:?}"
+    );
+    let hooks = folder.path().join("hooks.toml");
+    std::fs::write(&hooks, "").unwrap();
+    let quick = run(folder.path(), &["check", "--quick", hooks.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&quick.stderr).contains("--quick is for data folders"), "{quick:?}");
     let restored = run(folder.path(), &["restore", from, "--data", elsewhere.to_str().unwrap()]);
     assert!(!restored.status.success() && !elsewhere.exists(), "{restored:?}");
     let copied = bellwire(folder.path()).args(["backup", "copy"]).output().unwrap();
