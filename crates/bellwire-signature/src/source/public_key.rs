@@ -6,20 +6,18 @@ use aws_lc_rs::signature::{
     UnparsedPublicKey, VerificationAlgorithm,
 };
 use ed25519_dalek::VerifyingKey;
-use x509_parser::{
-    der_parser::asn1_rs::Oid, extensions::GeneralName, pem::Pem, prelude::FromDer, time::ASN1Time,
-    x509::SubjectPublicKeyInfo,
-};
+use x509_parser::{extensions::GeneralName, pem::Pem, prelude::FromDer, time::ASN1Time, x509::SubjectPublicKeyInfo};
 
 use super::{fetched::host_matches, place::decode_hex, recipe::Encoding};
 use crate::scheme::ed25519;
 
 const RSA: &str = "1.2.840.113549.1.1.1";
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
-const EC: &str = "1.2.840.10045.2.1";
-const P256: &str = "1.2.840.10045.3.1.7";
-const P384: &str = "1.3.132.0.34";
-const ED25519: &str = "1.3.101.112";
+
+// The `AlgorithmIdentifier`s of those keys whose whole encoding is compared, in DER: RFC 5480 §2.1.1, RFC 8410 §3.
+const P256: &[u8] = &[0x30, 19, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+const P384: &[u8] = &[0x30, 16, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 5, 0x2b, 0x81, 4, 0, 0x22];
+const ED25519: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
 
 /// A public key, of a kind that we can verify with.
 #[derive(Clone, PartialEq)]
@@ -111,16 +109,21 @@ impl PublicKey {
             return Err("there is something after the public key".to_owned());
         }
         let bytes = key.subject_public_key.data.as_ref();
-        let curve = || {
-            let parameters = key.algorithm.parameters.as_ref()?;
-            Oid::try_from(parameters.clone()).ok().map(|oid| oid.to_id_string())
-        };
-        match key.algorithm.algorithm.to_id_string().as_str() {
-            RSA | RSA_PSS => Ok(PublicKey::Rsa(bytes.to_vec())),
-            EC if curve().as_deref() == Some(P256) => Ok(PublicKey::P256(bytes.to_vec())),
-            EC if curve().as_deref() == Some(P384) => Ok(PublicKey::P384(bytes.to_vec())),
-            ED25519 => PublicKey::from_ed25519(bytes),
-            _ => Err("it is neither RSA, ECDSA on P-256 or P-384, nor ed25519".to_owned()),
+        if matches!(key.algorithm.algorithm.to_id_string().as_str(), RSA | RSA_PSS) {
+            return Ok(PublicKey::Rsa(bytes.to_vec()));
+        }
+        // The parser overlooks a flipped tag or an odd count of unused bits; a key is these bytes and no others.
+        let is_of = |algorithm: &[u8]| der == spki(algorithm, bytes);
+        // The hybrid form of a point, which RFC 5480 §2.2 forbids, would be one more way to write the same key.
+        let is_point = || matches!(bytes.first(), Some(2..=4));
+        if is_of(P256) && is_point() {
+            Ok(PublicKey::P256(bytes.to_vec()))
+        } else if is_of(P384) && is_point() {
+            Ok(PublicKey::P384(bytes.to_vec()))
+        } else if is_of(ED25519) {
+            PublicKey::from_ed25519(bytes)
+        } else {
+            Err("it is neither RSA, ECDSA on P-256 or P-384, nor ed25519".to_owned())
         }
     }
 
@@ -171,5 +174,14 @@ impl PublicKey {
     /// A point on P-256 by its coordinates, as a JSON Web Key has it.
     pub(crate) fn from_p256_coordinates(x: &[u8], y: &[u8]) -> Option<PublicKey> {
         (x.len() == 32 && y.len() == 32).then(|| PublicKey::P256([&[4], x, y].concat()))
+    }
+}
+
+/// The DER of a key whose encoding is so short that each length is one byte; empty if it is longer.
+fn spki(algorithm: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let inner = algorithm.len() + bytes.len() + 3;
+    match (u8::try_from(bytes.len() + 1), u8::try_from(inner)) {
+        (Ok(string), Ok(sequence @ ..0x80)) => [&[0x30, sequence], algorithm, &[3, string, 0], bytes].concat(),
+        _ => Vec::new(),
     }
 }
