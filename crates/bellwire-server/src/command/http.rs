@@ -176,7 +176,7 @@ impl Answer {
 }
 
 /// Why there is not what was asked for, in the server's words and, where it is known, in ours.
-fn refused(method: &Method, path: &str, answer: &Answer) -> anyhow::Error {
+pub(crate) fn refused(method: &Method, path: &str, answer: &Answer) -> anyhow::Error {
     let what = format!("{method} {path} was refused with {}: {}", answer.status, answer.reason());
     match (answer.status, missing(path)) {
         (401, _) => Hint::new(

@@ -1,8 +1,9 @@
 //! `bellwire source`: the sources of a running server, at which others' webhooks come in.
 
+use super::http::{Api, refused};
 use super::server::{Server, TOKEN};
 use super::token::{ORGANISATION_DEFAULT, organisation};
-use super::{Hint, block_on, http::Api, table};
+use super::{Hint, block_on, table};
 use anyhow::Context as _;
 use bellwire_model::OrganisationId;
 use http::Method;
@@ -325,12 +326,25 @@ impl Add {
         put("path", self.path.map(Value::from));
         put("rate", self.rate.map(Value::from));
         put("eventType", self.event_type.map(Value::from));
-        let application = api.call(Method::GET, &format!("/app/{}", self.app), Default::default()).await?;
-        if application.status == 404 && !self.app.starts_with("app_") {
-            let _: Value = api.post("/app", json!({ "name": self.app, "uid": self.app }).to_string()).await?;
+        let new_application = make_application(&api, &self.app).await?;
+        let answer = api.call(Method::POST, "/source", Value::Object(body).to_string().into()).await?;
+        if !answer.is_success() {
+            let refused = refused(&Method::POST, "/source", &answer);
+            // Whoever is refused finds everything as it was. An answer that is lost is no refusal: the source may be there.
+            return match new_application {
+                Some(id) => Err(match done(&api, Method::DELETE, &format!("/app/{id}"), String::new()).await {
+                    Ok(()) => refused,
+                    Err(error) => {
+                        refused.context(format!("the application {} was made and stays: {error:#}", self.app))
+                    }
+                }),
+                None => Err(refused),
+            };
+        }
+        let made: Value = serde_json::from_slice(&answer.body).context("the answer is no JSON")?;
+        if new_application.is_some() {
             eprintln!("the application {} is made", self.app);
         }
-        let made: Value = api.post("/source", Value::Object(body).to_string()).await?;
         if self.server.json {
             println!("{made}");
             return Ok(());
@@ -342,6 +356,16 @@ impl Add {
         eprintln!("id       {}\nuid      {}", plain(&made["id"]), plain(&made["uid"]));
         print_url(&made, false)
     }
+}
+
+/// Makes the application if it is not there; answers its id if it was made.
+async fn make_application(api: &Api, named: &str) -> anyhow::Result<Option<String>> {
+    let found = api.call(Method::GET, &format!("/app/{named}"), Default::default()).await?;
+    if found.status != 404 || named.starts_with("app_") {
+        return Ok(None);
+    }
+    let made: Value = api.post("/app", json!({ "name": named, "uid": named }).to_string()).await?;
+    Ok(Some(plain(&made["id"])))
 }
 
 /// A call whose answer says nothing more.

@@ -255,3 +255,34 @@ fn what_is_wrong_with_a_table_can_be_seen_and_put_right() {
     eventually("all is well", || (state(&server, "rows")["failureCount"] == json!(0)).then_some(()));
     assert!(server.stop().success());
 }
+
+#[test]
+fn a_source_that_is_refused_on_the_command_line_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    let url = format!("http://{}", server.address);
+    let add = |arguments: &[&str]| {
+        let arguments = [&["source", "add"], arguments, &["--url", &url, "--api-token", &server.token]].concat();
+        let output = crate::program::run(folder.path(), &arguments);
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let applications = || server.call("GET", "/app", Value::Null).1["data"].as_array().unwrap().len();
+    for refused in [
+        &["pay", "--app", "shop", "--preset", "strip"][..],
+        &["pay", "--app", "shop", "--preset", "none", "--path", "no path"],
+        &["a b", "--app", "shop", "--preset", "none"],
+    ] {
+        let (done, told) = add(refused);
+        assert!(!done && told.contains("refused with 422"), "{refused:?}: {told}");
+        assert!(!told.contains("is made"), "{told}");
+        assert_eq!(applications(), 0, "{refused:?}");
+    }
+    let (done, told) = add(&["pay", "--app", "shop", "--preset", "none"]);
+    assert!(done && told.contains("the application shop is made"), "{told}");
+    // A uid that is taken is found out last. An application that was there before stays whatever is refused.
+    for app in ["other", "shop"] {
+        let (done, told) = add(&["pay", "--app", app, "--preset", "none"]);
+        assert!(!done && told.contains("refused with 409"), "{told}");
+        assert_eq!(applications(), 1);
+    }
+}
