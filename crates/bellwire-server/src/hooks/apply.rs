@@ -26,6 +26,8 @@ use tower::ServiceExt;
 /// The member of the metadata that says that something is declared in the file, and how.
 const DIGEST: &str = "hooks.digest";
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+/// What decides what else there must be: without it, other things would seem wrong.
+const DECISIVE: [&str; 5] = ["kind", "way", "runs", "via", "broker"];
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,6 +52,8 @@ pub(crate) struct Caller {
     organisation: OrganisationId,
     secret: [u8; 32],
     digest_key: Vec<u8>,
+    /// Behind it is a copy, on which what is right of something wrong may be done, too.
+    tries: bool,
 }
 
 impl Caller {
@@ -66,7 +70,12 @@ impl Caller {
             ..settings.clone()
         };
         let router = bellwire_api::router(Api::new(Arc::clone(&backend), settings));
-        Caller { backend, router, organisation, secret, digest_key }
+        Caller { backend, router, organisation, secret, digest_key, tries: false }
+    }
+
+    /// For a copy: what is refused is asked for again without what was wrong with it, to find what else is.
+    pub(crate) fn trying(self) -> Caller {
+        Caller { tries: true, ..self }
     }
 
     /// Makes everything as `plan` has it. Goes on after what is refused, to tell all of it.
@@ -92,7 +101,7 @@ impl Caller {
             work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
         }
         let Work { done, faults, .. } = work;
-        if faults.is_empty() { Ok(done) } else { Err(Faults { file: document.path.clone(), all: faults }) }
+        if faults.is_empty() { Ok(done) } else { Err(Faults::new(&document.path, faults)) }
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Map<String, Value>>) -> (StatusCode, Value) {
@@ -185,13 +194,29 @@ impl Work<'_> {
         if let Value::Object(metadata) = body.entry("metadata").or_insert_with(|| json!({})) {
             metadata.insert(DIGEST.to_owned(), digest.into());
         }
-        let (status, answer) = self.caller.call(Method::PUT, path, Some(&body)).await;
         let [section, name] = &declared.way;
-        if self.expect(status, &answer, &[section, name]) {
-            match old {
-                None => self.done.created += 1,
-                Some(_) => self.done.updated += 1,
+        let mut left_out: Vec<Vec<String>> = Vec::new();
+        loop {
+            let (status, answer) = self.caller.call(Method::PUT, path, Some(&body)).await;
+            let known = self.faults.len();
+            if self.expect(status, &answer, &[section, name]) {
+                match old {
+                    None => self.done.created += 1,
+                    Some(_) => self.done.updated += 1,
+                }
+                return;
             }
+            let ways = ways(&answer);
+            // What is said of something that was left out, or of that around it, is that it is not there.
+            let mut at = ways.iter();
+            let mut news = self.faults.split_off(known);
+            news.retain(|_| !at.next().is_some_and(|way| left_out.iter().any(|out| is_about(way, out))));
+            self.faults.append(&mut news);
+            let more = ways.into_iter().filter_map(|way| leave_out(&mut body, way)).collect::<Vec<_>>();
+            if !self.caller.tries || more.is_empty() || more.iter().flatten().any(|name| DECISIVE.contains(&&**name)) {
+                return;
+            }
+            left_out.extend(more);
         }
     }
 
@@ -239,12 +264,8 @@ impl Work<'_> {
             Value::Array(all) => {
                 for fault in all {
                     let text = fault["msg"].as_str().unwrap_or("it is refused");
-                    let loc = fault["loc"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                    let steps: Vec<String> = loc
-                        .filter(|step| *step != "body")
-                        .map(|step| to_snake(step.trim_matches(['[', ']'])))
-                        .collect();
-                    let place: Vec<&str> = way.iter().copied().chain(steps.iter().map(String::as_str)).collect();
+                    let place = self.place(way, &steps(fault));
+                    let place: Vec<&str> = place.iter().map(String::as_str).collect();
                     self.faults.push(self.document.fault(&place, told(text), None));
                 }
             }
@@ -255,6 +276,55 @@ impl Work<'_> {
         }
         false
     }
+
+    /// Where in the file it stands that the API finds at these steps below `way`.
+    fn place(&self, way: &[&str], steps: &[String]) -> Vec<String> {
+        let mut place: Vec<String> = way.iter().map(|&step| step.to_owned()).collect();
+        let mut here = way.iter().try_fold(&self.document.value, |value, step| value.get(step));
+        for step in steps {
+            let has = |name: &str| here.is_some_and(|here| here.get(name).is_some());
+            if step == "secrets" && has("secret") {
+                place.push("secret".to_owned());
+                break;
+            }
+            // Names of the user's own stand as they are.
+            let name = if has(step) { step.clone() } else { to_snake(step) };
+            here = here.and_then(|here| match here {
+                Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+                members => members.get(&name),
+            });
+            place.push(name);
+        }
+        place
+    }
+}
+
+/// The ways down the body to what is refused, in the order of the faults.
+fn ways(answer: &Value) -> Vec<Vec<String>> {
+    answer["detail"].as_array().into_iter().flatten().map(steps).collect()
+}
+
+fn steps(fault: &Value) -> Vec<String> {
+    let loc = fault["loc"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    loc.filter(|step| *step != "body").map(|step| step.trim_matches(['[', ']']).to_owned()).collect()
+}
+
+/// Whether one of these ways leads through the end of the other.
+fn is_about(way: &[String], out: &[String]) -> bool {
+    way.iter().zip(out).all(|(one, other)| one == other)
+}
+
+/// Takes what stands at this way out of the body; of a list, the whole list, so that the places of its items stay right. Answers what is out.
+fn leave_out(body: &mut Map<String, Value>, mut way: Vec<String>) -> Option<Vec<String>> {
+    let mut here = body;
+    let mut at = 0;
+    while at + 1 < way.len() && here.get(&way[at]).is_some_and(Value::is_object) {
+        here = here.get_mut(&way[at]).and_then(Value::as_object_mut)?;
+        at += 1;
+    }
+    here.remove(way.get(at)?)?;
+    way.truncate(at + 1);
+    Some(way)
 }
 
 /// Without the place in the JSON that we made, and with the names of the file.

@@ -31,6 +31,21 @@ pub(crate) struct Faults {
     pub(crate) all: Vec<Fault>,
 }
 
+impl Faults {
+    /// In the order of the file, each once.
+    pub(crate) fn new(file: &Path, faults: Vec<Fault>) -> Faults {
+        let mut all: Vec<Fault> = Vec::with_capacity(faults.len());
+        for fault in faults {
+            // An endpoint with several sources says the same for each of their applications.
+            if !all.contains(&fault) {
+                all.push(fault);
+            }
+        }
+        all.sort_by_key(|fault| fault.line);
+        Faults { file: file.to_owned(), all }
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, Fault { place, line, text, hint }) in self.all.iter().enumerate() {
@@ -60,6 +75,8 @@ pub(crate) struct Document {
     pub(crate) path: PathBuf,
     /// With secrets in the place of references to them.
     pub(crate) value: Value,
+    /// References that lead nowhere; an empty text is in their place, so that the rest can be looked at.
+    pub(crate) lost: Vec<Fault>,
     lines: Lines,
 }
 
@@ -75,12 +92,10 @@ impl Document {
     /// Reads a file; relative paths in it begin at its folder.
     ///
     /// # Errors
-    /// All that is wrong.
+    /// Why it cannot be read: all that is wrong with how it is written.
     pub(crate) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Document, Faults> {
-        let whole = |text: String| Faults {
-            file: path.to_owned(),
-            all: vec![Fault { place: String::new(), line: None, text, hint: None }],
-        };
+        let whole =
+            |text: String| Faults::new(path, vec![Fault { place: String::new(), line: None, text, hint: None }]);
         match fs::metadata(path) {
             Ok(found) if found.len() > FILE_BYTES_MAX => return Err(whole("it has more than 8 MiB".to_owned())),
             _ => {}
@@ -92,7 +107,7 @@ impl Document {
     /// As [`Document::read`], of a text that was read.
     ///
     /// # Errors
-    /// All that is wrong.
+    /// As [`Document::read`].
     pub(crate) fn parse(
         path: &Path,
         text: String,
@@ -100,8 +115,8 @@ impl Document {
     ) -> Result<Document, Faults> {
         let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
         let read = if yaml { from_yaml(text) } else { from_toml(&text) };
-        let (value, lines) = read.map_err(|all| Faults { file: path.to_owned(), all })?;
-        let mut document = Document { path: path.to_owned(), value: Value::Null, lines };
+        let (value, lines) = read.map_err(|all| Faults::new(path, all))?;
+        let mut document = Document { path: path.to_owned(), value: Value::Null, lost: Vec::new(), lines };
         let mut resolver = Resolver {
             folder: path.parent().unwrap_or(Path::new("")),
             environment,
@@ -109,10 +124,7 @@ impl Document {
             faults: Vec::new(),
         };
         let value = resolver.resolved(value, &mut Vec::new());
-        if !resolver.faults.is_empty() {
-            return Err(Faults { file: path.to_owned(), all: resolver.faults });
-        }
-        document.value = value;
+        (document.lost, document.value) = (resolver.faults, value);
         Ok(document)
     }
 
@@ -329,7 +341,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_file_line_and_hint() {
         let check = |name: &str, text: &str, expected: &str| {
-            let told = read(name, text).map(|_| ()).expect_err("is wrong").to_string();
+            let wrong = match read(name, text) {
+                Ok(document) => Faults::new(&document.path, document.lost),
+                Err(faults) => faults,
+            };
+            let told = wrong.to_string();
             assert!(told.starts_with(expected), "{told}");
         };
         check("hooks.toml", "[sources]\na = = 1\n", "hooks.toml:2: this is not TOML: ");

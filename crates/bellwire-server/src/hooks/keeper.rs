@@ -2,8 +2,7 @@
 
 use super::apply::{Caller, Done};
 use super::file::{Document, Faults};
-use super::plan::plan;
-use super::rehearsal::Rehearsal;
+use super::rehearsal::rehearse;
 use crate::command::token::organisation_default;
 use bellwire_api::Settings;
 use bellwire_api::backend::Backend;
@@ -83,9 +82,7 @@ impl Keeper {
             Ok(read) => read?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let plan = plan(&document)?;
-        let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(Arc::clone(&self.backend), &organisation_default()));
-        Caller::new(copy, &self.settings, organisation_default()).apply(&document, &plan).await?;
+        let (plan, _) = rehearse(&document, Arc::clone(&self.backend), &self.settings).await?;
         Caller::new(Arc::clone(&self.backend), &self.settings, organisation_default()).apply(&document, &plan).await
     }
 }
@@ -93,7 +90,7 @@ impl Keeper {
 /// Reads a file with the environment of this process.
 ///
 /// # Errors
-/// All that is wrong.
+/// As [`Document::read`].
 pub(crate) fn read(path: &Path) -> Result<Document, Faults> {
     Document::read(path, &crate::config::variable)
 }

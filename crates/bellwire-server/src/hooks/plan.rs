@@ -3,8 +3,9 @@
 //! Names in the file are the API's own, with underscores: `event_types` for `eventTypes`. A source has an application of its own
 //! unless it names one; an endpoint gets what the sources in its `from` receive, in each of their applications.
 
-use super::file::{Document, Fault, Faults};
+use super::file::{Document, Fault};
 use crate::config::did_you_mean;
+use bellwire_signature::source::presets;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -31,6 +32,34 @@ const ENDPOINT: [&str; 15] = [
     "filter",
 ];
 const ENDPOINT_SHAPE: [&str; 2] = ["format", "content_type"];
+/// What a source can have beside `application` and `secret`.
+const SOURCE: [&str; 23] = [
+    "name",
+    "way",
+    "cron",
+    "outbox",
+    "queue",
+    "preset",
+    "recipe",
+    "settings",
+    "secrets",
+    "path",
+    "methods",
+    "content_type",
+    "body_bytes_max",
+    "rate",
+    "allowed_networks",
+    "trusted_proxies",
+    "dedupe",
+    "event_type",
+    "event_type_from",
+    "url",
+    "answer",
+    "disabled",
+    "metadata",
+];
+/// What follows from the name of its table.
+const OWN: [&str; 3] = ["uid", "app_id", "appId"];
 /// Members of a source whose own members are the API's, too.
 const NESTED: [&str; 5] = ["dedupe", "answer", "cron", "outbox", "queue"];
 const NAME_MAX: usize = 200;
@@ -59,11 +88,10 @@ pub(crate) struct Plan {
     pub(crate) endpoints: Vec<Declared>,
 }
 
-/// Reads the declarations of a file.
-///
-/// # Errors
-/// All that is wrong with how they hang together. What is wrong with each by itself says the API.
-pub(crate) fn plan(document: &Document) -> Result<Plan, Faults> {
+/// Reads the declarations of a file, and all that is wrong with how they hang together. What is wrong with each by itself says the API: what
+/// belongs nowhere is planned as well, for an application of its own, so that the API can be asked. With faults, nothing of the plan may be
+/// done but on a copy.
+pub(crate) fn plan(document: &Document) -> (Plan, Vec<Fault>) {
     let mut reader = Reader { document, plan: Plan::default(), faults: Vec::new(), of_sources: BTreeMap::new() };
     let empty = Map::new();
     let whole = document.value.as_object().unwrap_or(&empty);
@@ -79,7 +107,7 @@ pub(crate) fn plan(document: &Document) -> Result<Plan, Faults> {
     reader.each("endpoints", Reader::endpoint);
     reader.shared_applications();
     let Reader { plan, faults, .. } = reader;
-    if faults.is_empty() { Ok(plan) } else { Err(Faults { file: document.path.clone(), all: faults }) }
+    (plan, faults)
 }
 
 struct Reader<'a> {
@@ -131,9 +159,26 @@ impl Reader<'_> {
             None => format!("{PREFIX}{name}"),
             Some(Value::String(uid)) if is_name(&uid) => uid,
             Some(_) => {
-                return self.fault(&["sources", name, "application"], "the uid of an application is expected", "");
+                let hint = "uids have letters, digits, -, _ and .";
+                self.fault(&["sources", name, "application"], "the uid of an application is expected", hint);
+                format!("{PREFIX}{name}")
             }
         };
+        let known = || ["application", "secret"].into_iter().chain(SOURCE);
+        for member in body.keys().filter(|member| !known().chain(OWN).any(|known| known == *member)) {
+            let names = known().collect::<Vec<_>>().join(", ");
+            let hint = format!("there are {names}{}", did_you_mean(member, known()));
+            let fault =
+                self.document.fault(&["sources", name, member], "a source has nothing of this name", Some(hint));
+            self.faults.push(fault);
+        }
+        if let Some(Value::String(preset)) = body.get("preset")
+            && !presets().iter().any(|known| known.name == *preset)
+        {
+            let close = did_you_mean(preset, presets().iter().map(|known| known.name.as_str()));
+            let hint = format!("`bellwire source presets` lists them{close}");
+            self.fault(&["sources", name, "preset"], format!("there is no preset {preset}"), &hint);
+        }
         match (body.remove("secret"), body.contains_key("secrets")) {
             (Some(_), true) => self.fault(
                 &["sources", name, "secret"],
@@ -143,7 +188,7 @@ impl Reader<'_> {
             (Some(secret), false) => drop(body.insert("secrets".to_owned(), json!([secret]))),
             (None, _) => {}
         }
-        for own in ["uid", "app_id", "appId"] {
+        for own in OWN {
             if body.contains_key(own) {
                 self.fault(
                     &["sources", name, own],
@@ -180,16 +225,15 @@ impl Reader<'_> {
             (None, Some(Value::String(uid))) if is_name(&uid) => BTreeSet::from([uid]),
             (Some(from), None) => self.from(name, &from),
             (Some(_), Some(_)) => {
-                return self.fault(
-                    &["endpoints", name, "application"],
-                    "there is `from` as well",
-                    "one of them is enough",
-                );
+                self.fault(&["endpoints", name, "application"], "there is `from` as well", "one of them is enough");
+                BTreeSet::new()
             }
             (None, _) => {
-                return self.fault(&way, "it does not say what it gets", "from = \"SOURCE\", or application = \"UID\"");
+                self.fault(&way, "it does not say what it gets", "from = \"SOURCE\", or application = \"UID\"");
+                BTreeSet::new()
             }
         };
+        let nowhere = applications.is_empty().then(|| format!("{PREFIX}{name}"));
         let known = || ENDPOINT.into_iter().chain(ENDPOINT_SHAPE);
         for member in body.keys() {
             if !known().any(|known| known == member) {
@@ -212,7 +256,7 @@ impl Reader<'_> {
         }
         self.trust(&mut body);
         let body = camel(body);
-        for application in applications {
+        for application in applications.into_iter().chain(nowhere) {
             self.plan.applications.entry(application.clone()).or_default();
             let declared = Declared {
                 way: way.map(str::to_owned),
@@ -246,6 +290,11 @@ impl Reader<'_> {
     fn from(&mut self, name: &str, from: &Value) -> BTreeSet<String> {
         let mut applications = BTreeSet::new();
         let names: Vec<Option<&str>> = match from {
+            Value::Array(names) if names.is_empty() => {
+                let hint = "name at least one source";
+                self.fault(&["endpoints", name, "from"], "it does not say what it gets", hint);
+                Vec::new()
+            }
             Value::Array(names) => names.iter().map(Value::as_str).collect(),
             one => vec![one.as_str()],
         };
@@ -334,9 +383,16 @@ pub(crate) fn to_snake(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooks::file::Faults;
 
     fn document(text: &str) -> Document {
         Document::parse(Path::new("hooks.toml"), text.to_owned(), &|_| None).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn right(text: &str) -> Plan {
+        let (plan, faults) = plan(&document(text));
+        assert_eq!(faults, []);
+        plan
     }
 
     const FILE: &str = r#"
@@ -364,7 +420,7 @@ throttle_rate = 5
 
     #[test]
     fn a_file_becomes_what_the_api_is_asked() {
-        let plan = plan(&document(FILE)).unwrap_or_else(|faults| panic!("{faults}"));
+        let plan = right(FILE);
         assert_eq!(plan.applications.keys().collect::<Vec<_>>(), ["hooks.github", "shop"]);
         assert_eq!(plan.event_types.keys().collect::<Vec<_>>(), ["push"]);
         let sources: Vec<_> = plan.sources.iter().map(|s| (s.uid.as_str(), Value::Object(s.body.clone()))).collect();
@@ -382,7 +438,7 @@ throttle_rate = 5
     #[test]
     fn names_within_a_way_are_the_apis_too() {
         let file = "[sources.pay.queue]\nbroker = \"redis\"\nevent_type_from = \"body.type\"\n";
-        let plan = plan(&document(file)).unwrap_or_else(|faults| panic!("{faults}"));
+        let plan = right(file);
         let queue = json!({ "broker": "redis", "eventTypeFrom": "body.type" });
         assert_eq!(plan.sources[0].body["queue"], queue);
     }
@@ -390,7 +446,8 @@ throttle_rate = 5
     #[test]
     fn what_does_not_hang_together_is_told_with_its_line() {
         let check = |text: &str, expected: &str| {
-            let told = plan(&document(text)).map(|_| ()).expect_err(text).to_string();
+            let (document, file) = (document(text), Path::new("hooks.toml"));
+            let told = Faults::new(file, plan(&document).1).to_string();
             assert!(told.contains(expected), "{told}");
         };
         check(
@@ -402,6 +459,19 @@ throttle_rate = 5
             "hooks.toml:4: endpoints.b.from: there is no source aa\n  hint: there are a; did you mean a?",
         );
         check("[endpoints.b]\nurl = \"x\"\n", "hooks.toml:1: endpoints.b: it does not say what it gets");
+        check("[endpoints.b]\nfrom = []\n", "hooks.toml:2: endpoints.b.from: it does not say what it gets");
+        check(
+            "[sources.a]\npresett = \"x\"\n",
+            "hooks.toml:2: sources.a.presett: a source has nothing of this name\n  hint: there are application, secret, ",
+        );
+        check(
+            "[sources.a]\npreset = \"githb\"\n",
+            "hooks.toml:2: sources.a.preset: there is no preset githb\n  hint: `bellwire source presets` lists them; did you mean github?",
+        );
+        check(
+            "[sources.a]\npreset = \"none\"\nuid = \"b\"\n",
+            "hooks.toml:3: sources.a.uid: this follows from the name",
+        );
         check(
             "[endpoints.b]\napplication = \"x\"\nevent_typs = []\n",
             "hooks.toml:3: endpoints.b.event_typs: an endpoint has nothing of this name",
@@ -416,6 +486,25 @@ throttle_rate = 5
             "[sources.a]\napplication = \"x\"\n[sources.b]\napplication = \"x\"\n[endpoints.c]\nfrom = \"a\"\n",
             "hooks.toml:6: endpoints.c.from: a and b share an application",
         );
+    }
+
+    #[test]
+    fn a_file_can_say_what_the_api_takes() {
+        let document: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("JSON");
+        for (schema, ours) in
+            [("SourceIn", [&SOURCE[..], &["uid", "app_id"]].concat()), ("EndpointIn", endpoint_names())]
+        {
+            let properties = document["components"]["schemas"][schema]["properties"].as_object().expect("properties");
+            let mut theirs: Vec<String> = properties.keys().map(|name| to_snake(name)).collect();
+            let mut ours = ours;
+            theirs.sort();
+            ours.sort();
+            assert_eq!(ours, theirs, "{schema}");
+        }
+    }
+
+    fn endpoint_names() -> Vec<&'static str> {
+        ENDPOINT.into_iter().chain(ENDPOINT_SHAPE).chain(["uid"]).collect()
     }
 
     #[test]

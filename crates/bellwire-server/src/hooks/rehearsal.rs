@@ -3,8 +3,8 @@
 //! Asks the real backend whether a URL, a certificate or a plugin can be used; changes only the copy; accepts no message.
 
 use super::apply::{Caller, Done};
-use super::file::Faults;
-use super::plan::plan;
+use super::file::{Document, Fault, Faults};
+use super::plan::{Plan, plan};
 use crate::clock::Clock;
 use crate::command::token::organisation_default;
 use crate::config::Config;
@@ -13,6 +13,7 @@ use crate::doors::Doors;
 use crate::observe::Metrics;
 use crate::wiring;
 use anyhow::Context;
+use bellwire_api::Settings;
 use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault, Shaped, Unshaped};
 use bellwire_api::pipe::Pipes;
 use bellwire_egress::Egress;
@@ -95,15 +96,44 @@ pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<R
     });
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
     let settings = wiring::api_for_nobody(config, &wiring::scripts(config));
-    let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(real, &organisation_default()));
-    let document = match super::keeper::read(file) {
-        Ok(document) => document,
-        Err(faults) => return Ok(Err(faults)),
-    };
-    Ok(match plan(&document) {
-        Ok(plan) => Caller::new(copy, &settings, organisation_default()).apply(&document, &plan).await,
+    let tried = match super::keeper::read(file) {
+        Ok(document) => rehearse(&document, real, &settings).await,
         Err(faults) => Err(faults),
-    })
+    };
+    Ok(tried.map(|(_, done)| done))
+}
+
+/// Declares what a file says on a copy of what there is at `real`. Answers what is to be done there, and what was done here.
+///
+/// # Errors
+/// All that is wrong with the file, as far as one go can find it.
+pub(super) async fn rehearse(
+    document: &Document,
+    real: Arc<dyn Backend>,
+    settings: &Settings,
+) -> Result<(Plan, Done), Faults> {
+    let (plan, faults) = plan(document);
+    let organisation = organisation_default();
+    let copy: Arc<dyn Backend> = Arc::new(Rehearsal::of(real, &organisation));
+    let tried = Caller::new(copy, settings, organisation).trying().apply(document, &plan).await;
+    // Where something is lost, whatever else is said of it says that it is not there; and what we have said ourselves, we say better.
+    let lost = |place: &str| {
+        document
+            .lost
+            .iter()
+            .any(|lost| place.strip_prefix(&*lost.place).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    let known = |fault: &Fault| faults.iter().any(|own| own.place == fault.place);
+    let more: Vec<Fault> = match &tried {
+        Ok(_) => Vec::new(),
+        Err(refused) => refused.all.iter().filter(|fault| !known(fault)).cloned().collect(),
+    };
+    let all: Vec<Fault> = faults.iter().chain(&more).filter(|fault| !lost(&fault.place)).cloned().collect();
+    let all = Faults::new(&document.path, document.lost.iter().cloned().chain(all).collect());
+    match tried {
+        Ok(done) if all.all.is_empty() => Ok((plan, done)),
+        _ => Err(all),
+    }
 }
 
 impl Backend for Rehearsal {

@@ -105,6 +105,80 @@ fn a_file_that_is_wrong_stops_the_start_and_is_told_by_check_with_file_line_and_
     assert!(!folder.path().join("bellwire-data").exists(), "a check leaves nothing behind");
 }
 
+#[test]
+fn check_tells_every_mistake_that_it_can_find_in_one_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"[sources.github]
+presett = "github"
+secret = { env = "GONE" }
+rate = 0
+
+[sources.pay]
+preset = "strip"
+body_bytes_max = "much"
+methods = ["FETCH"]
+dedupe = { by = "body", window = 60 }
+
+[endpoints.a]
+from = "githb"
+url = "ftp://nowhere"
+throttle_rate = "many"
+retry_schedule = "soon"
+fifoo = true
+
+[endpoints.b]
+from = ["github", "pay"]
+plugin = { runs = "command", program = "/bin/true", timeout_ms = 0, lost = 1 }
+
+[endpoints.c]
+from = "pay"
+kind = "plug"
+"#;
+    write(folder.path(), text);
+    let output = run(folder.path(), &["check", "hooks.toml", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults: Vec<_> =
+        told["faults"].as_array().unwrap().iter().map(|fault| (fault["line"].as_u64(), fault)).collect();
+    let found: Vec<_> =
+        faults.iter().map(|(line, fault)| (line.unwrap_or(0), fault["place"].as_str().unwrap())).collect();
+    let expected = [
+        (1, "sources.github.preset"),
+        (2, "sources.github.presett"),
+        (3, "sources.github.secret"),
+        (4, "sources.github.rate"),
+        (7, "sources.pay.preset"),
+        (8, "sources.pay.body_bytes_max"),
+        (9, "sources.pay.methods.0"),
+        (10, "sources.pay.dedupe.window"),
+        (13, "endpoints.a.from"),
+        (14, "endpoints.a.url"),
+        (15, "endpoints.a.throttle_rate"),
+        (16, "endpoints.a.retry_schedule"),
+        (17, "endpoints.a.fifoo"),
+        (21, "endpoints.b.plugin.lost"),
+        (21, "endpoints.b.plugin.timeout_ms"),
+        (25, "endpoints.c.kind"),
+    ];
+    let mut sorted = found.clone();
+    sorted.sort();
+    assert_eq!(sorted, expected, "{told:#}");
+    assert!(found.is_sorted_by_key(|(line, _)| *line), "{found:?}");
+    for (place, hint) in [
+        ("sources.github.presett", "did you mean preset?"),
+        ("sources.github.secret", "set GONE before"),
+        ("sources.pay.preset", "did you mean stripe?"),
+        ("endpoints.a.from", "did you mean github?"),
+        ("endpoints.a.fifoo", "did you mean fifo?"),
+    ] {
+        let fault = faults.iter().find(|(_, fault)| fault["place"] == place).unwrap().1;
+        assert!(fault["hint"].as_str().unwrap_or_default().contains(hint), "{fault}");
+    }
+    // A server tells the same, and does nothing of it.
+    let output = run(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--hooks", "hooks.toml"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(expected.iter().all(|(line, place)| text.contains(&format!("hooks.toml:{line}: {place}: "))), "{text}");
+}
+
 /// A program that writes its arguments and one variable to a file beside it.
 fn script(folder: &Path, name: &str) {
     use std::os::unix::fs::PermissionsExt as _;
