@@ -40,4 +40,5 @@ mod settings;
 mod swap;
 mod tls;
 mod pipe;
+mod readers;
 mod broadcast;

@@ -314,14 +314,19 @@ fn who_waits_for_a_delivery_gets_what_is_replayed_at_once() {
 }
 
 /// A channel that is open.
-struct Channel(tungstenite::WebSocket<TcpStream>);
+pub(crate) struct Channel(pub(crate) tungstenite::WebSocket<TcpStream>);
 
 impl Channel {
     fn open(server: &Program, query: &str) -> Channel {
         let stream = TcpStream::connect(server.address).unwrap();
+        Channel::over(stream, server, PIPE, query)
+    }
+
+    /// Over this connection, of this endpoint.
+    pub(crate) fn over(stream: TcpStream, server: &Program, endpoint: &str, query: &str) -> Channel {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = tungstenite::http::Request::builder()
-            .uri(format!("ws://x/api/v1{PIPE}/ws?{query}"))
+            .uri(format!("ws://x/api/v1{endpoint}/ws?{query}"))
             .header("host", "x")
             .header("authorization", format!("Bearer {}", server.token))
             .header("connection", "Upgrade")
@@ -336,7 +341,7 @@ impl Channel {
         Channel(socket)
     }
 
-    fn say(&mut self, frame: Value) {
+    pub(crate) fn say(&mut self, frame: Value) {
         self.0.send(tungstenite::Message::text(frame.to_string())).unwrap();
     }
 

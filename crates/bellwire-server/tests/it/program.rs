@@ -121,6 +121,13 @@ impl Program {
         (head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0), head.to_owned(), body.to_owned())
     }
 
+    /// What it holds in memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
