@@ -4,6 +4,7 @@ mod request;
 mod vector;
 mod pair;
 mod vectors;
+mod survey;
 mod presets;
 mod handshakes;
 mod robustness;
