@@ -6,6 +6,7 @@
 
 use super::codec::{self, integer};
 use super::fault::Fault;
+use super::key_filter::KeyFilter;
 use super::ledger::Meta;
 use super::{attempt_log, keys, message_log};
 use crate::DedupeEntry;
@@ -85,8 +86,20 @@ pub(super) struct Tail {
     messages: VecDeque<MessageRecord>,
     attempts: VecDeque<AttemptRecord>,
     keys: HashMap<DedupeKey, DedupeEntry>,
+    /// Knows its own keys and, once it has gone through them, those of the tables.
+    pub(super) filter: KeyFilter,
     /// Holds everything up to and including it.
     newest: Sequence,
+}
+
+/// Where a key is.
+pub(super) enum Sought {
+    /// In the tail.
+    Found(DedupeEntry),
+    /// Perhaps in the tables.
+    InTables,
+    /// In neither.
+    Nowhere,
 }
 
 /// The part of the tail that a query asked for, exactly as its transaction sees it.
@@ -99,7 +112,9 @@ pub(super) struct View {
 impl Tail {
     /// Reads what the indexes lack from the logs, at a start.
     pub(super) fn read(connection: &Connection, meta: &Meta) -> Result<Tail, Fault> {
-        let mut tail = Tail { newest: meta.indexed, ..Tail::default() };
+        // A message has two keys at most; how many of all that were ever accepted are still there is not known.
+        let filter = KeyFilter::gathering(meta.ledger.accepted.saturating_mul(2));
+        let mut tail = Tail { newest: meta.indexed, filter, ..Tail::default() };
         let (mut messages, mut attempts) = (Vec::new(), Vec::new());
         message_log::records(connection, meta.indexed, meta.newest, |record| messages.push(record))?;
         attempt_log::records(connection, meta.indexed, meta.newest, |record| attempts.push(record))?;
@@ -123,6 +138,7 @@ impl Tail {
             for (key, entry) in keys::entries(record) {
                 // The first one counts.
                 self.keys.entry(key).or_insert(entry);
+                self.filter.insert(key);
             }
         }
         self.messages.extend(messages.drain(..));
@@ -149,8 +165,12 @@ impl Tail {
         message.into_iter().chain(attempt).min()
     }
 
-    pub(super) fn find_key(&self, key: DedupeKey) -> Option<DedupeEntry> {
-        self.keys.get(&key).copied()
+    pub(super) fn find_key(&self, key: DedupeKey) -> Sought {
+        match self.keys.get(&key) {
+            Some(entry) => Sought::Found(*entry),
+            None if self.filter.may_hold(key) => Sought::InTables,
+            None => Sought::Nowhere,
+        }
     }
 
     /// The oldest records, about `count` of both logs together and never part of a message, with the sequence up to which they reach.
@@ -218,7 +238,7 @@ impl Tail {
     }
 }
 
-/// Records on their way into the indexes.
+/// Records on their way into the indexes; their keys go into [`KeyRuns`](super::key_runs::KeyRuns).
 #[derive(Default)]
 pub(super) struct Slice {
     pub(super) messages: Vec<MessageRecord>,
@@ -237,7 +257,6 @@ impl Slice {
         self.write_messages(connection)?;
         self.write_deliveries(connection)?;
         self.write_attempts(connection)?;
-        keys::write(connection, &self.messages)?;
         let mut expiring = connection.prepare_cached("INSERT OR IGNORE INTO expiring VALUES (?1, ?2)")?;
         for record in &self.messages {
             if record.expires_at < retention_ends(record.sequence) {

@@ -1,10 +1,11 @@
 //! What makes a create unique. Idempotency keys live in buckets of time that are dropped whole; event ids live as long as
-//! their message; kept answers until they expire.
+//! their message; kept answers until they expire. The newest keys of both kinds are in [runs](key_runs).
 
 use super::codec;
 use super::codec::integer;
 use super::fault::Fault;
 use super::index::MessageRecord;
+use super::key_runs::{self, RunKey};
 use super::message_log::array;
 use crate::{DedupeEntry, KeptAnswer};
 use bellwire_model::{DedupeKey, RequestDigest, Sequence, Timestamp};
@@ -16,6 +17,8 @@ use std::time::Duration;
 const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
 /// The time that one bucket covers. A look-up asks each live bucket, so few are better.
 const BUCKET_SECONDS: i64 = 3 * 3600;
+/// What an event id has in place of a digest.
+pub(super) const NO_DIGEST: RequestDigest = RequestDigest([0; 8]);
 
 fn bucket(message: Sequence) -> i64 {
     message.time().as_seconds().div_euclid(BUCKET_SECONDS)
@@ -29,30 +32,35 @@ pub(super) fn oldest_bucket(now: Timestamp) -> i64 {
 /// The keys of a message. An event id has no digest of its own: it reads as zeros.
 pub(super) fn entries(record: &MessageRecord) -> impl Iterator<Item = (DedupeKey, DedupeEntry)> {
     let message = record.sequence;
-    let event = record.event.map(|key| DedupeEntry { key, digest: RequestDigest([0; 8]), message });
+    let event = record.event.map(|key| DedupeEntry { key, digest: NO_DIGEST, message });
     record.idempotency.into_iter().chain(event).map(|entry| (entry.key, entry))
 }
 
-/// Writes the keys of a slice, sorted.
-pub(super) fn write(connection: &Connection, messages: &[MessageRecord]) -> Result<(), Fault> {
-    let mut idempotency: Vec<_> =
-        messages.iter().filter_map(|m| m.idempotency).map(|entry| (bucket(entry.message), entry)).collect();
-    idempotency.sort_unstable_by_key(|(bucket, entry)| (*bucket, entry.key, entry.message));
-    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO idempotency_key VALUES (?1, ?2, ?3, ?4)")?;
-    for (bucket, entry) in idempotency {
-        insert.execute(params![bucket, entry.key.0.as_slice(), entry.digest.0.as_slice(), integer(entry.message)])?;
-    }
-    let mut events: Vec<_> = messages.iter().filter_map(|m| m.event.map(|key| (key, m.sequence))).collect();
-    events.sort_unstable();
+/// Merges keys into their tables. Of two that are the same, the one of the older message counts. Idempotency keys that nobody may ask
+/// for any more at `now` are left out.
+pub(super) fn merge(connection: &Connection, mut keys: Vec<RunKey>, now: Timestamp) -> Result<(), Fault> {
+    keys.sort_unstable_by_key(|key| (key.key, key.message));
     let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO event_key VALUES (?1, ?2)")?;
-    for (key, message) in events {
-        insert.execute(params![key.0.as_slice(), integer(message)])?;
+    for RunKey { key, message, .. } in keys.iter().filter(|key| key.digest.is_none()) {
+        insert.execute(params![key.0.as_slice(), integer(*message)])?;
+    }
+    let live = oldest_bucket(now);
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO idempotency_key VALUES (?1, ?2, ?3, ?4)")?;
+    let mut idempotency: Vec<_> = keys.iter().filter_map(|key| Some((bucket(key.message), key, key.digest?))).collect();
+    idempotency.retain(|(bucket, ..)| *bucket >= live);
+    // Within a bucket they are sorted already.
+    idempotency.sort_by_key(|(bucket, ..)| *bucket);
+    for (bucket, RunKey { key, message, .. }, digest) in idempotency {
+        insert.execute(params![bucket, key.0.as_slice(), digest.0.as_slice(), integer(*message)])?;
     }
     Ok(())
 }
 
-/// The message made under `key`, of those that the indexes hold.
+/// The message made under `key`, of those that the indexes hold. Runs first: what leaves them is in the tables by then.
 pub(super) fn find(connection: &Connection, key: DedupeKey) -> Result<Option<DedupeEntry>, Fault> {
+    if let Some(entry) = key_runs::find(connection, key)? {
+        return Ok(Some(entry));
+    }
     // Newest bucket first; there are five or six.
     let mut buckets = connection.prepare_cached(
         "WITH RECURSIVE live(bucket) AS (SELECT max(bucket) FROM idempotency_key UNION ALL \
@@ -65,15 +73,22 @@ pub(super) fn find(connection: &Connection, key: DedupeKey) -> Result<Option<Ded
         return Ok(Some(DedupeEntry { key, digest, message: codec::sequence(row.get(1)?) }));
     }
     drop(rows);
-    find_event(connection, key)
+    find_merged_event(connection, key)
 }
 
 /// The same, of event ids and received requests alone.
 pub(super) fn find_event(connection: &Connection, key: DedupeKey) -> Result<Option<DedupeEntry>, Fault> {
+    match key_runs::find(connection, key)? {
+        Some(entry) => Ok(Some(entry)),
+        None => find_merged_event(connection, key),
+    }
+}
+
+fn find_merged_event(connection: &Connection, key: DedupeKey) -> Result<Option<DedupeEntry>, Fault> {
     let mut events = connection.prepare_cached("SELECT message FROM event_key WHERE key = ?1")?;
     let mut rows = events.query([key.0.as_slice()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(DedupeEntry { key, digest: RequestDigest([0; 8]), message: codec::sequence(row.get(0)?) }))
+    Ok(Some(DedupeEntry { key, digest: NO_DIGEST, message: codec::sequence(row.get(0)?) }))
 }
 
 /// Drops up to about `limit` keys of buckets that nobody may ask for any more. Answers how many there were.

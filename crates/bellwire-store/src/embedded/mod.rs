@@ -14,6 +14,8 @@ mod message_log;
 mod attempt_log;
 mod waiting_room;
 mod keys;
+mod key_runs;
+mod key_filter;
 mod sealed;
 mod configuration;
 mod shape;
@@ -57,7 +59,7 @@ use bellwire_model::{
 use checkpoint::Checkpointer;
 use fault::Fault;
 use folder::{Folder, IndexRoom};
-use index::{AttemptRecord, MessageRecord, Tail};
+use index::{AttemptRecord, MessageRecord, Sought, Tail};
 use parking_lot::{Mutex, RwLock};
 use readers::{Reader, Readers};
 use reading::Snapshot;
@@ -86,6 +88,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V20__retry_schedules_of_event_types", include_str!("schema/V20__retry_schedules_of_event_types.sql")),
     ("V25__ends_of_tasks_that_were_not_told", include_str!("schema/V25__ends_of_tasks_that_were_not_told.sql")),
     ("V26__broadcasts", include_str!("schema/V26__broadcasts.sql")),
+    ("V33__runs_of_keys", include_str!("schema/V33__runs_of_keys.sql")),
 ];
 
 /// A store in a data folder.
@@ -200,12 +203,13 @@ impl Store for EmbeddedStore {
     }
 
     fn find_key(&self, key: DedupeKey) -> Result<Option<DedupeEntry>, ReadError> {
-        // The tail first: what leaves it in between is in the tables by then.
-        if let Some(entry) = self.tail.read().find_key(key) {
-            return Ok(Some(entry));
-        }
         if self.writer.is_some() {
-            return self.read(|reader| keys::find(reader, key));
+            return match self.tail.read().find_key(key) {
+                Sought::Found(entry) => Ok(Some(entry)),
+                Sought::Nowhere => Ok(None),
+                // What has left the tail in between is in the tables by now.
+                Sought::InTables => self.read(|reader| keys::find(reader, key)),
+            };
         }
         // Beside a server, the tail is in the log.
         let has_key = move |record: &MessageRecord| keys::entries(record).any(|(own, _)| own == key);
@@ -223,10 +227,10 @@ impl Store for EmbeddedStore {
         if self.writer.is_none() {
             return self.find_key(key);
         }
-        // The tail first, as for every key.
         match self.tail.read().find_key(key) {
-            Some(entry) => Ok(Some(entry)),
-            None => self.read(|reader| keys::find_event(reader, key)),
+            Sought::Found(entry) => Ok(Some(entry)),
+            Sought::Nowhere => Ok(None),
+            Sought::InTables => self.read(|reader| keys::find_event(reader, key)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Upkeep: work behind the logs, one bounded slice at a time, each slice one transaction that a crash leaves whole or undone.
 //!
-//! In this order: fill the indexes; end what was owed to deleted endpoints; remove what is past its retention; forget keys and
-//! tasks.
+//! In this order: fill the indexes; learn which keys there are, or merge them; end what was owed to deleted endpoints; remove what is past
+//! its retention; forget keys and tasks.
 //!
 //! Retention raises the **floor** first: from then on messages below it are gone for every reader and every commit, however long
 //! their removal takes. What waits below it ends as expired, with an attempt row that says so. Then the ranges go,
@@ -14,6 +14,7 @@ use super::codec::{self, integer};
 use super::consumer::Settling;
 use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
+use super::key_runs::Place;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
 use super::task;
@@ -23,6 +24,7 @@ use crate::CommitError;
 use bellwire_model::{AfterAttempt, Delivery, EndReason, EndpointKey, Sequence, Timestamp};
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// The floor rises in steps of a 64th of the retention, and at most of this.
@@ -35,6 +37,8 @@ const TASKS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const BYTES_MAX: u64 = 16 << 20;
 /// Of how many endpoints the waiting room is searched in one slice.
 const ENDPOINTS_MAX: usize = 2_000;
+/// So many keys are told to the filter in one slice: two or three milliseconds.
+const GATHERED: usize = 10_000;
 /// The upper half of the sequences of a millisecond is upkeep's; the engine never gives out so many.
 const HALF: u64 = 1 << 19;
 
@@ -80,7 +84,42 @@ impl Writer {
             self.index_slice()?;
             return Ok(true);
         }
-        Ok(self.clean_up_slice(now)? || crowded)
+        // Under load there are always keys to merge, too, so that what is past its time does not wait for them.
+        let keys_left = self.keys_slice(now)?;
+        Ok(self.clean_up_slice(now)? || keys_left || crowded)
+    }
+
+    /// Goes on with what concerns keys. Answers whether there is more.
+    fn keys_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
+        if self.tail.write().filter.renew_if_full() {
+            self.gathered_to = Place::default();
+        }
+        if self.tail.read().filter.is_gathering() {
+            // Nothing is merged meanwhile: a key could move from what is still to be gone through to what was.
+            let more = self.gather_keys().map_err(Fault::into_commit)?;
+            return Ok(more || self.key_runs.are_due(now));
+        }
+        if !self.key_runs.are_due(now) {
+            return Ok(false);
+        }
+        let mut runs = self.key_runs.clone();
+        self.transaction(|writer| runs.merge_slice(&writer.connection, now))?;
+        self.key_runs = runs;
+        Ok(true)
+    }
+
+    /// Tells the filter a slice of the keys that the tables hold. Answers whether there are more.
+    fn gather_keys(&mut self) -> Result<bool, Fault> {
+        let mut keys = Vec::with_capacity(GATHERED);
+        let place = std::mem::take(&mut self.gathered_to);
+        let walked = place.walk(&self.connection, GATHERED, |key| keys.push(key))?;
+        let mut tail = self.tail.write();
+        keys.into_iter().for_each(|key| tail.filter.insert(key));
+        match walked {
+            ControlFlow::Break(place) => self.gathered_to = place,
+            ControlFlow::Continue(()) => tail.filter.gathered(),
+        }
+        Ok(tail.filter.is_gathering())
     }
 
     /// Everything but indexing.
@@ -105,11 +144,14 @@ impl Writer {
     fn index_slice(&mut self) -> Result<(), CommitError> {
         let slice = self.tail.read().slice(self.settings.slice);
         let meta = Meta { indexed: slice.through, ..self.meta };
+        let mut runs = self.key_runs.clone();
         self.transaction(|writer| {
             slice.write(&writer.connection, |message| writer.settings.retention_ends(message))?;
+            runs.write(&writer.connection, &slice.messages)?;
             meta.write(&writer.connection)
         })?;
         self.meta = meta;
+        self.key_runs = runs;
         self.tail.write().drop_through(meta.indexed);
         Ok(())
     }
@@ -297,7 +339,7 @@ impl Writer {
                 rows_gone += 1 + fan_out.len();
                 endpoints.extend(fan_out.iter().map(|endpoint| endpoint.0));
                 if let Some(key) = row.get::<_, Option<Vec<u8>>>(3)? {
-                    events.push(key);
+                    events.push((key, codec::sequence(row.get(0)?)));
                 }
                 bytes_gone += row.get::<_, i64>(4)? as u64;
                 if rows_gone >= self.settings.slice || bytes_gone >= BYTES_MAX {
@@ -325,8 +367,9 @@ impl Writer {
         }
         let mut event = connection.prepare_cached("DELETE FROM event_key WHERE key = ?1 AND message <= ?2")?;
         events.sort_unstable();
-        for key in events {
+        for (key, message) in events {
             event.execute(params![key, through])?;
+            self.key_runs.remove(connection, &key, message)?;
         }
         connection.prepare_cached("DELETE FROM added_delivery WHERE message <= ?1")?.execute([through])?;
         connection.prepare_cached("DELETE FROM attempt_by_delivery WHERE message <= ?1")?.execute([through])?;

@@ -4,9 +4,10 @@ use super::folder::Reserve;
 use super::opening::write_ahead;
 use super::*;
 use crate::{Accepted, Span};
-use bellwire_model::{ContentType, MessageId};
+use bellwire_model::{ContentType, MessageId, RequestDigest};
 use bytes::Bytes;
 use rusqlite::Connection;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 fn open(folder: &Path) -> EmbeddedStore {
@@ -204,4 +205,88 @@ fn a_failed_batch_leaves_no_trace_in_memory() {
     store.commit(&refused).expect("the same batch, later");
     assert!(writer.lock().counts.has_rows(EndpointKey(1)));
     assert_eq!(store.ledger().expect("read").pending, 99);
+}
+
+/// So many messages from `now` on, each with the key of an event, and every other one with an idempotency key too.
+fn keyed(now: Timestamp, numbers: std::ops::Range<u64>) -> Batch {
+    let first = Sequence::first_at(now).as_u64();
+    let accepted = numbers.clone().map(|n| {
+        let mut accepted = delivered(first + n - numbers.start, 10).accepted.remove(0);
+        let message = accepted.message.sequence();
+        accepted.event = Some(some_key(b"event", n));
+        let digest = RequestDigest(n.to_le_bytes());
+        let key = some_key(b"idempotency", n);
+        accepted.idempotency = (n % 2 == 0).then_some(DedupeEntry { key, digest, message });
+        accepted
+    });
+    let accepted: Vec<_> = accepted.collect();
+    let watermark = accepted.last().map(|accepted| accepted.message.sequence().next());
+    Batch { accepted, watermark, ..Batch::default() }
+}
+
+fn some_key(kind: &[u8], n: u64) -> DedupeKey {
+    let digest = Sha256::new().chain_update(kind).chain_update(n.to_le_bytes()).finalize();
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    DedupeKey(key)
+}
+
+fn assert_all_are_found(store: &EmbeddedStore, numbers: std::ops::Range<u64>, idempotency_keys: bool) {
+    for n in numbers {
+        let event = store.find_event(some_key(b"event", n)).expect("read").expect("an event's key");
+        let found = store.find_key(some_key(b"idempotency", n)).expect("read");
+        let expected = (n % 2 == 0 && idempotency_keys).then_some((event.message, RequestDigest(n.to_le_bytes())));
+        assert_eq!(found.map(|entry| (entry.message, entry.digest)), expected, "{n}");
+    }
+}
+
+fn rows(store: &EmbeddedStore, table: &str) -> u64 {
+    let writer = store.writer.as_ref().expect("open for writing").lock();
+    let count = writer.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
+    count.expect("a count") as u64
+}
+
+#[test]
+fn every_key_is_found_wherever_it_is_on_its_way() {
+    const EACH: u64 = 40;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mut now = Timestamp::from_seconds(1_700_000_000);
+    let mut merged_in_between = false;
+    // Each start begins a run; nearly each ends before upkeep has come to its end.
+    for round in 0..40 {
+        let store = open(folder.path());
+        store.commit(&keyed(now, round * EACH..(round + 1) * EACH)).expect("commits");
+        now = now.plus(Duration::from_secs(61));
+        for slice in 0..2 + round % 7 {
+            let more = store.upkeep(now).expect("upkeep");
+            let (runs, events) = (rows(&store, "key_run"), rows(&store, "event_key"));
+            merged_in_between |= slice > 2 && more && runs > 0 && events > 0;
+        }
+        assert_all_are_found(&store, 0..(round + 1) * EACH, true);
+        let beside = EmbeddedStore::open_reading(folder.path()).expect("opens");
+        assert_all_are_found(&beside, round * EACH..(round + 1) * EACH, true);
+    }
+    assert!(merged_in_between, "no round ended in the middle of a merge");
+
+    let store = open(folder.path());
+    let all = 40 * EACH;
+    let three_hours = Duration::from_secs(3 * 3600);
+    let mut slices = 0;
+    while store.upkeep(now.plus(three_hours)).expect("upkeep") {
+        slices += 1;
+        if slices % 32 == 0 {
+            assert_all_are_found(&store, 0..all, true);
+        }
+    }
+    assert!(slices > 64, "{slices}");
+    let counts = ["key_run", "event_key", "idempotency_key"].map(|table| rows(&store, table));
+    assert_eq!(counts, [0, all, all / 2]);
+    assert!(matches!(store.tail.read().find_key(some_key(b"event", 0)), Sought::InTables));
+    let strangers = (all..all + 1_000).filter(|n| {
+        assert_eq!(store.find_event(some_key(b"event", *n)).expect("read"), None);
+        !matches!(store.tail.read().find_key(some_key(b"event", *n)), Sought::Nowhere)
+    });
+    assert!(strangers.count() < 50, "the filter knows who was never there");
+    while store.upkeep(now.plus(6 * three_hours)).expect("upkeep") {}
+    assert_all_are_found(&store, 0..all, false);
 }

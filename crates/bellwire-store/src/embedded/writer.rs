@@ -6,6 +6,7 @@ use super::consumer::{self, ReadThrough, Settling};
 use super::fault::Fault;
 use super::folder::Reserve;
 use super::index::{AttemptRecord, MessageRecord, Tail};
+use super::key_runs::{KeyRuns, Place};
 use super::ledger::Meta;
 use super::retention::{self, Removal};
 use super::task;
@@ -52,6 +53,9 @@ pub(super) struct Writer {
     /// Upkeep's own sequences start no lower.
     pub(super) upkeep_from: Sequence,
     pub(super) removal: Removal,
+    pub(super) key_runs: KeyRuns,
+    /// How far upkeep has told the filter which keys there are.
+    pub(super) gathered_to: Place,
     /// The last slice of upkeep filled indexes.
     pub(super) indexed_last: bool,
     leases: Vec<Option<Held>>,
@@ -89,6 +93,7 @@ impl Writer {
         let running = task::running(&connection)?.into();
         let read = consumer::read_through(&connection)?;
         let leases = read_leases(&connection)?;
+        let key_runs = KeyRuns::read(&connection)?;
         let upkeep_from = retention::after(meta.newest_of_all());
         Ok(Writer {
             connection,
@@ -105,6 +110,8 @@ impl Writer {
             running,
             upkeep_from,
             removal: Removal::Waiting(EndpointKey(0)),
+            key_runs,
+            gathered_to: Place::default(),
             indexed_last: false,
             leases,
             failure,
