@@ -5,6 +5,7 @@
 
 use crate::engine::Input;
 use crate::sources::SourceRegister;
+use crate::subscriptions::SubscriptionRegister;
 use crate::tokens::TokenRegister;
 use bellwire_model::{
     Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, Ksuid, OrganisationId,
@@ -37,6 +38,7 @@ pub struct Catalogue {
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
     tokens: TokenRegister,
     sources: SourceRegister,
+    ended_subscriptions: SubscriptionRegister,
 }
 
 impl Catalogue {
@@ -71,6 +73,16 @@ impl Catalogue {
     /// As [`Catalogue::sources`], to be changed.
     pub fn sources_mut(&mut self) -> &mut SourceRegister {
         &mut self.sources
+    }
+
+    /// Subscriptions of sources that have ended, and whose hubs do not know it yet.
+    pub fn ended_subscriptions(&self) -> &SubscriptionRegister {
+        &self.ended_subscriptions
+    }
+
+    /// As [`Catalogue::ended_subscriptions`], to be changed.
+    pub fn ended_subscriptions_mut(&mut self) -> &mut SubscriptionRegister {
+        &mut self.ended_subscriptions
     }
 
     /// Whether there is an application with this id, of whichever organisation.
@@ -224,6 +236,14 @@ impl Catalogue {
             }
             Change::DeleteSource(key) => {
                 self.sources.remove(*key);
+                None
+            }
+            Change::PutEndedSubscription(ended) => {
+                self.ended_subscriptions.put(Arc::clone(ended));
+                None
+            }
+            Change::DeleteEndedSubscription(key) => {
+                self.ended_subscriptions.remove(*key);
                 None
             }
             Change::PutEventType(_)

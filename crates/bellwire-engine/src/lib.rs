@@ -20,6 +20,7 @@
 mod catalogue;
 mod tokens;
 mod sources;
+mod subscriptions;
 mod fan_out;
 mod accept;
 mod schedule;
@@ -52,4 +53,5 @@ pub use operational::{Occasion, Operational, What};
 #[cfg(feature = "planted-bugs")]
 pub use planted::Bug;
 pub use sources::SourceRegister;
+pub use subscriptions::SubscriptionRegister;
 pub use tokens::{Credential, Registered, TakenBack, TokenRegister};

@@ -25,6 +25,7 @@ mod operational;
 mod ledger;
 mod token;
 mod source;
+mod subscription;
 mod way;
 
 pub use access::{
@@ -59,6 +60,7 @@ pub use source::{
     Conflict, Dedupe, DedupeFrom, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptRequest, Networks, Received, Recipe,
     RequestOutcome, SECRETS_MAX, Source, SourceAnswer, SourceKey, SourceSecret,
 };
+pub use subscription::{EndedSubscription, Ending, Subscription, SubscriptionKey, UnsubscribeStep};
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};
 pub use trace::TraceParent;
 pub use way::{Cron, Database, Missed, Outbox, OutboxColumns, SourceCursor, Then, Way};

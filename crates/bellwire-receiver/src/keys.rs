@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::{Accepted, Answer, EndpointSays, Outcome, Unaccepted};
     use bellwire_engine::{Catalogue, Draft};
-    use bellwire_model::{Endpoint, KeptRequest, RequestId};
+    use bellwire_model::{Endpoint, KeptRequest, RequestId, Source, SubscriptionKey};
     use bytes::Bytes;
     use futures_util::FutureExt;
     use parking_lot::RwLock;
@@ -224,12 +224,16 @@ mod tests {
             Box::pin(std::future::ready(Ok(Bytes::from_static(b"a certificate"))))
         }
 
-        fn agreed(&self, _: SourceKey, _: Duration) -> Answer<'_, Result<(), Unaccepted>> {
+        fn agreed<'a>(&'a self, _: &'a Source, _: Duration) -> Answer<'a, Result<bool, Unaccepted>> {
             unreachable!("nobody agrees")
         }
 
-        fn denied(&self, _: SourceKey, _: String) -> Answer<'_, Result<(), Unaccepted>> {
+        fn denied<'a>(&'a self, _: &'a Source, _: String) -> Answer<'a, Result<(), Unaccepted>> {
             unreachable!("nobody denies")
+        }
+
+        fn unsubscribed(&self, _: SubscriptionKey) -> Answer<'_, Result<bool, Unaccepted>> {
+            unreachable!("nothing has ended")
         }
 
         fn store_secret(&self, _: SourceKey, _: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {

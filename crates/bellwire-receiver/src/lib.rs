@@ -4,7 +4,7 @@
 //! receive → verify → (handshake) → dedupe → accept → respond
 //! ```
 //!
-//! The server hands requests at `/in/{token}` and at sources' own paths to [`Receiver::receive`] and implements [`Backend`]. What it
+//! The server hands requests at `/in/{token}` and at sources' own paths to [`Receiver`] and implements [`Backend`]. What it
 //! promises:
 //!
 //! * Nothing of a request is believed before it is verified, over its raw bytes; a refusal tells the sender nothing, and the
@@ -23,6 +23,7 @@ mod limit;
 mod verify;
 mod keys;
 mod handshake;
+mod ended;
 mod dedupe;
 mod kept;
 mod respond;
@@ -33,7 +34,7 @@ pub use verify::{Fault, check};
 
 use axum::body::Bytes;
 use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{Endpoint, KeptRequest, Message, RequestId, SourceKey, Timestamp};
+use bellwire_model::{Endpoint, KeptRequest, Message, RequestId, Source, SourceKey, SubscriptionKey, Timestamp};
 use parking_lot::RwLock;
 use std::future::Future;
 use std::pin::Pin;
@@ -184,12 +185,16 @@ pub trait Backend: Send + Sync + 'static {
     /// valid now, as is everything between.
     fn fetch_certificate(&self, url: String, bytes_max: usize) -> Answer<'_, Result<Bytes, String>>;
 
-    /// The sender has agreed to a subscription of a source for so long. It counts if the sender was asked; durable when it answers `Ok`.
-    fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>>;
+    /// The sender has agreed to a subscription of a source, as the source was when it asked, for so long. It counts if the sender was asked;
+    /// durable when it answers `Ok`. `false` if the source wants that subscription no more.
+    fn agreed<'a>(&'a self, source: &'a Source, lease: Duration) -> Answer<'a, Result<bool, Unaccepted>>;
 
     /// The sender has denied a subscription of a source, with this reason. It counts if there is one, or the sender was asked; durable when it
     /// answers `Ok`.
-    fn denied(&self, source: SourceKey, reason: String) -> Answer<'_, Result<(), Unaccepted>>;
+    fn denied<'a>(&'a self, source: &'a Source, reason: String) -> Answer<'a, Result<(), Unaccepted>>;
+
+    /// The hub knows that a subscription has ended, or says so itself; durable when it answers `Ok`. `false` if it is wanted again.
+    fn unsubscribed(&self, ended: SubscriptionKey) -> Answer<'_, Result<bool, Unaccepted>>;
 
     /// Gives a source that has none yet a secret that its sender brought. Durable and in force when it answers `Ok`.
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>>;

@@ -4,7 +4,7 @@ use crate::keys::FetchedKeys;
 use crate::limit::Limits;
 use crate::respond::{self, Refusal, Responded};
 use crate::verify::{Prepared, Ready};
-use crate::{Accepted, Backend, Outcome, Unaccepted, address, dedupe, handshake, kept};
+use crate::{Accepted, Backend, Outcome, Unaccepted, address, dedupe, ended, handshake, kept};
 use axum::body::{Body, Bytes};
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
 use bellwire_model::{
@@ -56,8 +56,23 @@ struct Incoming<'a> {
 impl Receiver {
     /// Takes a request at `/in/{token}`.
     pub async fn receive_by_token(&self, backend: &dyn Backend, token: &str, request: Request<Body>) -> Response<Body> {
-        let source = backend.catalogue().read().sources().by_token(token).cloned();
+        let (source, is_ended) = {
+            let catalogue = backend.catalogue().read();
+            (catalogue.sources().by_token(token).cloned(), !catalogue.ended_subscriptions().is_empty())
+        };
+        if is_ended && let Some(answer) = of_ended(backend, &format!("/in/{token}"), &request, source.is_none()).await {
+            return answer;
+        }
         self.receive(backend, source, request, false).await
+    }
+
+    /// Takes a request at a path at which no source stands: the answer, if one stood there once and what comes is about its subscription.
+    pub fn receive_at_vacant<'a>(
+        &self,
+        backend: &'a dyn Backend,
+        request: &Request<Body>,
+    ) -> impl Future<Output = Option<Response<Body>>> + Send + use<'a> {
+        of_ended(backend, request.uri().path(), request, true)
     }
 
     /// Takes a request at a source's own path.
@@ -67,6 +82,9 @@ impl Receiver {
         source: Arc<Source>,
         request: Request<Body>,
     ) -> Response<Body> {
+        if let Some(answer) = of_ended(backend, request.uri().path(), &request, false).await {
+            return answer;
+        }
         self.receive(backend, Some(source), request, true).await
     }
 
@@ -235,6 +253,19 @@ impl Receiver {
         self.keys.forget(exists);
         self.prepared.forget(exists);
     }
+}
+
+/// See [`ended::answer`]. Of the request, nothing is held while it is answered.
+fn of_ended<'a>(
+    backend: &'a dyn Backend,
+    path: &str,
+    request: &Request<Body>,
+    vacant: bool,
+) -> impl Future<Output = Option<Response<Body>>> + Send + use<'a> {
+    let ended = ended::at(backend, path);
+    // Hardly ever is there one.
+    let asked = (!ended.is_empty()).then(|| (request.method().clone(), request.uri().clone()));
+    async move { ended::answer(backend, ended, asked?, vacant).await }
 }
 
 /// A request that came before.

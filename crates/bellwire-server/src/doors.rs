@@ -212,7 +212,12 @@ impl Doors {
         })
     }
 
-    pub(crate) async fn change(&self, changes: Vec<Change>) -> Result<(), AcceptError> {
+    /// Commits changes of configuration with all that follows from them, and answers when they are in force.
+    ///
+    /// # Errors
+    /// Nothing was kept, or what was is not known.
+    pub(crate) async fn change(&self, mut changes: Vec<Change>) -> Result<(), AcceptError> {
+        changes.extend(crate::sources::unsubscribe::consequences(self, &changes).await?);
         let told = Operational::of_changes(&self.core.catalogue.read(), &changes);
         self.change_and_tell(changes, told).await
     }

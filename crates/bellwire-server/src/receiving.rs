@@ -2,6 +2,7 @@
 
 use crate::clock::wall;
 use crate::doors::Doors;
+use crate::sources::unsubscribe;
 use crate::sources::websub::{self, Position};
 use axum::Router;
 use axum::body::Bytes;
@@ -12,7 +13,8 @@ use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _, En
 use bellwire_egress::{Client, Target};
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    Endpoint, KeptRequest, RequestId, SecretText, Source, SourceCursor, SourceKey, SourceSecret, Timestamp,
+    Endpoint, KeptRequest, RequestId, SecretText, Source, SourceCursor, SourceKey, SourceSecret, SubscriptionKey,
+    Timestamp,
 };
 use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Receiver, Unaccepted};
 use bellwire_store::Change;
@@ -46,10 +48,15 @@ pub(crate) fn routes(router: Router, receiving: Arc<Receiving>) -> Router {
             let source = receiving.at_path(request.uri().path());
             match source {
                 Some(source) => receiving.receiver.receive_at(&*receiving, source, request).await,
-                None => match others.oneshot(request).await {
-                    Ok(answer) => answer,
-                    Err(never) => match never {},
-                },
+                None => {
+                    if let Some(answer) = receiving.receiver.receive_at_vacant(&*receiving, &request).await {
+                        return answer;
+                    }
+                    match others.oneshot(request).await {
+                        Ok(answer) => answer,
+                        Err(never) => match never {},
+                    }
+                }
             }
         }
     };
@@ -131,23 +138,32 @@ async fn store_secret(doors: Arc<Doors>, key: SourceKey, secret: Zeroizing<Strin
     tokio::spawn(edit).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
 }
 
-/// Moves a source's position by what its hub has said; `None`: that means nothing. It is kept even if the sender hangs up.
+/// Moves a source's position by what its hub has said; `None`: that means nothing. `false` if the source is gone, or wants another subscription than
+/// when the hub was heard. It is kept even if the sender hangs up.
 async fn said(
     doors: Arc<Doors>,
-    key: SourceKey,
+    heard: &Source,
     moved: impl FnOnce(Position, Timestamp) -> Option<Position> + Send + 'static,
-) -> Result<(), Unaccepted> {
+) -> Result<bool, Unaccepted> {
+    let (key, heard) = (heard.key, websub::wanted(heard));
     let work = async move {
+        // So nobody ends the subscription between what is read here and what is kept of it.
+        let _one_at_a_time = doors.core.configuration.lock().await;
+        let wanted = doors.core.catalogue.read().sources().get(key).map(|source| websub::wanted(source));
+        if wanted != Some(heard) {
+            return Ok(false);
+        }
         let store = Arc::clone(&doors.core.store);
         let read = tokio::task::spawn_blocking(move || store.source_cursor(key)).await;
         let failed = |error: String| Unaccepted::Failed(format!("the store cannot be read: {error}"));
         let kept = read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
         let position = kept.and_then(|kept| serde_json::from_str::<Position>(&kept.position).ok());
-        let Some(position) = position.and_then(|position| moved(position, wall())) else { return Ok(()) };
+        let Some(position) = position.and_then(|position| moved(position, wall())) else { return Ok(true) };
         let position = serde_json::to_string(&position).map_err(|error| failed(error.to_string()))?.into();
         let moved_at = doors.core.clock.engine();
         let change = vec![Change::PutSourceCursor(SourceCursor { source: key, position, moved_at })];
-        doors.change(change).await.map_err(unaccepted)
+        doors.change(change).await.map_err(unaccepted)?;
+        Ok(true)
     };
     tokio::spawn(work).await.unwrap_or_else(|error| Err(Unaccepted::Failed(format!("an edit ended: {error}"))))
 }
@@ -255,12 +271,21 @@ impl Backend for Receiving {
         Box::pin(Receiving::fetch_certificate(self, url, bytes_max))
     }
 
-    fn agreed(&self, source: SourceKey, lease: Duration) -> Answer<'_, Result<(), Unaccepted>> {
+    fn agreed<'a>(&'a self, source: &'a Source, lease: Duration) -> Answer<'a, Result<bool, Unaccepted>> {
         Box::pin(said(Arc::clone(&self.doors), source, move |position, now| position.agreed(lease, now)))
     }
 
-    fn denied(&self, source: SourceKey, reason: String) -> Answer<'_, Result<(), Unaccepted>> {
-        Box::pin(said(Arc::clone(&self.doors), source, move |position, now| position.denied(&reason, now)))
+    fn denied<'a>(&'a self, source: &'a Source, reason: String) -> Answer<'a, Result<(), Unaccepted>> {
+        Box::pin(async move {
+            // What nobody wants any more may well be denied.
+            let denied = move |position: Position, now| position.denied(&reason, now);
+            said(Arc::clone(&self.doors), source, denied).await.map(drop)
+        })
+    }
+
+    fn unsubscribed(&self, ended: SubscriptionKey) -> Answer<'_, Result<bool, Unaccepted>> {
+        let doors = Arc::clone(&self.doors);
+        Box::pin(async move { unsubscribe::confirmed(doors, ended).await.map_err(unaccepted) })
     }
 
     fn store_secret(&self, source: SourceKey, secret: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {

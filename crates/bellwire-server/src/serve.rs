@@ -94,6 +94,7 @@ impl Server {
         let inputs = share_out(&recovered, shards);
         let mut catalogue = Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types);
         recovered.sources.into_iter().for_each(|source| catalogue.sources_mut().put(source));
+        recovered.ended_subscriptions.into_iter().for_each(|ended| catalogue.ended_subscriptions_mut().put(ended));
         recovered.tokens.into_changes().for_each(|change| catalogue.tokens_mut().apply(&change));
         let core = Arc::new(Core::new(
             Clock::start(recovered.newest.time()),

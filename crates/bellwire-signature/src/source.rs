@@ -74,7 +74,7 @@ mod identity;
 mod rules;
 
 pub use fetched::{KEY_BYTES_MAX, KeyRequest, Keys, NoKeys};
-pub use handshake::{ECHO_BYTES_MAX, Handshake, Reply, Then};
+pub use handshake::{ECHO_BYTES_MAX, Handshake, HubWord, Reply, Then};
 pub use identity::DedupeKey;
 pub use presets::{Preset, preset, presets};
 pub use recipe::{

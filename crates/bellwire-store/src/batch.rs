@@ -2,9 +2,9 @@
 
 use crate::{Broadcasted, Consumer, Settled, Task};
 use bellwire_model::{
-    Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, Endpoint, EndpointKey, EventType, FanOut,
-    KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceCursor, SourceKey, TaskId,
-    Timestamp, TokenChange, Waiting,
+    Application, ApplicationKey, Attempt, AttemptId, DedupeKey, DisabledBy, EndedSubscription, Endpoint, EndpointKey,
+    EventType, FanOut, KeptRequest, Message, OrganisationId, Partition, RequestDigest, Sequence, Source, SourceCursor,
+    SourceKey, SubscriptionKey, TaskId, Timestamp, TokenChange, Waiting,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -104,6 +104,10 @@ pub enum Change {
     KeepRequest(Arc<KeptRequest>),
     /// Sets how far a source has got, in the commit of the messages that it stands for. Nothing, if there is no such source.
     PutSourceCursor(SourceCursor),
+    /// Creates or replaces, in the commit of what has ended the subscription. It stays when its source and its application go.
+    PutEndedSubscription(Arc<EndedSubscription>),
+    /// Removes the row.
+    DeleteEndedSubscription(SubscriptionKey),
     /// Changes what is kept about tokens.
     Token(TokenChange),
     /// Keeps an answer under its idempotency key.

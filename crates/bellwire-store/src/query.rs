@@ -1,8 +1,8 @@
 //! What can be asked, and what is answered.
 
 use bellwire_model::{
-    ApiToken, Application, AttemptNumber, Cutoff, DeliveryState, Endpoint, EndpointKey, EventType, FanOut, Ledger,
-    Logout, Message, Sequence, Source, SourceId, Timestamp, TokenChange,
+    ApiToken, Application, AttemptNumber, Cutoff, DeliveryState, EndedSubscription, Endpoint, EndpointKey, EventType,
+    FanOut, Ledger, Logout, Message, Sequence, Source, SourceId, Timestamp, TokenChange,
 };
 use std::sync::Arc;
 
@@ -145,7 +145,7 @@ pub struct Unfinished {
 pub struct Recovered {
     /// The newest sequence in either log or of a task; engine time starts no earlier than it.
     pub newest: Sequence,
-    /// The greatest key ever given to an application or an endpoint.
+    /// The greatest key ever given to an application, an endpoint, a source or an ended subscription.
     pub last_key: u32,
     /// All that are not deleted.
     pub applications: Vec<Arc<Application>>,
@@ -155,6 +155,8 @@ pub struct Recovered {
     pub event_types: Vec<Arc<EventType>>,
     /// All that are not deleted.
     pub sources: Vec<Arc<Source>>,
+    /// All whose hubs do not know it yet.
+    pub ended_subscriptions: Vec<Arc<EndedSubscription>>,
     /// What is kept about tokens.
     pub tokens: RecoveredTokens,
     /// In order of acceptance.

@@ -113,6 +113,26 @@ impl Hand {
         self.states().ran(self.source.key, self.now(), next, lag);
     }
 
+    /// Held by whoever changes configuration, and by whoever moves a position that the end of a source depends on.
+    pub(super) async fn configuration(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.doors.core.configuration.lock().await
+    }
+
+    /// Whether the source is still as it was when this began.
+    pub(super) fn is_current(&self) -> bool {
+        self.doors.core.catalogue.read().sources().get(self.source.key) == Some(&self.source)
+    }
+
+    /// Moves to `position` without any message; durable when it answers. The caller holds [`Hand::configuration`].
+    ///
+    /// # Errors
+    /// Nothing can be stored now, or the server stops.
+    pub(super) async fn move_to(&self, position: String) -> anyhow::Result<()> {
+        let cursor = SourceCursor { source: self.source.key, position: position.into(), moved_at: self.now() };
+        let moved = self.doors.change(vec![Change::PutSourceCursor(cursor)]).await;
+        moved.context("where it has got to could not be stored")
+    }
+
     /// Whether so much waits for a commit, or the store is in such a state, that nothing more should be fetched.
     pub(super) fn is_crowded(&self) -> bool {
         self.doors.core.crowded().is_some()

@@ -16,6 +16,7 @@ mod outbox;
 mod queue;
 mod schedule;
 mod state;
+pub(crate) mod unsubscribe;
 pub(crate) mod websub;
 
 pub(crate) use check::check;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use unsubscribe::Endings;
 
 /// After the first failure; doubled with each further one.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -45,6 +47,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(crate) async fn supervise(doors: Arc<Doors>, client: Client, mut stop: watch::Receiver<bool>) {
     let mut changes = doors.core.sources.changes();
     let mut running: HashMap<SourceKey, Running> = HashMap::new();
+    let mut endings = Endings::new();
     loop {
         changes.borrow_and_update();
         let wanted = wanted(&doors);
@@ -57,6 +60,7 @@ pub(crate) async fn supervise(doors: Arc<Doors>, client: Client, mut stop: watch
             running.remove(&key);
             running.insert(key, Running::start(&doors, client.clone(), source));
         }
+        endings.follow(&doors, &client);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             _ = stop.wait_for(|stop| *stop) => return,

@@ -29,7 +29,14 @@ impl States {
     /// The catalogue has followed these changes.
     pub(crate) fn applied(&self, changes: &[Change]) {
         let concern = |change: &Change| {
-            matches!(change, Change::PutSource(_) | Change::DeleteSource(_) | Change::DeleteApplication(_))
+            matches!(
+                change,
+                Change::PutSource(_)
+                    | Change::DeleteSource(_)
+                    | Change::DeleteApplication(_)
+                    | Change::PutEndedSubscription(_)
+                    | Change::DeleteEndedSubscription(_)
+            )
         };
         if changes.iter().any(concern) {
             self.changes.send_replace(());

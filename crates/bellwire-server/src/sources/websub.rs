@@ -1,12 +1,12 @@
-//! Subscribing to a WebSub hub, and subscribing again before the lease ends: W3C WebSub §5.1 and §5.2.
+//! Subscribing to a WebSub hub, and subscribing again before the lease ends: W3C WebSub §5.1 and §5.2. How it ends: `unsubscribe.rs`.
 //!
 //! What is asked for and what the hub has agreed to is the source's position, durable before the hub is asked. So a restart neither forgets a
 //! lease nor asks twice for no reason. The hub's question whether we meant it is answered by the receiver, and the lease comes with it.
 
 use super::hand::Hand;
 use anyhow::{Context, bail, ensure};
-use bellwire_egress::{Request, Target};
-use bellwire_model::{Recipe, Source, Timestamp};
+use bellwire_egress::{Client, Request, Target};
+use bellwire_model::{Recipe, Source, Subscription, Timestamp};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -27,15 +27,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const SECRET_BYTES_MAX: usize = 199;
 /// Of what a hub says why it denies, so many characters are kept.
 const REASON_MAX: usize = 200;
-
-/// A subscription that we are to keep up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Wanted {
-    hub: String,
-    topic: String,
-    callback: String,
-    lease_seconds: u64,
-}
 
 /// What was asked for, and what came of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,15 +75,34 @@ impl Position {
         Some(self)
     }
 
-    fn is_of(&self, wanted: &Wanted) -> bool {
+    fn is_of(&self, wanted: &Subscription) -> bool {
         self.hub == wanted.hub && self.topic == wanted.topic && self.callback == wanted.callback
+    }
+
+    /// Until when the hub sends what is not wanted any more at `now`: `None` if it has not agreed, or to something else.
+    pub(super) fn lease_of(&self, ended: &Subscription, now: Timestamp) -> Option<Timestamp> {
+        let until = self.until.map(Timestamp::from_seconds).filter(|until| *until > now)?;
+        self.is_of(ended).then_some(until)
+    }
+
+    /// What is left of it when the subscription has ended with us: nothing that a later one could go on from.
+    pub(super) fn ended(self) -> Position {
+        Position { tries: 0, renew_at: None, until: None, denied: None, ..self }
     }
 }
 
 /// Whether a source subscribes by itself.
 pub(crate) fn subscribes(source: &Source) -> bool {
-    matches!(&source.recipe, Recipe::Preset(name) if name == "websub")
+    source.way.is_http()
+        && matches!(&source.recipe, Recipe::Preset(name) if name == "websub")
         && source.settings.get("hub").is_some_and(|hub| !hub.is_empty())
+}
+
+/// The subscription that a source is to have, if it subscribes by itself; one that is disabled, too: it is only not renewed.
+pub(crate) fn wanted(source: &Source) -> Option<Subscription> {
+    let setting = |name: &str| source.settings.get(name).cloned().unwrap_or_default();
+    let callback = source.url.clone().filter(|_| subscribes(source))?;
+    Some(Subscription { hub: setting("hub"), topic: setting("topic"), callback })
 }
 
 /// What is wrong with the settings of a source that subscribes by itself: the way to it, and what would be right.
@@ -129,7 +139,7 @@ fn lease(source: &Source) -> Option<u64> {
 }
 
 /// When the hub is to be asked next.
-fn due(position: Option<&Position>, wanted: &Wanted) -> Timestamp {
+fn due(position: Option<&Position>, wanted: &Subscription) -> Timestamp {
     let Some(position) = position.filter(|position| position.is_of(wanted)) else { return Timestamp::EPOCH };
     let asked = Timestamp::from_seconds(position.asked_at);
     match (position.tries, position.renew_at) {
@@ -139,20 +149,28 @@ fn due(position: Option<&Position>, wanted: &Wanted) -> Timestamp {
     }
 }
 
+/// As it is once the hub is asked at `now`.
+fn asking(before: Option<Position>, wanted: &Subscription, now: Timestamp) -> Position {
+    let before = before.filter(|position| position.is_of(wanted));
+    Position {
+        hub: wanted.hub.clone(),
+        topic: wanted.topic.clone(),
+        callback: wanted.callback.clone(),
+        asked_at: now.as_seconds(),
+        tries: before.as_ref().map_or(0, |before| before.tries).saturating_add(1),
+        renew_at: before.as_ref().and_then(|before| before.renew_at),
+        until: before.as_ref().and_then(|before| before.until),
+        denied: before.and_then(|before| before.denied),
+    }
+}
+
 pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
     let source = hand.source();
-    let wanted = Wanted {
-        hub: source.settings.get("hub").cloned().unwrap_or_default(),
-        topic: source.settings.get("topic").cloned().unwrap_or_default(),
-        callback: source.url.clone().context("`url` is needed to subscribe")?,
-        lease_seconds: lease(source).context("`lease_seconds` cannot be read")?,
-    };
+    let wanted = wanted(source).context("`url` is needed to subscribe")?;
+    let lease_seconds = lease(source).context("`lease_seconds` cannot be read")?;
     let mut told: Option<String> = None;
     loop {
-        let position: Option<Position> = match hand.position().await? {
-            Some(text) => serde_json::from_str(&text).context("its position cannot be read")?,
-            None => None,
-        };
+        let position = read(hand).await?;
         let (now, due) = (hand.wall(), due(position.as_ref(), &wanted));
         if due > now {
             match position.as_ref().and_then(|position| position.denied.as_deref()) {
@@ -172,44 +190,69 @@ pub(super) async fn run(hand: &Hand) -> anyhow::Result<Infallible> {
             tokio::time::sleep(due.since(now).min(LOOK_AGAIN)).await;
             continue;
         }
-        let before = position.filter(|position| position.is_of(&wanted));
-        let asking = Position {
-            hub: wanted.hub.clone(),
-            topic: wanted.topic.clone(),
-            callback: wanted.callback.clone(),
-            asked_at: now.as_seconds(),
-            tries: before.as_ref().map_or(0, |before| before.tries).saturating_add(1),
-            renew_at: before.as_ref().and_then(|before| before.renew_at),
-            until: before.as_ref().and_then(|before| before.until),
-            denied: before.as_ref().and_then(|before| before.denied.clone()),
-        };
         // First: the hub may ask back before it answers.
-        hand.bring(Vec::new(), Some(serde_json::to_string(&asking)?)).await?;
-        subscribe(hand, &wanted).await?;
+        if !begin(hand, &wanted).await? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        subscribe(hand, &wanted, lease_seconds).await?;
         tracing::info!(source.id = %source.id, "the hub was asked for the source's subscription");
     }
 }
 
-async fn subscribe(hand: &Hand, wanted: &Wanted) -> anyhow::Result<()> {
-    let mut form = url::form_urlencoded::Serializer::new(String::new());
-    form.append_pair("hub.callback", &wanted.callback)
-        .append_pair("hub.mode", "subscribe")
-        .append_pair("hub.topic", &wanted.topic)
-        .append_pair("hub.lease_seconds", &wanted.lease_seconds.to_string());
-    if let Some(secret) = hand.source().secrets_at(hand.now()).next() {
-        form.append_pair("hub.secret", secret);
+async fn read(hand: &Hand) -> anyhow::Result<Option<Position>> {
+    match hand.position().await? {
+        Some(text) => serde_json::from_str(&text).context("its position cannot be read"),
+        None => Ok(None),
     }
+}
+
+/// Keeps that the hub is asked now; `false` if it need not be, or the source is another by now. One at a time with whoever else moves the
+/// position or ends the subscription.
+async fn begin(hand: &Hand, wanted: &Subscription) -> anyhow::Result<bool> {
+    let _one_at_a_time = hand.configuration().await;
+    let (position, now) = (read(hand).await?, hand.wall());
+    if !hand.is_current() || due(position.as_ref(), wanted) > now {
+        return Ok(false);
+    }
+    hand.move_to(serde_json::to_string(&asking(position, wanted, now))?).await?;
+    Ok(true)
+}
+
+async fn subscribe(hand: &Hand, wanted: &Subscription, lease_seconds: u64) -> anyhow::Result<()> {
+    let lease = lease_seconds.to_string();
+    let mut more = vec![("hub.lease_seconds", lease.as_str())];
+    more.extend(hand.source().secrets_at(hand.now()).next().map(|secret| ("hub.secret", secret)));
+    ask(hand.client(), wanted, "subscribe", &more).await
+}
+
+/// Asks a hub to subscribe or unsubscribe. What it says to that it says later, to the callback.
+///
+/// # Errors
+/// The hub was not reached, or has refused.
+pub(super) async fn ask(
+    client: &Client,
+    subscription: &Subscription,
+    mode: &str,
+    more: &[(&str, &str)],
+) -> anyhow::Result<()> {
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("hub.callback", &subscription.callback)
+        .append_pair("hub.mode", mode)
+        .append_pair("hub.topic", &subscription.topic)
+        .extend_pairs(more)
+        .finish();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let request = Request {
         method: Method::POST,
-        target: Target::parse(&wanted.hub).context("the hub's URL cannot be called")?,
+        target: Target::parse(&subscription.hub).context("the hub's URL cannot be called")?,
         headers,
-        body: form.finish().into(),
+        body: form.into(),
         deadline: DEADLINE,
         response_body_max: 4 << 10,
     };
-    let response = match hand.client().exchange(request).await {
+    let response = match client.exchange(request).await {
         Ok(response) => response,
         Err(error) => bail!("the hub was not reached: {}", error.customer_text()),
     };
@@ -223,17 +266,16 @@ async fn subscribe(hand: &Hand, wanted: &Wanted) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn wanted() -> Wanted {
-        Wanted {
+    fn wanted() -> Subscription {
+        Subscription {
             hub: "https://hub.example/".to_owned(),
             topic: "https://a.example/feed".to_owned(),
             callback: "https://hooks.example/in/x".to_owned(),
-            lease_seconds: 864_000,
         }
     }
 
     fn asked(at: i64, tries: u32) -> Position {
-        let Wanted { hub, topic, callback, .. } = wanted();
+        let Subscription { hub, topic, callback } = wanted();
         Position { hub, topic, callback, asked_at: at, tries, renew_at: None, until: None, denied: None }
     }
 
@@ -272,6 +314,22 @@ mod tests {
         assert_eq!((back.until, due(Some(&back), &wanted())), (None, seconds(1_360)));
         assert_eq!(agreed.denied("", seconds(9_999)), None);
         assert_eq!(asked(1_000, 1).denied("late", seconds(9_999)), None);
+    }
+
+    #[test]
+    fn only_a_lease_that_goes_on_is_to_be_ended_and_nothing_goes_on_from_it() {
+        let agreed = asked(1_000, 1).agreed(Duration::from_secs(300), seconds(1_010)).expect("was asked");
+        assert_eq!(agreed.lease_of(&wanted(), seconds(1_309)), Some(seconds(1_310)));
+        assert_eq!(agreed.lease_of(&wanted(), seconds(1_310)), None);
+        let other = Subscription { hub: "https://other.example/".to_owned(), ..wanted() };
+        assert_eq!(agreed.lease_of(&other, seconds(1_100)), None);
+        assert_eq!(asked(1_000, 1).lease_of(&wanted(), seconds(1_001)), None, "the hub has not agreed");
+        // It is asked again by itself while the old lease goes on.
+        let asked_again = asking(Some(agreed.clone()), &wanted(), seconds(1_210));
+        assert_eq!(asked_again.lease_of(&wanted(), seconds(1_211)), Some(seconds(1_310)));
+        let ended = agreed.ended();
+        assert_eq!((due(Some(&ended), &wanted()), ended.lease_of(&wanted(), seconds(1_100))), (seconds(0), None));
+        assert_eq!(ended.agreed(Duration::from_secs(300), seconds(1_020)), None, "it was asked for before");
     }
 
     #[test]

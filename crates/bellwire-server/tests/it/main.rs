@@ -42,3 +42,4 @@ mod tls;
 mod pipe;
 mod readers;
 mod broadcast;
+mod websub;

@@ -31,7 +31,8 @@ pub enum Handshake {
     Slack,
     /// `hub.mode=subscribe` with the setting `verify_token`: the challenge, else 403. Facebook, Instagram, WhatsApp.
     Meta,
-    /// `hub.mode` with the setting `topic`: the challenge, else 404. W3C WebSub §5.3.
+    /// `hub.mode` with the setting `topic`: the challenge, else 404. With the setting `hub`, the end of the subscription is not confirmed
+    /// here: see [`HubWord`]. W3C WebSub §5.3.
     Websub,
     /// `endpoint.url_validation`: the token and its HMAC.
     Zoom,
@@ -99,6 +100,55 @@ impl std::fmt::Debug for Then {
             Then::StoreSecret(_) => f.write_str("StoreSecret(redacted)"),
             Then::Lease(seconds) => write!(f, "Lease({seconds})"),
             Then::Denied(reason) => write!(f, "Denied({reason:?})"),
+        }
+    }
+}
+
+/// What a WebSub hub says about a subscription that has ended with us, maybe without a source being there any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HubWord {
+    /// It asks whether the end is meant. W3C WebSub §5.3.
+    Unsubscribes {
+        /// Of which topic.
+        topic: String,
+        /// What it wants to hear.
+        challenge: String,
+    },
+    /// It will not send any more by itself. W3C WebSub §5.2.
+    Denies {
+        /// Of which topic.
+        topic: String,
+    },
+}
+
+impl HubWord {
+    /// Reads it from a request; `None` if it is something else, or nothing that could be answered.
+    pub fn read(method: &str, path_and_query: &str) -> Option<HubWord> {
+        if method != "GET" {
+            return None;
+        }
+        let request = ReceivedRequest { method, url: "", path_and_query, headers: &[], body: b"", body_type: None };
+        let value = |name: &str| request.query_value(name).ok().flatten().map(std::borrow::Cow::into_owned);
+        let topic = value("hub.topic")?;
+        match value("hub.mode")?.as_str() {
+            "unsubscribe" => Some(HubWord::Unsubscribes { topic, challenge: echoable(value("hub.challenge")?)? }),
+            "denied" => Some(HubWord::Denies { topic }),
+            _ => None,
+        }
+    }
+
+    /// Of which topic.
+    pub fn topic(&self) -> &str {
+        match self {
+            HubWord::Unsubscribes { topic, .. } | HubWord::Denies { topic } => topic,
+        }
+    }
+
+    /// The answer, if that is what we want.
+    pub fn agree(&self) -> Reply {
+        match self {
+            HubWord::Unsubscribes { challenge, .. } => Reply { body: challenge.clone().into_bytes(), ..plain(200) },
+            HubWord::Denies { .. } => plain(200),
         }
     }
 }
@@ -182,7 +232,8 @@ impl Handshaker {
                         let lease = text("query:hub.lease_seconds").and_then(|seconds| seconds.parse().ok());
                         Some(Reply { then: lease.map(Then::Lease), ..echo(&text("query:hub.challenge")?)? })
                     }
-                    "unsubscribe" if is_ours => echo(&text("query:hub.challenge")?),
+                    // Who subscribes here by itself wants to end nothing as long as it is there; whoever asked the hub for it was not us.
+                    "unsubscribe" if is_ours && !self.subscribes() => echo(&text("query:hub.challenge")?),
                     // W3C WebSub §5.2: the subscription is denied, now or later.
                     "denied" if is_ours => {
                         let reason = text("query:hub.reason").and_then(echoable).unwrap_or_default();
@@ -252,6 +303,11 @@ impl Handshaker {
             Handshake::Github => is(scope, "header:X-GitHub-Event", "ping").then(|| plain(200)),
             _ => None,
         }
+    }
+
+    /// Whether the source asks the hub itself, so that every question of the hub's is known beforehand.
+    fn subscribes(&self) -> bool {
+        self.settings.get("hub").is_some_and(|hub| !hub.is_empty())
     }
 
     fn allow_origin(&self, scope: &Scope<'_>) -> Option<Reply> {

@@ -1,6 +1,6 @@
 //! Every question that senders ask, with its right answer, and what is not answered.
 
-use bellwire_signature::source::{ECHO_BYTES_MAX, Reply, Supplied, Then, Verifier, preset};
+use bellwire_signature::source::{ECHO_BYTES_MAX, HubWord, Reply, Supplied, Then, Verifier, preset};
 
 use crate::request::Case;
 
@@ -104,6 +104,39 @@ fn websub() {
     assert_eq!(denied.then, Some(Then::Denied("no more feeds".to_owned())));
     with("denied", "https%3A%2F%2Fa.example%2Fother").answers(false, 404, "");
     with("publish", "https%3A%2F%2Fa.example%2Ffeed").answers(false, 404, "");
+    // Who asks hubs itself has not asked for the end of what it wants.
+    let own = [("topic", "https://a.example/feed"), ("hub", "https://hub.example/")];
+    let own = |mode: &str| {
+        let query = format!("hub.mode={mode}&hub.topic=https%3A%2F%2Fa.example%2Ffeed&hub.challenge=c");
+        ask("websub", &[SECRET], &own).get(&query)
+    };
+    own("subscribe").answers(false, 200, "c");
+    own("unsubscribe").answers(false, 404, "");
+}
+
+#[test]
+fn what_a_hub_says_of_an_ended_subscription_is_read_from_a_get_alone() {
+    let read = |method: &str, query: &str| HubWord::read(method, &format!("/in/k3?{query}"));
+    let end = "hub.mode=unsubscribe&hub.topic=https%3A%2F%2Fa.example%2Ffeed%3Fx%3D1&hub.challenge=c+1";
+    let word = read("GET", end).expect("the end of a subscription");
+    let agreed = word.agree();
+    assert_eq!((word.topic(), agreed.status, agreed.body.as_slice()), ("https://a.example/feed?x=1", 200, &b"c 1"[..]));
+    assert!(agreed.headers.contains(&("X-Content-Type-Options", "nosniff".to_owned())), "{agreed:?}");
+    let denied = read("GET", "hub.mode=denied&hub.topic=t&hub.reason=x").expect("a denial");
+    assert_eq!((denied.topic(), denied.agree().status, denied.agree().body.len()), ("t", 200, 0));
+    assert_eq!(read("POST", end), None);
+    for query in [
+        "hub.mode=subscribe&hub.topic=t&hub.challenge=c",
+        "hub.mode=unsubscribe&hub.topic=t",
+        "hub.mode=unsubscribe&hub.challenge=c",
+        "hub.topic=t&hub.challenge=c",
+        "hub.mode=unsubscribe&hub.topic=t&hub.challenge=%0d%0a",
+        "hub.mode=unsubscribe&hub.topic=t&hub.topic=u&hub.challenge=c",
+    ] {
+        assert_eq!(read("GET", query), None, "{query}");
+    }
+    let long = "x".repeat(ECHO_BYTES_MAX + 1);
+    assert_eq!(read("GET", &format!("hub.mode=unsubscribe&hub.topic=t&hub.challenge={long}")), None);
 }
 
 /// The HMACs are `openssl dgst -sha256 -hmac "a long enough secret"`.

@@ -242,6 +242,7 @@ impl Store for SimStore {
             endpoints: state.endpoints.values().cloned().collect(),
             event_types: state.event_types.values().cloned().collect(),
             sources: state.sources.values().cloned().collect(),
+            ended_subscriptions: state.ended_subscriptions.values().cloned().collect(),
             tokens: state.tokens.clone(),
             unfinished,
             waiting,

@@ -4,8 +4,9 @@ use super::{StoreBug, carries, page};
 use crate::task::forget_message;
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
-    EndReason, Endpoint, EndpointKey, EventType, FailureClass, FanOut, KeptRequest, Ledger, Message, OrganisationId,
-    RequestDigest, Sequence, Source, SourceCursor, SourceKey, Timestamp, Trigger, Waiting,
+    EndReason, EndedSubscription, Endpoint, EndpointKey, EventType, FailureClass, FanOut, KeptRequest, Ledger, Message,
+    OrganisationId, RequestDigest, Sequence, Source, SourceCursor, SourceKey, SubscriptionKey, Timestamp, Trigger,
+    Waiting,
 };
 use bellwire_store::{
     Accepted, AttemptFilter, AttemptQuery, Change, Consumer, DedupeEntry, DeliveryOfMessage, Fence, KeptAnswer, Page,
@@ -35,6 +36,7 @@ pub(crate) struct State {
     /// The newest of each source, oldest first.
     pub(crate) requests: BTreeMap<SourceKey, VecDeque<KeptRequest>>,
     pub(crate) cursors: BTreeMap<SourceKey, SourceCursor>,
+    pub(crate) ended_subscriptions: BTreeMap<SubscriptionKey, Arc<EndedSubscription>>,
     pub(crate) applications: BTreeMap<ApplicationKey, Arc<Application>>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
     pub(crate) event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
@@ -211,6 +213,13 @@ impl State {
                 if self.sources.contains_key(&cursor.source) {
                     self.cursors.insert(cursor.source, cursor.clone());
                 }
+            }
+            Change::PutEndedSubscription(ended) => {
+                self.last_key = self.last_key.max(ended.key.0);
+                self.ended_subscriptions.insert(ended.key, Arc::clone(ended));
+            }
+            Change::DeleteEndedSubscription(key) => {
+                self.ended_subscriptions.remove(key);
             }
             Change::Token(change) => self.tokens.apply(change),
             Change::KeepAnswer(answer) => {

@@ -10,6 +10,7 @@ use super::ledger::{self, Meta};
 use super::message_log::BlobRef;
 use super::sealed::{PLAIN, Sealer};
 use super::source;
+use super::subscription;
 use super::waiting_room;
 use bellwire_model::{Delivery, EndReason, EndpointKey, Ledger, Sequence, Timestamp};
 use rusqlite::{Connection, Params};
@@ -249,6 +250,13 @@ impl Check<'_> {
                 "a source cannot be read",
                 match sealer {
                     Some(sealer) => source::all(connection, Some(sealer)).map(drop),
+                    None => Ok(()),
+                },
+            ),
+            (
+                "an ended subscription cannot be read",
+                match sealer {
+                    Some(sealer) => subscription::all(connection, Some(sealer)).map(drop),
                     None => Ok(()),
                 },
             ),

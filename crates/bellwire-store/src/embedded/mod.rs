@@ -28,6 +28,7 @@ mod backup;
 mod recovery;
 mod tokens;
 mod source;
+mod subscription;
 mod way;
 mod received;
 mod consumer;
@@ -89,6 +90,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V25__ends_of_tasks_that_were_not_told", include_str!("schema/V25__ends_of_tasks_that_were_not_told.sql")),
     ("V26__broadcasts", include_str!("schema/V26__broadcasts.sql")),
     ("V33__runs_of_keys", include_str!("schema/V33__runs_of_keys.sql")),
+    ("V34__ended_subscriptions", include_str!("schema/V34__ended_subscriptions.sql")),
 ];
 
 /// A store in a data folder.

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
 use super::sealed::Sealer;
-use super::{source, task, tokens, waiting_room};
+use super::{source, subscription, task, tokens, waiting_room};
 use crate::{Recovered, Unfinished};
 use bellwire_model::{Delivery, EndpointKey, FanOut, Sequence};
 use rusqlite::Connection;
@@ -41,6 +41,7 @@ pub(super) fn recover(connection: &Connection, sealer: Option<&dyn Sealer>) -> R
         endpoints,
         event_types: configuration::event_types(connection)?,
         sources: source::all(connection, sealer)?,
+        ended_subscriptions: subscription::all(connection, sealer)?,
         tokens: tokens::read(connection)?,
         unfinished: with_payload,
         waiting,

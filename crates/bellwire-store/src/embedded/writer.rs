@@ -11,7 +11,7 @@ use super::ledger::Meta;
 use super::retention::{self, Removal};
 use super::task;
 use super::waiting_room::{self, Counts};
-use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, source, tokens};
+use super::{Settings, attempt_log, configuration, index, keys, message_log, recovery, source, subscription, tokens};
 use crate::{Batch, Change, CommitError, Consumer, Fence, Lease, Settled};
 use bellwire_model::{
     AfterAttempt, Attempt, AttemptNumber, Delivery, EndReason, EndpointKey, Partition, Sequence, TaskId, Timestamp,
@@ -591,6 +591,11 @@ impl Step<'_> {
             Change::DeleteSource(key) => source::delete(connection, *key),
             Change::KeepRequest(request) => source::keep(connection, request),
             Change::PutSourceCursor(cursor) => source::put_cursor(connection, cursor),
+            Change::PutEndedSubscription(ended) => {
+                self.meta.last_key = self.meta.last_key.max(ended.key.0);
+                subscription::put(connection, sealer, ended)
+            }
+            Change::DeleteEndedSubscription(key) => subscription::delete(connection, *key),
             Change::Token(change) => tokens::change(connection, change),
             Change::KeepAnswer(answer) => keys::keep_answer(connection, answer),
             Change::Wait { waiting, owed } => self.wait(waiting, *owed),

@@ -1,9 +1,10 @@
 //! Sources and requests for the checks: every setting at least once.
 
 use bellwire_model::{
-    ApplicationKey, Conflict, Cron, Database, Dedupe, DedupeFrom, EventTypeFrom, KeptRequest, Ksuid, MessageId, Missed,
-    Networks, OrganisationId, Outbox, OutboxColumns, Received, Recipe, RequestId, RequestOutcome, SecretText, Sequence,
-    Source, SourceAnswer, SourceId, SourceKey, SourceSecret, Then, Timestamp, Way,
+    ApplicationKey, Conflict, Cron, Database, Dedupe, DedupeFrom, EndedSubscription, Ending, EventTypeFrom,
+    KeptRequest, Ksuid, MessageId, Missed, Networks, OrganisationId, Outbox, OutboxColumns, Received, Recipe,
+    RequestId, RequestOutcome, SecretText, Sequence, Source, SourceAnswer, SourceId, SourceKey, SourceSecret,
+    Subscription, SubscriptionKey, Then, Timestamp, Way,
 };
 use bytes::Bytes;
 use std::num::NonZeroU32;
@@ -154,5 +155,23 @@ pub(super) fn kept_request(source: SourceKey, sequence: Sequence, n: usize, body
         status: 200 + n as u16,
         received: Arc::new(received(n as u8)),
         body: Bytes::from(body),
+    }
+}
+
+pub(super) fn ended_subscription(source: &Source, key: u32) -> EndedSubscription {
+    EndedSubscription {
+        key: SubscriptionKey(key),
+        source: source.id,
+        organisation: source.organisation.clone(),
+        application: source.application,
+        paths: vec![format!("/in/{}", source.token.reveal()), "/feeds/ü".into()],
+        subscription: Subscription {
+            hub: "https://hub.example/?a=b".into(),
+            topic: "https://a.example/feed \"x\"".into(),
+            callback: format!("https://hooks.example.com/in/{}", source.token.reveal()),
+        },
+        ended_at: Timestamp::from_micros(1_800_000_000_000_001),
+        until: Timestamp::from_seconds(1_800_604_800),
+        state: Ending::Untold { tries: key, due: Timestamp::from_micros(1_800_000_060_000_001) },
     }
 }

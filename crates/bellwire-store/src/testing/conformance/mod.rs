@@ -70,6 +70,7 @@ checks! {
         a_source_comes_back_as_it_was_and_goes_with_its_application,
         the_newest_requests_of_a_source_are_kept,
         a_source_goes_on_where_its_cursor_stands,
+        an_ended_subscription_outlives_its_source_and_a_restart,
     }
     waiting {
         a_lease_excludes_others_until_it_ends,

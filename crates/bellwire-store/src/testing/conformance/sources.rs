@@ -4,7 +4,7 @@ use super::configuration::application;
 use crate::Change;
 use crate::testing::source;
 use crate::testing::world::{APPLICATION, World};
-use bellwire_model::Timestamp;
+use bellwire_model::{EndedSubscription, Ending, Timestamp};
 use std::sync::Arc;
 
 pub(super) fn a_source_comes_back_as_it_was_and_goes_with_its_application(world: &mut World) {
@@ -100,4 +100,29 @@ pub(super) fn a_source_goes_on_where_its_cursor_stands(world: &mut World) {
     world.change(Change::DeleteSource(one));
     world.change(Change::PutSourceCursor(cursor(one, "late", 3)));
     assert_eq!(read(world, one), None);
+}
+
+pub(super) fn an_ended_subscription_outlives_its_source_and_a_restart(world: &mut World) {
+    let sources = source::every_source();
+    world.change(Change::PutApplication(Arc::new(application(1))));
+    world.change(Change::PutSource(Arc::new(sources[0].clone())));
+    let ended = [source::ended_subscription(&sources[0], 500), source::ended_subscription(&sources[0], 501)];
+    // In one commit with what ends it, whatever comes first in it.
+    let put = |ended: &EndedSubscription| Change::PutEndedSubscription(Arc::new(ended.clone()));
+    world.changes(vec![put(&ended[0]), Change::DeleteSource(sources[0].key), put(&ended[1])]);
+    let there = |recovered: crate::Recovered| -> Vec<EndedSubscription> {
+        recovered.ended_subscriptions.iter().map(|ended| EndedSubscription::clone(ended)).collect()
+    };
+    let recovered = world.reopen();
+    assert!(recovered.sources.is_empty());
+    assert_eq!(recovered.last_key, 501, "its key is never given out again");
+    assert_eq!(there(recovered), ended);
+    let confirmed = ended[0].confirmed(Timestamp::from_seconds(1_800_000_100));
+    assert_eq!(confirmed.state, Ending::Confirmed { at: Timestamp::from_seconds(1_800_000_100) });
+    world.changes(vec![put(&confirmed), Change::DeleteEndedSubscription(ended[1].key)]);
+    world.change(Change::DeleteApplication(APPLICATION));
+    assert_eq!(there(world.reopen()), std::slice::from_ref(&confirmed));
+    world.change(Change::DeleteEndedSubscription(confirmed.key));
+    world.change(Change::DeleteEndedSubscription(confirmed.key));
+    assert!(there(world.reopen()).is_empty());
 }
