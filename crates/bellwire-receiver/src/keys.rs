@@ -157,9 +157,14 @@ impl FetchedKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Receiver;
     use crate::{Accepted, Answer, EndpointSays, Outcome, Unaccepted};
+    use axum::body::Body;
     use bellwire_engine::{Catalogue, Draft};
-    use bellwire_model::{Endpoint, KeptRequest, RequestId, Source, SubscriptionKey};
+    use bellwire_model::{
+        Application, ApplicationId, ApplicationKey, Dedupe, Endpoint, EventTypeFrom, KeptRequest, Ksuid, Networks,
+        OrganisationId, Recipe, RequestId, SecretText, Sequence, Source, SourceAnswer, SourceId, SubscriptionKey, Way,
+    };
     use bytes::Bytes;
     use futures_util::FutureExt;
     use parking_lot::RwLock;
@@ -193,7 +198,7 @@ mod tests {
         }
 
         fn accept(&self, _: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
-            unreachable!("nothing is accepted")
+            Box::pin(std::future::ready(Err(Unaccepted::Failed("it was proven".to_owned()))))
         }
 
         fn accept_and_wait(
@@ -209,7 +214,7 @@ mod tests {
         }
 
         fn request_id(&self) -> RequestId {
-            unreachable!("nothing is kept")
+            RequestId::from_parts(Sequence::ZERO, [0; 12])
         }
 
         fn keep(&self, _: KeptRequest) {}
@@ -279,6 +284,99 @@ mod tests {
         at(1_181);
         assert!(!look());
         assert_eq!((believed().as_deref(), sender.fetched.load(Ordering::Relaxed)), (Some(&b"two"[..]), 4));
+    }
+
+    /// A source whose tokens are signed with the keys of a set, at `/in/token`.
+    fn with_tokens(sender: &Sender) {
+        let organisation = OrganisationId::parse("org_x").expect("an organisation");
+        let (key, time) = (ApplicationKey(1), Timestamp::from_seconds(1));
+        let application = Application {
+            key,
+            id: ApplicationId(Ksuid::from_bytes([1; 20])),
+            organisation: organisation.clone(),
+            uid: None,
+            name: "Acme".to_owned(),
+            throttle_rate: None,
+            settings: Default::default(),
+            metadata: Default::default(),
+            created_at: time,
+            updated_at: time,
+        };
+        let recipe = r#"{"verify": [{
+            "algorithm": "jwt-es256", "key": "jwk", "signature": {"field": "header:x-token"},
+            "key_set": {"url": "https://keys.example/jwks", "path": "keys"}
+        }]}"#;
+        let source = Source {
+            key: SourceKey(2),
+            id: SourceId(Ksuid::from_bytes([2; 20])),
+            organisation,
+            application: key,
+            uid: None,
+            name: "tokens".to_owned(),
+            way: Way::Http,
+            token: SecretText::new("token"),
+            path: None,
+            methods: vec!["POST".to_owned()],
+            recipe: Recipe::Own(recipe.to_owned()),
+            settings: Default::default(),
+            secrets: Vec::new(),
+            content_type: None,
+            body_bytes_max: 1_024,
+            rate: None,
+            networks: Networks::default(),
+            dedupe: Dedupe::default(),
+            event_type: EventTypeFrom::Recipe,
+            url: None,
+            answer: SourceAnswer::default(),
+            disabled: false,
+            metadata: Default::default(),
+            created_at: time,
+            updated_at: time,
+        };
+        let mut catalogue = sender.catalogue.write();
+        catalogue.put_application(Arc::new(application));
+        catalogue.sources_mut().put(Arc::new(source));
+    }
+
+    /// RFC 7515, appendix A.3: a token whose header names no key, and its key.
+    const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    const ITS_KEY: &str = r#"{"keys": [{"kty": "RSA"}, {"kty": "EC", "crv": "P-256", "kid": "new", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+    /// What is no point of the curve fits nothing.
+    const OTHER_KEY: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "old", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"}]}"#;
+
+    #[test]
+    fn a_token_that_fits_no_key_makes_the_set_be_fetched_once_more_and_once_a_minute() {
+        let (sender, receiver) = (Sender::default(), Receiver::default());
+        with_tokens(&sender);
+        // Within the token's life.
+        let begin = 1_300_819_000;
+        let post = |seconds: i64, token: &str| {
+            sender.seconds.store(begin + seconds, Ordering::Relaxed);
+            let request = http::Request::post("/in/token").header("x-token", token).body(Body::from("{}"));
+            let answer = receiver.receive_by_token(&sender, "token", request.expect("a request"));
+            (answer.now_or_never().expect("at once").status().as_u16(), sender.fetched.load(Ordering::Relaxed))
+        };
+        let proven = 500;
+        *sender.published.lock() = Some(OTHER_KEY);
+        // {"alg":"ES256","kid":"new"}
+        let (_, rest) = TOKEN.split_once('.').expect("a token");
+        let unknown = format!("eyJhbGciOiJFUzI1NiIsImtpZCI6Im5ldyJ9.{rest}");
+        assert_eq!(post(0, &unknown), (401, 1));
+        assert_eq!(post(59, &unknown), (401, 1), "it was fetched a moment ago");
+        assert_eq!(post(60, &unknown), (401, 2), "there may be another one");
+        for seconds in 61..120 {
+            assert_eq!(post(seconds, &unknown), (401, 2), "a stranger, as often as he likes");
+            assert_eq!(post(seconds, TOKEN), (401, 2));
+        }
+        // The sender has another one: the first token that needs it brings it.
+        *sender.published.lock() = Some(ITS_KEY);
+        assert_eq!(post(120, TOKEN), (proven, 3));
+        assert_eq!(post(121, TOKEN), (proven, 3));
+        // Now the id is known, and what it is under does not fit: that is looked at once a minute, too.
+        assert_eq!(post(179, &unknown), (401, 3));
+        assert_eq!(post(180, &unknown), (401, 4));
+        assert_eq!(post(181, &unknown), (401, 4));
+        assert_eq!(post(182, TOKEN), (proven, 4));
     }
 
     #[test]

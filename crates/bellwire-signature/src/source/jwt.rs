@@ -124,11 +124,12 @@ impl KeySet {
             (Some(_), None) => !self.is_asked_by_id(),
             (None, _) => true,
         };
-        let keys = candidates.into_iter().filter(|key| is_it(key.get())).take(KEYS_TRIED_MAX);
         let (mut usable, mut fault) = (Vec::new(), NOT_FOUND);
-        for key in keys {
+        for key in candidates.into_iter().filter(|key| is_it(key.get())) {
             match public_key(key.get().as_bytes()) {
-                Ok(key) => usable.push(key),
+                // What is for other algorithms or uses is none of them, and takes no place.
+                Ok(key) if usable.len() < KEYS_TRIED_MAX => usable.push(key),
+                Ok(_) => break,
                 Err(text) => fault = text,
             }
         }
@@ -139,6 +140,10 @@ impl KeySet {
 fn public_key(key: &[u8]) -> Result<PublicKey, &'static str> {
     if member(key, "kty").as_deref() != Some("EC") || member(key, "crv").as_deref() != Some("P-256") {
         return Err("it is not a key on P-256");
+    }
+    // RFC 7517 §4.2 and §4.4: both may be left out.
+    if member(key, "use").is_some_and(|used| used != "sig") || member(key, "alg").is_some_and(|alg| alg != "ES256") {
+        return Err("it is not for signatures by ES256");
     }
     if member(key, "expired_at").is_some() {
         return Err("the sender has retired it");

@@ -391,6 +391,69 @@ fn a_key_of_a_whole_set_needs_no_id() {
 }
 
 #[test]
+fn a_token_that_names_no_key_is_tried_with_the_keys_of_its_algorithm() {
+    let plaid = preset("plaid").expect("a preset");
+    let mut recipe = plaid.recipe.clone();
+    recipe.verify[0].key_set.as_mut().expect("a key set").post.clear();
+    let jwk = |pair: &Pair| -> serde_json::Value {
+        let published = pair.published.as_ref().expect("a key");
+        serde_json::from_slice::<serde_json::Value>(published).expect("JSON")["key"].take()
+    };
+    // The same claims under a header that says nothing but the algorithm.
+    let unnamed = |signed: &mut Signed| {
+        let pair = signed.pair.as_ref().expect("keys");
+        let of_token = |(name, _): &&mut (String, Vec<u8>)| name.eq_ignore_ascii_case("plaid-verification");
+        let (_, token) = signed.case.headers.iter_mut().find(of_token).expect("a token");
+        let claims = String::from_utf8(token.clone()).expect("a token").split('.').nth(1).expect("claims").to_owned();
+        let text = format!("{}.{claims}", BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#));
+        *token = format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode((pair.sign)(text.as_bytes()))).into_bytes();
+    };
+    let mut signed = Signed::of(plaid, recipe);
+    unnamed(&mut signed);
+    let case = signed.case.clone();
+    let own = jwk(signed.pair.as_ref().expect("keys"));
+    let other = jwk(&ecdsa(P256_FIXED));
+    let rsa = serde_json::json!({"kty": "RSA", "kid": "r", "alg": "RS256", "n": "AQAB", "e": "AQAB"});
+    let with = |name: &str, value: &str| {
+        let mut changed = own.clone();
+        changed[name] = value.into();
+        changed
+    };
+    let mut check = |name: &str, keys: Vec<serde_json::Value>| {
+        let published = serde_json::json!({ "key": keys }).to_string();
+        signed.pair.as_mut().expect("keys").published = Some(published.into_bytes().into());
+        (name.to_owned(), signed.verify(&case))
+    };
+    let several = |many: usize, key: &serde_json::Value| vec![key.clone(); many];
+    for (name, keys) in [
+        ("one", vec![own.clone()]),
+        ("several", vec![rsa.clone(), other.clone(), own.clone(), other.clone()]),
+        ("behind many of another algorithm", [several(40, &rsa), several(15, &other), vec![own.clone()]].concat()),
+    ] {
+        assert_eq!(check(name, keys), (name.to_owned(), Ok(())));
+    }
+    for (name, keys) in [
+        ("others", vec![other.clone(), other.clone()]),
+        ("more than are tried", [several(16, &other), vec![own.clone()]].concat()),
+    ] {
+        assert_eq!(check(name, keys), (name.to_owned(), Err(Refusal::Mismatch)));
+    }
+    for (name, keys) in [
+        ("none", Vec::new()),
+        ("of another algorithm alone", several(3, &rsa)),
+        ("for encryption", vec![with("use", "enc")]),
+        ("for key agreement", vec![with("alg", "ECDH-ES")]),
+    ] {
+        assert!(matches!(check(name, keys).1, Err(Refusal::Key { .. })), "{name}");
+    }
+
+    // Where each key is asked for by its id, there is none to ask for.
+    let mut signed = Signed::new(plaid);
+    unnamed(&mut signed);
+    assert!(matches!(signed.verify(&signed.case), Err(Refusal::Malformed { .. })));
+}
+
+#[test]
 fn who_has_no_key_makes_no_sample() {
     for name in ["discord", "paypal", "plaid", "kick", "http-message-signatures"] {
         let preset = preset(name).expect("a preset");
