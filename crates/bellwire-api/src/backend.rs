@@ -4,8 +4,8 @@
 use crate::pipe::Pipes;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    DedupeKey, Endpoint, EndpointKey, FailureClass, Message, Module, OrganisationId, Permissions, Plugin,
-    RequestDigest, Runs, Sequence, Source, SourceKey, Timestamp,
+    DedupeKey, Endpoint, EndpointKey, FailureClass, Message, Module, ModuleVersion, OrganisationId, Permissions,
+    Plugin, RequestDigest, Runs, Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_shape::Scripts;
 use bellwire_store::{Change, Store};
@@ -307,6 +307,12 @@ pub trait Backend: Send + Sync + 'static {
         edit: ModuleEdit,
     ) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
         let _ = (organisation, name, edit);
+        Box::pin(async { Err(ModuleRefusal::Refused("this server keeps no modules".to_owned())) })
+    }
+
+    /// What this would be as a version of a module, if it can be run here. Nothing is installed.
+    fn inspect_module(&self, code: NewCode) -> Answer<'_, Result<ModuleVersion, ModuleRefusal>> {
+        let _ = code;
         Box::pin(async { Err(ModuleRefusal::Refused("this server keeps no modules".to_owned())) })
     }
 

@@ -170,6 +170,17 @@ impl Module {
         self.newest().map(|newest| newest.code.runs())
     }
 
+    /// Whether something that is run so can be its next version: all its versions are in one language.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_runs(&self, runs: Runs) -> Result<(), String> {
+        match self.runs().filter(|own| *own != runs) {
+            None => Ok(()),
+            Some(own) => Err(format!("the module {} is one for {}; give this one another name", self.name, own.name())),
+        }
+    }
+
     /// The newest.
     pub fn newest(&self) -> Option<&ModuleVersion> {
         self.versions.last()

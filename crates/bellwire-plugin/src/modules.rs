@@ -146,9 +146,8 @@ impl Modules {
     /// # Errors
     /// [`ModuleError`].
     pub fn add(&self, name: &str, code: &str, now: Timestamp) -> Result<Arc<Module>, ModuleError> {
-        check_length("the text", code.len(), CODE_BYTES_MAX)?;
-        let wants = Permissions::declared(code).map_err(ModuleError::Refused)?;
-        self.install(name, code.as_bytes(), Code::Text(code.into()), wants, now)
+        Module::check_name(name).map_err(ModuleError::Refused)?;
+        self.install(name, code.as_bytes(), text_version(code, now)?)
     }
 
     /// Adds a component in the same way, if `inspect` says that it can be run and what it wants; it is given its digest.
@@ -162,10 +161,9 @@ impl Modules {
         now: Timestamp,
         inspect: impl FnOnce(&str, Bytes) -> Result<Permissions, String>,
     ) -> Result<Arc<Module>, ModuleError> {
-        check_length("the component", component.len(), COMPONENT_BYTES_MAX)?;
         Module::check_name(name).map_err(ModuleError::Refused)?;
-        let wants = inspect(&digest(&component), component.clone()).map_err(ModuleError::Refused)?;
-        self.install(name, &component, Code::Component(component.len() as u64), wants, now)
+        let version = component_version(&component, now, inspect)?;
+        self.install(name, &component, version)
     }
 
     /// The component of this digest, from the disk.
@@ -182,21 +180,11 @@ impl Modules {
         }
     }
 
-    fn install(
-        &self,
-        name: &str,
-        bytes: &[u8],
-        code: Code,
-        wants: Permissions,
-        now: Timestamp,
-    ) -> Result<Arc<Module>, ModuleError> {
-        Module::check_name(name).map_err(ModuleError::Refused)?;
-        let version = ModuleVersion { number: 1, digest: digest(bytes), code, wants, added_at: now };
+    fn install(&self, name: &str, bytes: &[u8], version: ModuleVersion) -> Result<Arc<Module>, ModuleError> {
         let _editing = self.editing.lock();
         let existing = self.get(name);
-        if let Some(runs) = existing.as_ref().and_then(|module| module.runs()).filter(|r| *r != version.code.runs()) {
-            let text = format!("the module {name} is one for {}; give this one another name", runs.name());
-            return Err(ModuleError::Refused(text));
+        if let Some(module) = &existing {
+            module.check_runs(version.code.runs()).map_err(ModuleError::Refused)?;
         }
         let folder = self.folder()?;
         write_whole(&folder.join(file_name(&version.digest, &version.code)), bytes)?;
@@ -320,6 +308,37 @@ impl Modules {
             }
         }
     }
+}
+
+/// A text as the first version of a module.
+///
+/// # Errors
+/// [`ModuleError::Refused`].
+pub(crate) fn text_version(code: &str, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
+    check_length("the text", code.len(), CODE_BYTES_MAX)?;
+    let wants = Permissions::declared(code).map_err(ModuleError::Refused)?;
+    Ok(ModuleVersion {
+        number: 1,
+        digest: digest(code.as_bytes()),
+        code: Code::Text(code.into()),
+        wants,
+        added_at: now,
+    })
+}
+
+/// A component as the first version of a module, if `inspect` says that it can be run and what it wants; it is given its digest.
+///
+/// # Errors
+/// [`ModuleError::Refused`].
+pub(crate) fn component_version(
+    component: &Bytes,
+    now: Timestamp,
+    inspect: impl FnOnce(&str, Bytes) -> Result<Permissions, String>,
+) -> Result<ModuleVersion, ModuleError> {
+    check_length("the component", component.len(), COMPONENT_BYTES_MAX)?;
+    let digest = digest(component);
+    let wants = inspect(&digest, component.clone()).map_err(ModuleError::Refused)?;
+    Ok(ModuleVersion { number: 1, digest, code: Code::Component(component.len() as u64), wants, added_at: now })
 }
 
 impl ModuleRow {

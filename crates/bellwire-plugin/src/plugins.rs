@@ -6,7 +6,7 @@ use crate::command::{Allowed, Command};
 use crate::event::Event;
 use crate::installed::Installed;
 use crate::javascript::{Handlers, Javascript};
-use crate::modules::ModuleError;
+use crate::modules::{self, ModuleError};
 use crate::notify::{Bursts, Mail, Notify};
 use crate::queue::Queue;
 use crate::settings::{self, Fault};
@@ -15,7 +15,7 @@ use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
 use crate::wasm::{Components, Wasm};
 use bellwire_egress::{Client, Proxy, TlsSettings};
 use bellwire_model::{
-    AttemptNumber, EndpointKey, FailureClass, Message, Module, OrganisationId, Plugin, Runs, Timestamp,
+    AttemptNumber, EndpointKey, FailureClass, Message, Module, ModuleVersion, OrganisationId, Plugin, Runs, Timestamp,
 };
 use bellwire_queue::Publishers;
 use bellwire_shape::ScriptLimits;
@@ -125,6 +125,35 @@ impl Shared {
     ) -> Result<Arc<Module>, ModuleError> {
         self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.0))?;
         self.modules.of(own).add(name, code, now)
+    }
+
+    /// A script as a version of a module that is not there yet, if it loads. Blocks until that is known; installs nothing.
+    ///
+    /// # Errors
+    /// [`ModuleError::Refused`].
+    pub fn inspect_script(&self, code: &str, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
+        let version = modules::text_version(code, now)?;
+        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.0))?;
+        Ok(version)
+    }
+
+    /// A WebAssembly component in the same way, if it can be run. Blocks while it is compiled.
+    ///
+    /// # Errors
+    /// [`ModuleError::Refused`].
+    #[cfg(feature = "wasm")]
+    pub fn inspect_component(&self, component: &Bytes, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
+        let inspect = |digest: &str, component| self.components.inspect(digest, component);
+        modules::component_version(component, now, inspect)
+    }
+
+    /// Refuses a WebAssembly component, which this server cannot run.
+    ///
+    /// # Errors
+    /// [`ModuleError::Refused`], always.
+    #[cfg(not(feature = "wasm"))]
+    pub fn inspect_component(&self, component: &Bytes, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
+        modules::component_version(component, now, |_, _| Err(NOT_BUILT_IN.to_owned()))
     }
 
     /// Installs a WebAssembly component in the same way, if it can be run. Blocks while it is compiled.

@@ -9,8 +9,8 @@ use bellwire_api::pipe::Pipes;
 use bellwire_delivery::{RefreshedToken, Reshaped, reshape};
 use bellwire_engine::{Catalogue, Draft, Earlier, Offer, OfferError, Operational};
 use bellwire_model::{
-    Credentials, DedupeKey, Endpoint, Message, Module, Oauth, OauthGrant, OrganisationId, Plugin, RequestDigest, Runs,
-    Sequence, Source, SourceKey, Timestamp,
+    Credentials, DedupeKey, Endpoint, Message, Module, ModuleVersion, Oauth, OauthGrant, OrganisationId, Plugin,
+    RequestDigest, Runs, Sequence, Source, SourceKey, Timestamp,
 };
 use bellwire_plugin::ModuleError;
 use bellwire_shape::Scripts;
@@ -257,11 +257,15 @@ fn edit_module(
         ModuleEdit::RollBack(to) => modules.roll_back(name, to).map(Some),
         ModuleEdit::Remove => modules.remove(name).map(|()| None),
     };
-    edited.map_err(|error| match error {
+    edited.map_err(module_refusal)
+}
+
+fn module_refusal(error: ModuleError) -> ModuleRefusal {
+    match error {
         ModuleError::Missing => ModuleRefusal::Missing,
         ModuleError::Refused(why) => ModuleRefusal::Refused(why),
         ModuleError::Folder(error) => ModuleRefusal::Failed(format!("the modules cannot be kept: {error}")),
-    })
+    }
 }
 
 fn refused(error: OfferError) -> AcceptError {
@@ -387,6 +391,18 @@ impl Backend for Doors {
             let edit = move || edit_module(&plugins, &organisation, &name, edit, now);
             let edited = tokio::task::spawn_blocking(edit).await;
             edited.unwrap_or_else(|error| Err(ModuleRefusal::Failed(error.to_string())))
+        })
+    }
+
+    fn inspect_module(&self, code: NewCode) -> Answer<'_, Result<ModuleVersion, ModuleRefusal>> {
+        let (plugins, now) = (Arc::clone(&self.plugins), crate::clock::wall());
+        Box::pin(async move {
+            let inspect = move || match code {
+                NewCode::Text(text) => plugins.inspect_script(&text, now),
+                NewCode::Component(component) => plugins.inspect_component(&component, now),
+            };
+            let inspected = tokio::task::spawn_blocking(inspect).await;
+            inspected.map_err(|error| ModuleRefusal::Failed(error.to_string()))?.map_err(module_refusal)
         })
     }
 

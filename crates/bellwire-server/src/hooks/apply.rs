@@ -4,14 +4,16 @@
 //! its metadata. It is a keyed one, because declarations hold secrets.
 
 use super::file::{Document, Fault, Faults};
-use super::plan::{Declared, PREFIX, Plan, to_snake};
+use super::plan::{Declared, DeclaredPlugin, PREFIX, Plan, to_snake};
 use crate::clock;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use bellwire_api::backend::Backend;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bellwire_api::backend::{Backend, NewCode};
 use bellwire_api::{Api, Principal, Settings, mint_token};
-use bellwire_model::{Metadata, OrganisationId};
+use bellwire_model::{Metadata, Module, OrganisationId, Permissions};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -26,8 +28,9 @@ use tower::ServiceExt;
 /// The member of the metadata that says that something is declared in the file, and how.
 const DIGEST: &str = "hooks.digest";
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
-/// What decides what else there must be: without it, other things would seem wrong.
-const DECISIVE: [&str; 5] = ["kind", "way", "runs", "via", "broker"];
+/// What decides what else there must be: without it, other things would seem wrong, or something else in its place would be missing.
+const DECISIVE: [&str; 11] =
+    ["kind", "way", "runs", "via", "broker", "preset", "recipe", "script", "module", "connection", "dsn"];
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -87,6 +90,9 @@ impl Caller {
         work.applications(plan).await;
         work.remove(plan).await;
         work.event_types(plan).await;
+        for plugin in &plan.plugins {
+            work.plugin(plugin).await;
+        }
         // Before the sources, so that nothing comes in for which nobody is there yet.
         for endpoint in &plan.endpoints {
             let old = {
@@ -181,6 +187,55 @@ impl Work<'_> {
                 self.expect(status, &answer, &[section, place, "event_types"]);
             }
         }
+    }
+
+    /// Installs its newest version, if that is another one, and grants what it wants.
+    async fn plugin(&mut self, declared: &DeclaredPlugin) {
+        let DeclaredPlugin { name, code, digest, permissions } = declared;
+        let there = self.module(name);
+        let wants = |module: &Module| module.newest().map(|newest| newest.wants.clone()).unwrap_or_default();
+        if let Some(module) = &there
+            && module.newest().is_some_and(|newest| newest.digest == *digest)
+            && module.granted.cover(&wants(module))
+            && permissions.cover(&wants(module))
+        {
+            self.done.unchanged += 1;
+            return;
+        }
+        let (member, text) = match code {
+            NewCode::Text(text) => ("code", text.clone()),
+            NewCode::Component(component) => ("component", BASE64_STANDARD.encode(component)),
+        };
+        let body = Map::from_iter([("name".to_owned(), name.as_str().into()), (member.to_owned(), text.into())]);
+        let (status, answer) = self.caller.call(Method::POST, "/plugin", Some(&body)).await;
+        if !self.expect(status, &answer, &["plugins", name]) {
+            return;
+        }
+        let wanted = self.module(name).map(|module| wants(&module)).unwrap_or_default();
+        if !permissions.cover(&wanted) {
+            let all: Vec<String> = listed(&wanted).iter().map(|line| format!("\"{line}\"")).collect();
+            let text = format!("it wants more than it is granted: {}", listed(&wanted).join(", "));
+            let hint = format!("permissions = [{}], if it may", all.join(", "));
+            self.faults.push(self.document.fault(&["plugins", name, "permissions"], text, Some(hint)));
+            return;
+        }
+        if wanted != Permissions::default() {
+            let Permissions { fetch, environment, respond, emit } = wanted;
+            let grant = json!({ "fetch": fetch, "environment": environment, "respond": respond, "emit": emit });
+            let grant = grant.as_object().cloned().unwrap_or_default();
+            let (status, answer) = self.caller.call(Method::POST, &format!("/plugin/{name}/grant"), Some(&grant)).await;
+            if !self.expect(status, &answer, &["plugins", name]) {
+                return;
+            }
+        }
+        match there {
+            None => self.done.created += 1,
+            Some(_) => self.done.updated += 1,
+        }
+    }
+
+    fn module(&self, name: &str) -> Option<Arc<Module>> {
+        self.caller.backend.modules(&self.caller.organisation).into_iter().find(|module| module.name == name)
     }
 
     /// Creates it, or changes it if it was declared otherwise.
@@ -283,8 +338,13 @@ impl Work<'_> {
         let mut here = way.iter().try_fold(&self.document.value, |value, step| value.get(step));
         for step in steps {
             let has = |name: &str| here.is_some_and(|here| here.get(name).is_some());
-            if step == "secrets" && has("secret") {
-                place.push("secret".to_owned());
+            let instead = match (way.first(), step.as_str()) {
+                (Some(&"sources"), "secrets") if has("secret") => Some("secret"),
+                (Some(&"plugins"), "code" | "component") => Some("file"),
+                _ => None,
+            };
+            if let Some(name) = instead {
+                place.push(name.to_owned());
                 break;
             }
             // Names of the user's own stand as they are.
@@ -297,6 +357,20 @@ impl Work<'_> {
         }
         place
     }
+}
+
+/// Permissions as the file has them.
+fn listed(permissions: &Permissions) -> Vec<String> {
+    let Permissions { fetch, environment, respond, emit } = permissions;
+    let named = |what: &str, names: &BTreeSet<String>| {
+        (!names.is_empty())
+            .then(|| format!("{what} {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(" ")))
+    };
+    let bare = |what: &str, wanted: bool| wanted.then(|| what.to_owned());
+    [named("fetch", fetch), named("environment", environment), bare("respond", *respond), bare("emit", *emit)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The ways down the body to what is refused, in the order of the faults.

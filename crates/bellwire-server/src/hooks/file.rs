@@ -1,13 +1,16 @@
 //! Reads `hooks.toml`, or the same as YAML: a tree, the line of everything in it, and secrets from where they are kept.
 
 use serde_json::{Map, Number, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fmt, fs};
 use toml::de::{DeTable, DeValue};
 
 const FILE_BYTES_MAX: u64 = 8 << 20;
+/// Of a plugin; what it may have in the end says who installs it.
+const PLUGIN_BYTES_MAX: u64 = 32 << 20;
 /// Members whose own members have names of the user's choice, among which may be `env` and `file`.
 const NAMED_FREELY: [&str; 5] = ["env", "metadata", "settings", "headers", "secrets"];
 
@@ -77,7 +80,26 @@ pub(crate) struct Document {
     pub(crate) value: Value,
     /// References that lead nowhere; an empty text is in their place, so that the rest can be looked at.
     pub(crate) lost: Vec<Fault>,
+    /// What the files of plugins hold, by the plugin's name.
+    pub(crate) plugins: BTreeMap<String, Vec<u8>>,
+    /// The files that it names, as they were just before they were read.
+    pub(crate) files: Vec<(PathBuf, Option<Seen>)>,
     lines: Lines,
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Seen {
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
+impl Seen {
+    /// `None` for one that is not there.
+    pub(crate) fn of(path: &Path) -> Option<Seen> {
+        let found = fs::metadata(path).ok()?;
+        Some(Seen { modified: found.modified().ok(), length: found.len() })
+    }
 }
 
 #[derive(Debug)]
@@ -116,16 +138,25 @@ impl Document {
         let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
         let read = if yaml { from_yaml(text) } else { from_toml(&text) };
         let (value, lines) = read.map_err(|all| Faults::new(path, all))?;
-        let mut document = Document { path: path.to_owned(), value: Value::Null, lost: Vec::new(), lines };
+        let document = Document {
+            path: path.to_owned(),
+            value: Value::Null,
+            lost: Vec::new(),
+            plugins: BTreeMap::new(),
+            files: Vec::new(),
+            lines,
+        };
         let mut resolver = Resolver {
             folder: path.parent().unwrap_or(Path::new("")),
             environment,
             document: &document,
             faults: Vec::new(),
+            plugins: BTreeMap::new(),
+            files: Vec::new(),
         };
         let value = resolver.resolved(value, &mut Vec::new());
-        (document.lost, document.value) = (resolver.faults, value);
-        Ok(document)
+        let Resolver { faults, plugins, files, .. } = resolver;
+        Ok(Document { value, lost: faults, plugins, files, ..document })
     }
 
     /// The line of the value at this way, or of the nearest thing around it.
@@ -246,6 +277,8 @@ struct Resolver<'a> {
     environment: &'a dyn Fn(&str) -> Option<String>,
     document: &'a Document,
     faults: Vec<Fault>,
+    plugins: BTreeMap<String, Vec<u8>>,
+    files: Vec<(PathBuf, Option<Seen>)>,
 }
 
 impl Resolver<'_> {
@@ -253,6 +286,14 @@ impl Resolver<'_> {
         match value {
             Value::Object(members) => {
                 let freely = way.last().is_some_and(|name| NAMED_FREELY.contains(&name.as_str()));
+                if let [section, plugin] = way.as_slice()
+                    && section == "plugins"
+                {
+                    if let Some(Value::String(file)) = members.get("file") {
+                        self.plugin(plugin, file);
+                    }
+                    return Value::Object(members);
+                }
                 if members.len() == 1
                     && !freely
                     && let Some((kind, Value::String(name))) = members.iter().next()
@@ -280,19 +321,37 @@ impl Resolver<'_> {
         }
     }
 
+    /// The bytes of a file that is named, whatever they are.
+    fn bytes(&mut self, name: &str) -> Result<Vec<u8>, (String, String)> {
+        let path = self.folder.join(name);
+        let lost =
+            |why: String| (format!("{} {why}", path.display()), "the path begins at this file's folder".to_owned());
+        let found = fs::metadata(&path).map_err(|error| lost(format!("cannot be read: {error}")))?;
+        if found.is_file() {
+            self.files.push((path.clone(), Seen::of(&path)));
+        }
+        if found.len() > PLUGIN_BYTES_MAX {
+            return Err(lost("has more than 32 MiB".to_owned()));
+        }
+        fs::read(&path).map_err(|error| lost(format!("cannot be read: {error}")))
+    }
+
+    fn plugin(&mut self, name: &str, file: &str) {
+        match self.bytes(file) {
+            Ok(bytes) => drop(self.plugins.insert(name.to_owned(), bytes)),
+            Err((text, hint)) => self.faults.push(self.document.fault(&["plugins", name, "file"], text, Some(hint))),
+        }
+    }
+
     fn secret(&mut self, kind: &str, name: &str, way: &[String]) -> Value {
         let found = if kind == "env" {
             (self.environment)(name).ok_or_else(|| {
                 (format!("the environment variable {name} is not set"), format!("set {name} before the server starts"))
             })
         } else {
-            let path = self.folder.join(name);
-            let read = fs::read_to_string(&path).map(|text| text.strip_suffix('\n').unwrap_or(&text).to_owned());
-            read.map_err(|error| {
-                (
-                    format!("{} cannot be read: {error}", path.display()),
-                    "the path begins at this file's folder".to_owned(),
-                )
+            self.bytes(name).and_then(|bytes| match String::from_utf8(bytes) {
+                Ok(text) => Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned()),
+                Err(_) => Err((format!("{name} is not UTF-8"), "a text is expected here".to_owned())),
             })
         };
         match found {

@@ -1,15 +1,13 @@
 //! Keeps a running server's configuration as the file has it, or as it had it when it was last right.
 
 use super::apply::{Caller, Done};
-use super::file::{Document, Faults};
+use super::file::{Document, Faults, Seen};
 use super::rehearsal::rehearse;
 use crate::command::token::organisation_default;
 use bellwire_api::Settings;
 use bellwire_api::backend::Backend;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 use tokio::sync::mpsc;
 
 /// What became of the file.
@@ -17,37 +15,32 @@ pub(crate) type Outcome = Result<Done, Faults>;
 
 /// Asks for the file to be read again, and hears what became of it.
 pub(crate) struct Handle {
-    path: PathBuf,
-    seen: Option<Seen>,
-    requests: mpsc::UnboundedSender<std::sync::mpsc::Sender<Outcome>>,
+    /// The file, and those that it names, as they were when they were last read.
+    file: (PathBuf, Option<Seen>),
+    named: Vec<(PathBuf, Option<Seen>)>,
+    requests: mpsc::UnboundedSender<std::sync::mpsc::Sender<Told>>,
 }
 
-/// What tells one state of a file from another without reading it.
-#[derive(PartialEq)]
-struct Seen {
-    modified: Option<SystemTime>,
-    length: u64,
-}
-
-impl Seen {
-    fn of(path: &Path) -> Option<Seen> {
-        let found = fs::metadata(path).ok()?;
-        Some(Seen { modified: found.modified().ok(), length: found.len() })
-    }
-}
+/// What became of it, and the files that it names, if it could be read.
+type Told = (Outcome, Option<Vec<(PathBuf, Option<Seen>)>>);
 
 impl Handle {
-    /// Whether the file is another one than when it was last read. One that is not there right now is being replaced.
+    /// Whether one of them is another one than when it was last read. One that is not there right now is being replaced.
     pub(crate) fn has_changed(&self) -> bool {
-        Seen::of(&self.path).is_some_and(|now| self.seen.as_ref() != Some(&now))
+        let mut all = std::iter::once(&self.file).chain(&self.named);
+        all.any(|(path, seen)| Seen::of(path).is_some_and(|now| seen.as_ref() != Some(&now)))
     }
 
     /// Has the file read and applied, and waits. `None` if the server is ending.
     pub(crate) fn apply(&mut self) -> Option<Outcome> {
-        self.seen = Seen::of(&self.path);
-        let (answer, outcome) = std::sync::mpsc::channel();
+        self.file.1 = Seen::of(&self.file.0);
+        let (answer, told) = std::sync::mpsc::channel();
         self.requests.send(answer).ok()?;
-        outcome.recv().ok()
+        let (outcome, named) = told.recv().ok()?;
+        if let Some(named) = named {
+            self.named = named;
+        }
+        Some(outcome)
     }
 }
 
@@ -56,34 +49,39 @@ pub(crate) struct Keeper {
     path: PathBuf,
     backend: Arc<dyn Backend>,
     settings: Settings,
-    requests: mpsc::UnboundedReceiver<std::sync::mpsc::Sender<Outcome>>,
+    requests: mpsc::UnboundedReceiver<std::sync::mpsc::Sender<Told>>,
 }
 
 impl Keeper {
     /// For this file.
     pub(crate) fn new(path: PathBuf, backend: Arc<dyn Backend>, settings: Settings) -> (Keeper, Handle) {
         let (sender, requests) = mpsc::unbounded_channel();
-        (Keeper { path: path.clone(), backend, settings, requests }, Handle { path, seen: None, requests: sender })
+        let handle = Handle { file: (path.clone(), None), named: Vec::new(), requests: sender };
+        (Keeper { path, backend, settings, requests }, handle)
     }
 
     /// Serves its handle until that is gone.
     pub(crate) async fn run(mut self) {
         while let Some(answer) = self.requests.recv().await {
-            let outcome = self.apply().await;
+            let told = self.apply().await;
             // Whoever asked may have gone.
-            let _ = answer.send(outcome);
+            let _ = answer.send(told);
         }
     }
 
-    async fn apply(&self) -> Outcome {
+    async fn apply(&self) -> Told {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || read(&path)).await;
-        let document = match read {
-            Ok(read) => read?,
+        match read {
+            Ok(Ok(document)) => (self.declare(&document).await, Some(document.files)),
+            Ok(Err(faults)) => (Err(faults), None),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
-        let (plan, _) = rehearse(&document, Arc::clone(&self.backend), &self.settings).await?;
-        Caller::new(Arc::clone(&self.backend), &self.settings, organisation_default()).apply(&document, &plan).await
+        }
+    }
+
+    async fn declare(&self, document: &Document) -> Outcome {
+        let (plan, _) = rehearse(document, Arc::clone(&self.backend), &self.settings).await?;
+        Caller::new(Arc::clone(&self.backend), &self.settings, organisation_default()).apply(document, &plan).await
     }
 }
 

@@ -12,6 +12,9 @@
 //! plugin = { runs = "command", program = "/usr/local/bin/build", args = ["{{payload.after}}"] }
 //! ```
 //!
+//! Code that endpoints run can stand beside it: `[plugins.deploy]` with a `file` installs the module that endpoints name. Secrets and plugins
+//! are read again when their files change.
+//!
 //! [`file`] reads it and knows the line of everything in it; [`plan`] makes of it what the API is to be asked; [`apply`] asks, by way
 //! of the API's own router, so that nothing can be declared that the API would refuse. What has no effect is refused, too.
 //! A new file is first tried on a copy of the configuration ([`rehearsal`]); only if all of it is right, the server's own is

@@ -5,14 +5,17 @@
 
 use super::file::{Document, Fault};
 use crate::config::did_you_mean;
+use bellwire_api::backend::NewCode;
+use bellwire_model::{Module, Permissions};
 use bellwire_signature::source::presets;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What uids begin with that are ours to remove.
 pub(crate) const PREFIX: &str = "hooks.";
-const SECTIONS: [&str; 3] = ["applications", "sources", "endpoints"];
+const SECTIONS: [&str; 4] = ["applications", "plugins", "sources", "endpoints"];
 /// What an endpoint can have beside `from` and `application`; its secret and what the portal changes stay with the API.
 const ENDPOINT: [&str; 15] = [
     "url",
@@ -63,6 +66,8 @@ const OWN: [&str; 3] = ["uid", "app_id", "appId"];
 /// Members of a source whose own members are the API's, too.
 const NESTED: [&str; 5] = ["dedupe", "answer", "cron", "outbox", "queue"];
 const NAME_MAX: usize = 200;
+/// What every component and module of WebAssembly begins with.
+const COMPONENT: &[u8] = b"\0asm";
 
 /// One thing that is declared.
 #[derive(Clone, PartialEq, Debug)]
@@ -77,13 +82,25 @@ pub(crate) struct Declared {
     pub(crate) body: Map<String, Value>,
 }
 
+/// A module that is to be installed.
+#[derive(Clone, Debug)]
+pub(crate) struct DeclaredPlugin {
+    pub(crate) name: String,
+    pub(crate) code: NewCode,
+    /// SHA-256 of the code, in hex.
+    pub(crate) digest: String,
+    /// What is granted to it.
+    pub(crate) permissions: Permissions,
+}
+
 /// All that a file declares.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     /// Uid, and the body for the API if the file says more than that it is there.
     pub(crate) applications: BTreeMap<String, Option<Declared>>,
     /// Event types that endpoints ask for, with the place of the first.
     pub(crate) event_types: BTreeMap<String, [String; 2]>,
+    pub(crate) plugins: Vec<DeclaredPlugin>,
     pub(crate) sources: Vec<Declared>,
     pub(crate) endpoints: Vec<Declared>,
 }
@@ -97,12 +114,13 @@ pub(crate) fn plan(document: &Document) -> (Plan, Vec<Fault>) {
     let whole = document.value.as_object().unwrap_or(&empty);
     for name in whole.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
         let hint = format!(
-            "there are [applications.NAME], [sources.NAME] and [endpoints.NAME]{}",
+            "there are [applications.NAME], [plugins.NAME], [sources.NAME] and [endpoints.NAME]{}",
             did_you_mean(name, SECTIONS.into_iter())
         );
         reader.faults.push(document.fault(&[name], "this means nothing here", Some(hint)));
     }
     reader.each("applications", Reader::application);
+    reader.each("plugins", Reader::plugin);
     reader.each("sources", Reader::source);
     reader.each("endpoints", Reader::endpoint);
     reader.shared_applications();
@@ -151,6 +169,45 @@ impl Reader<'_> {
             body,
         };
         self.plan.applications.insert(name.to_owned(), Some(declared));
+    }
+
+    fn plugin(&mut self, name: &str, body: Map<String, Value>) {
+        const MEMBERS: [&str; 2] = ["file", "permissions"];
+        if let Err(why) = Module::check_name(name) {
+            return self.fault(&["plugins", name], "this is no name", &why);
+        }
+        for member in body.keys().filter(|member| !MEMBERS.contains(&member.as_str())) {
+            let hint = format!("there are {}{}", MEMBERS.join(", "), did_you_mean(member, MEMBERS.into_iter()));
+            self.fault(&["plugins", name, member], "a plugin has nothing of this name", &hint);
+        }
+        if !body.get("file").is_some_and(Value::is_string) {
+            self.fault(&["plugins", name, "file"], "a file is expected", "file = \"plugin.js\", or a component");
+        }
+        let permissions = self.permissions(name, body.get("permissions"));
+        // What cannot be read is told already.
+        let Some(bytes) = self.document.plugins.get(name) else { return };
+        let digest = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let code = match std::str::from_utf8(bytes) {
+            Ok(text) if !bytes.starts_with(COMPONENT) => NewCode::Text(text.to_owned()),
+            _ => NewCode::Component(bytes.clone().into()),
+        };
+        self.plan.plugins.push(DeclaredPlugin { name: name.to_owned(), code, digest, permissions });
+    }
+
+    fn permissions(&mut self, name: &str, lines: Option<&Value>) -> Permissions {
+        let Some(lines) = lines else { return Permissions::default() };
+        let texts: Option<Vec<&str>> = lines.as_array().and_then(|all| all.iter().map(Value::as_str).collect());
+        match texts
+            .ok_or_else(|| "a list of texts is expected".to_owned())
+            .and_then(|all| Permissions::listed(&all.join("\n")))
+        {
+            Ok(permissions) => permissions,
+            Err(why) => {
+                let hint = "permissions = [\"fetch api.example.com\", \"environment REGION\", \"respond\", \"emit\"]";
+                self.fault(&["plugins", name, "permissions"], why, hint);
+                Permissions::default()
+            }
+        }
     }
 
     fn source(&mut self, name: &str, mut body: Map<String, Value>) {
@@ -452,7 +509,7 @@ throttle_rate = 5
         };
         check(
             "[source.a]\n",
-            "hooks.toml:1: source: this means nothing here\n  hint: there are [applications.NAME], [sources.NAME] and [endpoints.NAME]; did you mean sources?",
+            "hooks.toml:1: source: this means nothing here\n  hint: there are [applications.NAME], [plugins.NAME], [sources.NAME] and [endpoints.NAME]; did you mean sources?",
         );
         check(
             "[sources.a]\npreset = \"x\"\n[endpoints.b]\nfrom = \"aa\"\n",

@@ -14,14 +14,17 @@ use crate::observe::Metrics;
 use crate::wiring;
 use anyhow::Context;
 use bellwire_api::Settings;
-use bellwire_api::backend::{AcceptError, Accepted, Answer, Backend, PluginFault, Shaped, Unshaped};
+use bellwire_api::backend::{
+    AcceptError, Accepted, Answer, Backend, ModuleEdit, ModuleRefusal, NewCode, PluginFault, Shaped, Unshaped,
+};
 use bellwire_api::pipe::Pipes;
 use bellwire_egress::Egress;
 use bellwire_engine::{Catalogue, Draft, Intake};
-use bellwire_model::{Endpoint, Message, OrganisationId, Runs, Sequence, Source, Timestamp};
+use bellwire_model::{Endpoint, Message, Module, ModuleVersion, OrganisationId, Runs, Sequence, Source, Timestamp};
 use bellwire_shape::Scripts;
 use bellwire_store::{Change, EmbeddedStore, Store};
 use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,6 +33,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Rehearsal {
     real: Arc<dyn Backend>,
     catalogue: RwLock<Catalogue>,
+    /// What the file installs, in front of what is installed.
+    modules: RwLock<BTreeMap<String, Arc<Module>>>,
     configuration: tokio::sync::Mutex<()>,
     sequence: AtomicU64,
     key: AtomicU32,
@@ -57,6 +62,7 @@ impl Rehearsal {
             sequence: AtomicU64::new(Sequence::first_at(real.now()).as_u64()),
             real,
             catalogue: RwLock::new(copy),
+            modules: RwLock::default(),
             configuration: tokio::sync::Mutex::new(()),
             // Far from keys that were given out.
             key: AtomicU32::new(u32::MAX / 2),
@@ -126,7 +132,23 @@ pub(super) async fn rehearse(
     let known = |fault: &Fault| faults.iter().any(|own| own.place == fault.place);
     let more: Vec<Fault> = match &tried {
         Ok(_) => Vec::new(),
-        Err(refused) => refused.all.iter().filter(|fault| !known(fault)).cloned().collect(),
+        Err(refused) => {
+            let all = document.lost.iter().chain(&faults).chain(&refused.all);
+            let wrong: BTreeSet<&str> =
+                all.filter_map(|fault| fault.place.strip_prefix("plugins.")?.split('.').next()).collect();
+            // A plugin that is wrong is not there for the endpoints that name it.
+            let text_at = |place: &str| {
+                place
+                    .split('.')
+                    .try_fold(&document.value, |value, step| value.get(step))
+                    .and_then(|value| value.as_str())
+            };
+            let follows = |fault: &Fault| {
+                fault.place.ends_with(".plugin.module")
+                    && text_at(&fault.place).is_some_and(|name| wrong.contains(name))
+            };
+            refused.all.iter().filter(|fault| !known(fault) && !follows(fault)).cloned().collect()
+        }
     };
     let all: Vec<Fault> = faults.iter().chain(&more).filter(|fault| !lost(&fault.place)).cloned().collect();
     let all = Faults::new(&document.path, document.lost.iter().cloned().chain(all).collect());
@@ -216,7 +238,61 @@ impl Backend for Rehearsal {
         runs: Runs,
         settings: &serde_json::Value,
     ) -> Result<(), Vec<PluginFault>> {
-        self.real.check_plugin(organisation, runs, settings)
+        let module = settings["module"].as_str().and_then(|name| self.modules.read().get(name).cloned());
+        let Some(module) = module else { return self.real.check_plugin(organisation, runs, settings) };
+        let about_it = |fault: &PluginFault| fault.path == ["module"];
+        let mut faults = self.real.check_plugin(organisation, runs, settings).err().unwrap_or_default();
+        faults.retain(|fault| !about_it(fault));
+        if module.runs() != Some(runs) {
+            let text = format!("the module {} is not one for the kind `{}`", module.name, runs.name());
+            faults.push(PluginFault { path: vec!["module".to_owned()], text });
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn modules(&self, organisation: &OrganisationId) -> Vec<Arc<Module>> {
+        let mut all: BTreeMap<String, Arc<Module>> =
+            self.real.modules(organisation).into_iter().map(|module| (module.name.clone(), module)).collect();
+        all.extend(self.modules.read().iter().map(|(name, module)| (name.clone(), Arc::clone(module))));
+        all.into_values().collect()
+    }
+
+    fn inspect_module(&self, code: NewCode) -> Answer<'_, Result<ModuleVersion, ModuleRefusal>> {
+        self.real.inspect_module(code)
+    }
+
+    fn edit_module(
+        &self,
+        organisation: &OrganisationId,
+        name: String,
+        edit: ModuleEdit,
+    ) -> Answer<'_, Result<Option<Arc<Module>>, ModuleRefusal>> {
+        let there = self.modules(organisation).into_iter().find(|module| module.name == name);
+        Box::pin(async move {
+            let module = match (edit, there) {
+                (ModuleEdit::Add(code), there) => {
+                    let version = self.real.inspect_module(code).await?;
+                    match there {
+                        None => Module::new(name, version),
+                        Some(there) => {
+                            there.check_runs(version.code.runs()).map_err(ModuleRefusal::Refused)?;
+                            let mut module = Module::clone(&there);
+                            module.add(version);
+                            module
+                        }
+                    }
+                }
+                (ModuleEdit::Grant(Some(more)), Some(there)) => {
+                    let mut module = Module::clone(&there);
+                    module.grant(more);
+                    module
+                }
+                _ => return Err(ModuleRefusal::Missing),
+            };
+            let module = Arc::new(module);
+            self.modules.write().insert(module.name.clone(), Arc::clone(&module));
+            Ok(Some(module))
+        })
     }
 
     fn ready(&self) -> Result<(), String> {

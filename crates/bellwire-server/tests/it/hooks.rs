@@ -179,6 +179,79 @@ kind = "plug"
     assert!(expected.iter().all(|(line, place)| text.contains(&format!("hooks.toml:{line}: {place}: "))), "{text}");
 }
 
+/// The log says so, about this place of the file.
+fn told(program: &Program, place: &str, what: &str) {
+    eventually(&format!("{place} is told"), || {
+        program.log().lines().any(|line| line.contains(place) && line.contains(what)).then_some(())
+    });
+}
+
+/// What the newest message's plugin said, once it has run.
+fn said(program: &Program, payload: Value) -> String {
+    let message = crate::plugins::send(program, "came", payload);
+    crate::plugins::attempts(program, &message, 1)[0]["response"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_plugin_from_a_file_is_taken_up_when_it_changes_and_the_old_one_runs_when_the_new_one_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let hooks = |permissions: &str| {
+        write(
+            folder.path(),
+            &format!(
+                "[plugins.deploy]\nfile = \"deploy.js\"\n{permissions}\n[endpoints.run]\napplication = \"acme\"\n\
+                 event_types = [\"came\"]\nplugin = {{ runs = \"javascript\", module = \"deploy\" }}\n"
+            ),
+        );
+    };
+    let code = |text: &str| {
+        std::fs::write(folder.path().join("new.js"), text).unwrap();
+        std::fs::rename(folder.path().join("new.js"), folder.path().join("deploy.js")).unwrap();
+    };
+    hooks("");
+    let output = run(folder.path(), &["check", "hooks.toml"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("hooks.toml:2: plugins.deploy.file: ") && text.contains("deploy.js cannot be read"),
+        "{text}"
+    );
+    assert_eq!(text.matches("hooks.toml:").count(), 1, "what follows from it is not told: {text}");
+    code("function handle(event) { return 'one ' + event.payload.n }");
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    assert!(program.log().contains("2 created, 0 updated"), "{}", program.log());
+    assert_eq!(said(&program, json!({"n": 1})), "one 1");
+
+    // The hooks file itself stays as it is.
+    code("function handle(event) { return 'two' }");
+    eventually("the new version runs", || (said(&program, json!({})) == "two").then_some(()));
+    code("function handle(event) { return");
+    told(&program, "hooks.toml:2: plugins.deploy.file: ", "what it said before stays in force");
+    assert_eq!(said(&program, json!({})), "two");
+    code("// @permission respond\nfunction handle(event, ctx) { return 'three' }");
+    told(&program, "hooks.toml:1: plugins.deploy.permissions: it wants more than it is granted: respond", "respond");
+    assert!(program.log().contains("hint: permissions = [\\\"respond\\\"]"), "{}", program.log());
+    assert_eq!(said(&program, json!({})), "two");
+    hooks("permissions = [\"respond\", \"fetch api.example.com\"]");
+    eventually("the new version runs", || (said(&program, json!({})) == "three").then_some(()));
+    // What is not named right by an endpoint is told, and nothing is done.
+    let text = std::fs::read_to_string(folder.path().join("hooks.toml")).unwrap();
+    write(folder.path(), &text.replace("module = \"deploy\"", "module = \"deply\""));
+    told(&program, "hooks.toml:7: endpoints.run.plugin.module: no module", "what it said before stays in force");
+    write(folder.path(), &text);
+    program.signal("HUP");
+    eventually("all is as it was", || program.has_said("the hooks file is in force").then_some(()));
+    assert!(program.stop().success());
+    // Nothing is installed twice.
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    assert!(program.log().contains("0 created, 0 updated, 2 as they were, 0 removed"), "{}", program.log());
+    let (_, module) = program.call("GET", "/plugin", Value::Null);
+    assert_eq!(module["data"][0]["versions"].as_array().unwrap().len(), 3, "{module}");
+    // What a check tries is not installed.
+    std::fs::remove_dir_all(folder.path().join("plugins")).unwrap();
+    assert!(run(folder.path(), &["check", "hooks.toml"]).status.success());
+    assert!(!folder.path().join("plugins").exists());
+}
+
 /// A program that writes its arguments and one variable to a file beside it.
 fn script(folder: &Path, name: &str) {
     use std::os::unix::fs::PermissionsExt as _;

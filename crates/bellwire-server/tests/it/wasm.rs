@@ -4,7 +4,7 @@ use crate::plugins::start;
 #[cfg(feature = "wasm")]
 use crate::{
     plugins::{attempts, event_types, install, send, serve},
-    program::{eventually, ledger, run},
+    program::{Program, eventually, ledger, run},
 };
 use serde_json::{Value, json};
 #[cfg(feature = "wasm")]
@@ -110,4 +110,52 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
     let again = attempts(&server, &send(&server, "works", json!({"amount": 6})), 1);
     assert_eq!(again[0]["response"], "{\"allow\":false}\ndenied\n");
     assert!(server.stop().success());
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+#[ignore = "needs components"]
+fn a_component_from_a_hooks_file_is_taken_up_when_it_changes_and_the_old_one_runs_when_the_new_one_is_wrong() {
+    #[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the server")]
+    let components = PathBuf::from(std::env::var_os("BELLWIRE_TEST_COMPONENTS").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        std::fs::copy(components.join(name).with_extension("wasm"), folder.path().join("new")).unwrap();
+        std::fs::rename(folder.path().join("new"), folder.path().join("handler.wasm")).unwrap();
+    };
+    let hooks = |permissions: &str| {
+        let text = format!(
+            "[plugins.handler]\nfile = \"handler.wasm\"\n{permissions}\n[endpoints.run]\napplication = \"acme\"\n\
+             plugin = {{ runs = \"wasm\", module = \"handler\", variables = {{ limit = \"5\" }} }}\n"
+        );
+        std::fs::write(folder.path().join("hooks.new"), text).unwrap();
+        std::fs::rename(folder.path().join("hooks.new"), folder.path().join("hooks.toml")).unwrap();
+    };
+    let said = |server: &Program, payload: Value| {
+        attempts(server, &send(server, "came", payload), 1)[0]["response"].as_str().unwrap().to_owned()
+    };
+    place("limit");
+    hooks("permissions = [\"respond\"]");
+    let output = run(folder.path(), &["check", "hooks.toml"]);
+    assert!(output.status.success(), "{output:?}");
+    let environment = [("BELLWIRE_SERVER_HOOKS", "hooks.toml"), ("BELLWIRE_PLUGINS_COMPUTE_MAX", "1s")];
+    let server = Program::start(folder.path(), &environment);
+    assert_eq!(said(&server, json!({"amount": 5})), "{\"allow\":true}\nallowed\n");
+    // One that is none.
+    std::fs::write(folder.path().join("handler.wasm"), b"\0asm and no component").unwrap();
+    eventually("it is told", || server.log().contains("hooks.toml:2: plugins.handler.file: ").then_some(()));
+    assert_eq!(said(&server, json!({"amount": 6})), "{\"allow\":false}\ndenied\n");
+    // One that wants more than it is granted.
+    place("hostile");
+    let wants = "it wants more than it is granted: fetch 127.0.0.1, environment REGION, respond, emit";
+    eventually("it is told", || server.log().contains(wants).then_some(()));
+    assert_eq!(said(&server, json!({"amount": 6})), "{\"allow\":false}\ndenied\n");
+    hooks("permissions = [\"fetch 127.0.0.1\", \"environment REGION\", \"respond\", \"emit\"]");
+    eventually("the new version runs", || {
+        said(&server, json!({"harm": "nothing"})).contains("about to: nothing").then_some(())
+    });
+    assert!(server.stop().success());
+    let server = Program::start(folder.path(), &environment);
+    assert!(said(&server, json!({"harm": "nothing"})).contains("about to: nothing"));
+    assert!(server.log().contains("0 created, 0 updated, 2 as they were, 0 removed"), "{}", server.log());
 }
