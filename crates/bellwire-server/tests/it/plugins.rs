@@ -448,3 +448,139 @@ fn what_an_endpoint_names_is_reached_by_the_proxy_or_refused() {
         assert!((0..20).any(|_| heard().starts_with("CONNECT cache.example:6379 ")));
     }
 }
+
+#[test]
+fn a_module_from_a_url_is_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let place = Receiver::saying(|arrival| match arrival.request.starts_with("GET /there.js ") {
+        true => (200, "export const handle = () => 'from there'".to_owned()),
+        false => (404, "function handle() { return 'the page that says that there is none' }".to_owned()),
+    });
+    let add = |path: &str| {
+        let (url, there) = (format!("http://{}", server.address), format!("http://{}{path}", place.address));
+        let output = run(folder.path(), &["plugin", "--url", &url, "add", &there, "--name", "there"]);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    let (added, text) = add("/gone.js");
+    assert!(!added && text.contains("404"), "{text}");
+    assert_eq!(server.call("GET", "/plugin", json!(null)).1["data"], json!([]));
+    let (added, text) = add("/there.js");
+    assert!(added, "{text}");
+    event_types(&server, &["came"]);
+    install(&server, "came", json!({"runs": "javascript", "module": "there"}));
+    assert_eq!(attempts(&server, &send(&server, "came", json!({})), 1)[0]["response"], "from there");
+}
+
+#[test]
+fn nothing_is_lost_or_run_twice_while_a_module_is_swapped() {
+    const COUNT: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["flows"]);
+    let add = |version: usize| {
+        let code = format!("function handle() {{ return 'version {version}' }}");
+        assert_eq!(server.call("POST", "/plugin", json!({"name": "flow", "code": code})).0, 200);
+    };
+    add(0);
+    install(&server, "flows", json!({"runs": "javascript", "module": "flow"}));
+    let swaps = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| (0..COUNT).for_each(|n| drop(send(&server, "flows", json!({"n": n})))));
+        let mut swaps = 0;
+        while !sending.is_finished() {
+            swaps += 1;
+            add(swaps);
+        }
+        swaps
+    });
+    let sum = eventually("all have run", || Some(ledger(folder.path())).filter(|sum| sum["pending"] == 0));
+    assert_eq!((&sum["accepted"], &sum["delivered"]), (&json!(COUNT), &json!(COUNT)));
+    let (mut said, mut iterator) = (Vec::new(), String::new());
+    loop {
+        let (_, page) =
+            server.call("GET", &format!("/app/acme/attempt/endpoint/flows?limit=250{iterator}"), json!(null));
+        let all = page["data"].as_array().unwrap();
+        said.extend(all.iter().map(|attempt| attempt["response"].as_str().unwrap().to_owned()));
+        if page["done"] == true {
+            break;
+        }
+        iterator = format!("&iterator={}", page["iterator"].as_str().unwrap());
+    }
+    assert_eq!(said.len(), COUNT, "each ran once");
+    let version = |text: &String| text.strip_prefix("version ").and_then(|number| number.parse::<usize>().ok());
+    let versions: std::collections::BTreeSet<_> = said.iter().map(|text| version(text).expect("a version")).collect();
+    assert!(versions.len() > 1 && versions.last() <= Some(&swaps), "{versions:?} of {swaps}");
+}
+
+#[test]
+fn many_installed_plugins_cost_little() {
+    const COUNT: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let run_all = |from: usize, to: usize| {
+        for n in from..to {
+            let code = format!("const own = 'number {n}'; function handle() {{ return own }}");
+            assert_eq!(server.call("POST", "/plugin", json!({"name": format!("own-{n}"), "code": code})).0, 200);
+            let name = format!("plugin.n{n}");
+            event_types(&server, &[&name]);
+            install(&server, &name, json!({"runs": "javascript", "module": format!("own-{n}")}));
+            let message = send(&server, &name, json!({}));
+            assert_eq!(attempts(&server, &message, 1)[0]["response"], format!("number {n}"));
+        }
+    };
+    // What all of them share is there with the first few.
+    run_all(0, 10);
+    let before = server.resident_bytes();
+    run_all(10, 10 + COUNT);
+    let each = server.resident_bytes().saturating_sub(before) / COUNT as u64;
+    assert!(each < 512 << 10, "each costs {each} bytes");
+}
+
+#[test]
+fn a_plugin_has_a_filter_an_order_retries_and_a_rate_as_a_push_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    let script = "function handle(event) {
+        console.log(event.payload.n + '/' + event.attempt)
+        if (event.payload.n === 1 && event.attempt === 1) throw new Error('not yet')
+    }";
+    let endpoint = |uid: &str, more: Value| {
+        let mut endpoint = json!({"uid": uid, "kind": "plugin", "plugin": {"runs": "javascript", "script": script}, "channels": [uid]});
+        endpoint.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, answer) = server.call("POST", "/app/acme/endpoint", endpoint);
+        assert_eq!(status, 201, "{answer}");
+    };
+    endpoint("ordered", json!({"filter": "payload.n < 100", "fifo": true, "retrySchedule": [1]}));
+    endpoint("slow", json!({"throttleRate": 4}));
+    let post = |channel: &str, n: u32| {
+        let body = json!({"eventType": "a.b", "channels": [channel], "payload": {"n": n}});
+        assert_eq!(server.call("POST", "/app/acme/msg", body).0, 202);
+    };
+    // Oldest first.
+    let log = |endpoint: &str, count: usize| {
+        eventually("they have run", || {
+            let (_, page) =
+                server.call("GET", &format!("/app/acme/attempt/endpoint/{endpoint}?limit=250"), json!(null));
+            let mut all = page["data"].as_array()?.clone();
+            all.reverse();
+            (all.len() >= count).then_some(all)
+        })
+    };
+    for n in [0, 1, 100, 2, 3] {
+        post("ordered", n);
+    }
+    let ran: Vec<_> = log("ordered", 5)
+        .iter()
+        .map(|one| one["response"].as_str().unwrap().lines().last().unwrap().to_owned())
+        .collect();
+    let expected = ["0/1", "1/1", "1/2", "2/1", "3/1"];
+    assert!(ran.iter().zip(expected).all(|(ran, expected)| ran.contains(expected) || expected == "1/1"), "{ran:?}");
+    assert_eq!(ran.len(), 5, "what the filter does not take has no attempt");
+    (0..12).filter(|n| *n != 1).for_each(|n| post("slow", n));
+    let times: Vec<jiff::Timestamp> =
+        log("slow", 11).iter().map(|one| one["timestamp"].as_str().unwrap().parse().unwrap()).collect();
+    let took = times.last().unwrap().as_millisecond() - times[0].as_millisecond();
+    // A second's worth may come at once, and the rest at four in a second.
+    assert!(took >= 1_500, "eleven at four in a second took {took} ms");
+}

@@ -18,7 +18,7 @@ const ALL: [Transport; 3] = [Transport::Events, Transport::Lines, Transport::Cha
 
 /// Somebody who reads an endpoint.
 enum Reader {
-    Stream(BufReader<TcpStream>),
+    Stream { lines: BufReader<TcpStream>, id: String },
     Channel(Box<Channel>),
 }
 
@@ -37,29 +37,35 @@ impl Reader {
                 return Reader::Channel(Box::new(channel));
             }
         };
-        let head = format!(
-            "GET /api/v1{endpoint}/stream?{query} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\naccept: {media}\r\n\r\n",
-            server.token
-        );
+        // A browser has no token, but a ticket.
+        let token = match server.token.as_str() {
+            "" => String::new(),
+            token => format!("authorization: Bearer {token}\r\n"),
+        };
+        let head =
+            format!("GET /api/v1{endpoint}/stream?{query} HTTP/1.1\r\nhost: x\r\n{token}accept: {media}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        Reader::Stream(BufReader::new(stream))
+        Reader::Stream { lines: BufReader::new(stream), id: String::new() }
     }
 
     /// The next thing that is told: `message`, or `lag`, `error`, `reconnect`; and its data.
     fn next(&mut self) -> (String, Value) {
-        let stream = match self {
+        let (lines, id) = match self {
             Reader::Channel(channel) => loop {
                 let tungstenite::Message::Text(text) = channel.0.read().unwrap() else { continue };
                 let frame: Value = serde_json::from_str(&text).unwrap();
                 let kind = frame["t"].as_str().unwrap().replace("event", "message");
                 return (kind, frame);
             },
-            Reader::Stream(stream) => stream,
+            Reader::Stream { lines, id } => (lines, id),
         };
         let (mut event, mut line) = (String::new(), String::new());
         loop {
             line.clear();
-            assert!(stream.read_line(&mut line).unwrap() > 0, "the stream goes on");
+            assert!(lines.read_line(&mut line).unwrap() > 0, "the stream goes on");
+            if let Some(last) = line.strip_prefix("id: ") {
+                last.trim().clone_into(id);
+            }
             if let Some(name) = line.strip_prefix("event: ") {
                 name.trim().clone_into(&mut event);
             }
@@ -79,6 +85,14 @@ impl Reader {
                     None => ("message".to_owned(), data),
                 },
             };
+        }
+    }
+
+    /// Of the last event of a stream of events.
+    fn last_id(&self) -> String {
+        match self {
+            Reader::Stream { id, .. } => id.clone(),
+            Reader::Channel(_) => String::new(),
         }
     }
 
@@ -175,6 +189,94 @@ fn by_each_transport_a_filter_a_script_and_a_format_have_their_effect() {
         let xml = r#"<?xml version="1.0" encoding="UTF-8"?><payload><n>8</n></payload>"#;
         assert_eq!(message["payload"], json!({"rawPayload": xml}), "{transport:?} {mode}: {message}");
         assert_eq!(message["headers"]["content-type"], "application/vnd.acme+xml", "{transport:?} {mode}: {message}");
+    }
+}
+
+#[test]
+fn by_each_transport_a_reader_that_is_cut_off_a_hundred_times_misses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    application(&server);
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "pipe", "kind": "pipe"})).0, 201);
+    let endpoint = "/app/acme/endpoint/pipe";
+    std::thread::scope(|scope| {
+        // Some of it is live, and some was there before.
+        scope.spawn(|| (0..250).for_each(|n| send(&server, json!({"n": n}))));
+        for transport in ALL {
+            let (mut query, mut seen) = ("from=earliest".to_owned(), 0);
+            for cut in 0..100 {
+                let mut reader = Reader::open(&server, transport, endpoint, &query);
+                for _ in 0..1 + cut % 4 {
+                    let message = reader.message();
+                    assert_eq!(message["payload"]["n"], seen, "{transport:?} {cut}");
+                    // What an event's `id` is in a stream of events stands in the others with the message.
+                    let cursor = message["cursor"].as_str().map_or_else(|| reader.last_id(), str::to_owned);
+                    (query, seen) = (format!("cursor={cursor}"), seen + 1);
+                }
+            }
+            assert_eq!(seen, 250);
+        }
+    });
+}
+
+#[test]
+fn by_each_transport_a_quiet_pipe_gives_signs_of_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    application(&server);
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "pipe", "kind": "pipe"})).0, 201);
+    let mut readers = ALL.map(|transport| Reader::open(&server, transport, "/app/acme/endpoint/pipe", ""));
+    for (transport, reader) in ALL.into_iter().zip(&mut readers) {
+        match reader {
+            Reader::Channel(channel) => {
+                let frame = channel.0.read().unwrap();
+                assert!(matches!(frame, tungstenite::Message::Ping(_)), "{frame:?}");
+            }
+            Reader::Stream { lines, .. } => {
+                // A line for itself; lines of the head and of chunks end otherwise.
+                let beat = if transport == Transport::Events { ": \n" } else { "\n" };
+                let opening = if transport == Transport::Events { 0 } else { 1 };
+                let mut beats = 0;
+                while beats <= opening {
+                    let mut line = String::new();
+                    assert!(lines.read_line(&mut line).unwrap() > 0, "the stream goes on");
+                    assert!(!line.starts_with("data: ") && !line.starts_with('{'), "{line}");
+                    beats += usize::from(line == beat);
+                }
+            }
+        }
+    }
+    // And then it goes on.
+    send(&server, json!({"n": 1}));
+    for reader in &mut readers {
+        assert_eq!(reader.message()["payload"]["n"], 1);
+    }
+}
+
+#[test]
+fn a_ticket_opens_a_channel_to_its_endpoint_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Program::start(folder.path(), &[]);
+    application(&server);
+    for uid in ["pipe", "other"] {
+        assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": uid, "kind": "pipe"})).0, 201);
+    }
+    let (status, out) = server.call("POST", "/app/acme/endpoint/pipe/ticket", json!({}));
+    assert_eq!(status, 201, "{out}");
+    let ticket = out["ticket"].as_str().unwrap();
+    send(&server, json!({"n": 1}));
+    server.token.clear();
+    let query = format!("ticket={ticket}");
+    for transport in ALL {
+        let mut reader = Reader::open(&server, transport, "/app/acme/endpoint/pipe", &query);
+        assert_eq!(reader.message()["payload"]["n"], 1, "{transport:?}");
+    }
+    for (endpoint, query) in [("other", query.as_str()), ("pipe", "ticket=x"), ("pipe", "")] {
+        let (status, _) = server.raw(&format!(
+            "GET /api/v1/app/acme/endpoint/{endpoint}/ws?{query} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, close\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ));
+        assert!(matches!(status, 401 | 404), "{endpoint} {query}: {status}");
     }
 }
 
