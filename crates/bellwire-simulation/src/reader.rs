@@ -116,7 +116,10 @@ impl World {
             let outcome = told(now, Err(FailureClass::Timeout), "nobody said anything".to_owned());
             self.say(receipt, number, Use::End, outcome, AfterAttempt::Waiting { due: now });
         }
-        let rows = self.store.lease_beside(TAKEN, false, now, &beside, AT_ONCE).expect("a store in memory can be read");
+        let rows = self
+            .store
+            .lease_beside(TAKEN, false, now, &beside, AT_ONCE, usize::MAX)
+            .expect("a store in memory can be read");
         for (row, message) in rows {
             let at = row.delivery.message;
             let Some(node) = &mut self.node else { return Ok(()) };

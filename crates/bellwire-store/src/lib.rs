@@ -186,7 +186,8 @@ pub trait Store: Send + Sync {
     fn lag(&self, endpoint: EndpointKey, after: Sequence) -> Result<Lag, ReadError>;
 
     /// As [`Store::lease_due`], without the deliveries of the messages `beside`, which somebody has already. `in_order`: in order of
-    /// acceptance, and also what is not due yet; otherwise in order of the due time. Changes nothing.
+    /// acceptance, and also what is not due yet; otherwise in order of the due time. No further one once there are `bytes_max` of payload.
+    /// Changes nothing.
     fn lease_beside(
         &self,
         endpoint: EndpointKey,
@@ -194,6 +195,7 @@ pub trait Store: Send + Sync {
         until: Timestamp,
         beside: &HashSet<Sequence>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Waiting, Message)>, ReadError>;
 
     /// A consumer of `endpoint`.

@@ -48,6 +48,10 @@ const REASON_MAX: usize = 1_000;
 const ENDED_MAX: usize = 1_000;
 /// Where an ordering key says what must wait for what, so many rows are looked at beyond those that are wanted.
 const LOOKED_BEYOND: usize = 1_000;
+/// No further message is read to be handed out once there are so many bytes of payload;
+const BYTES_MAX: usize = 4 << 20;
+/// more where an ordering key may have most of them wait.
+const ORDERED_BYTES_MAX: usize = 16 << 20;
 
 pub(super) fn operations() -> Vec<Operation> {
     let path = |verb| match verb {
@@ -293,7 +297,7 @@ async fn until_next(api: &Api, endpoint: &Endpoint) -> Result<Duration, Error> {
         (leases.messages(), leases.next_end())
     };
     let key = endpoint.key;
-    let rows = api.read(move |store| store.lease_beside(key, false, Timestamp::FAR_FUTURE, &beside, 1)).await?;
+    let rows = api.read(move |store| store.lease_beside(key, false, Timestamp::FAR_FUTURE, &beside, 1, 1)).await?;
     let now = api.backend().now();
     let due = rows.first().map(|(row, _)| row.due).filter(|due| *due > now);
     let next = [due, end].into_iter().flatten().min();
@@ -368,8 +372,8 @@ async fn hand_out(
     }
     let in_order = endpoint.limits.fifo || pipe.ordering_key.is_some();
     let (key, now) = (endpoint.key, api.backend().now());
-    let looked = if in_order { want + LOOKED_BEYOND } else { want };
-    let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked)).await?;
+    let (looked, bytes_max) = if in_order { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
+    let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked, bytes_max)).await?;
     let now = api.backend().now();
     let (mut handed, mut expired, mut unmade) = (Vec::new(), Vec::new(), Vec::new());
     let (mut allowance, mut more) = (Allowance::new(), false);
@@ -412,6 +416,7 @@ async fn hand_out(
         }
     }
     if !expired.is_empty() {
+        more = true;
         end_expired(api, &expired, now).await?;
     }
     if !unmade.is_empty() {

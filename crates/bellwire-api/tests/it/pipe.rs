@@ -573,3 +573,39 @@ async fn security_events_are_polled_as_rfc_8936_has_it() {
     let again: Vec<&String> = third["sets"].as_object().expect("tokens").keys().collect();
     assert!(again.len() == 2 && again.contains(&ids[2]) && !again.contains(&ids[0]) && !again.contains(&ids[1]));
 }
+
+#[tokio::test]
+async fn every_consumer_has_a_rate_of_its_own() {
+    let world = world().await;
+    world.patch(PIPE, json!({ "throttleRate": 3 })).await.expect(200);
+    world.send_n(0..10).await;
+    let poll = async |name: &str| {
+        let out = world.get(&format!("/api/v1/app/acme/poller/pipe/consumer/{name}")).await.expect(200);
+        numbers(out["data"].as_array().expect("a list"))
+    };
+    assert_eq!((poll("one").await, poll("one").await), (vec![0, 1, 2], vec![]));
+    assert_eq!(poll("two").await, [0, 1, 2], "what one has used up is not another's");
+    assert_eq!(page(&world.pull("").await).0, [0, 1, 2], "nor that of who has no name");
+    world.pass(Duration::from_millis(1_001));
+    assert_eq!(poll("one").await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn who_takes_much_gets_what_there_is_room_for() {
+    let world = world().await;
+    let large = "x".repeat(900 << 10);
+    for n in 0..8 {
+        let body = json!({ "eventType": "a.b", "payload": { "n": n, "large": large } });
+        world.post("/api/v1/app/acme/msg", body).await.expect(202);
+    }
+    let first = world.receive(json!({ "limit": 1_000 })).await;
+    assert_eq!(numbers(&first), [0, 1, 2, 3, 4], "four megabytes, and the one that goes beyond");
+    let (data, cursor, more) = page(&world.pull("limit=1000").await);
+    assert_eq!((data, more), (vec![0, 1, 2, 3, 4], true));
+    assert_eq!(page(&world.pull(&format!("cursor={cursor}")).await).0, [5, 6, 7]);
+    assert_eq!(numbers(&world.receive(json!({ "limit": 1_000 })).await), [5, 6, 7]);
+    // In the order of a key there is more to look at, to find what may go.
+    world.patch(PIPE, json!({ "pipe": { "orderingKey": "/n" } })).await.expect(200);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(numbers(&world.receive(json!({ "limit": 1_000 })).await), [0, 1, 2, 3, 4, 5, 6, 7]);
+}

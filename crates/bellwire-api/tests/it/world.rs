@@ -753,6 +753,7 @@ impl Store for Memory {
         _: Timestamp,
         _: &HashSet<Sequence>,
         _: usize,
+        _: usize,
     ) -> Result<Vec<(Waiting, Message)>, ReadError> {
         Ok(Vec::new())
     }

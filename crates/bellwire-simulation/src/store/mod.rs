@@ -448,9 +448,17 @@ impl Store for SimStore {
         until: Timestamp,
         beside: &HashSet<Sequence>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Waiting, Message)>, ReadError> {
         let rows = self.lease_due(endpoint, in_order, until, usize::MAX)?;
-        Ok(rows.into_iter().filter(|(row, _)| !beside.contains(&row.delivery.message)).take(limit).collect())
+        let free = rows.into_iter().filter(|(row, _)| !beside.contains(&row.delivery.message)).take(limit);
+        let mut bytes = 0;
+        let room = free.take_while(|(_, message)| {
+            let is_room = bytes < bytes_max;
+            bytes += message.content_bytes();
+            is_room
+        });
+        Ok(room.collect())
     }
 
     fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError> {

@@ -341,10 +341,11 @@ impl Store for EmbeddedStore {
         until: Timestamp,
         beside: &HashSet<Sequence>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Waiting, Message)>, ReadError> {
         self.read(|reader| {
             let transaction = reader.unchecked_transaction()?;
-            waiting_room::lease_beside(&transaction, endpoint, in_order, until, beside, limit)
+            waiting_room::lease_beside(&transaction, endpoint, in_order, until, beside, limit, bytes_max)
         })
     }
 

@@ -354,6 +354,7 @@ pub(super) fn lease_beside(
     until: Timestamp,
     beside: &HashSet<Sequence>,
     limit: usize,
+    bytes_max: usize,
 ) -> Result<Vec<(Waiting, Message)>, Fault> {
     // Index rows that are passed over cost next to nothing; a message is looked up only for what is taken.
     let mut statement = connection.prepare_cached(if in_order {
@@ -365,8 +366,9 @@ pub(super) fn lease_beside(
     })?;
     let doomed = Doomed::of(connection, endpoint)?;
     let mut rows = statement.query([i64::from(endpoint.0), until.as_micros()])?;
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     while found.len() < limit
+        && bytes < bytes_max
         && let Some(row) = rows.next()?
     {
         let waiting = waiting_from(row)?;
@@ -374,6 +376,7 @@ pub(super) fn lease_beside(
             continue;
         }
         if let Some(message) = message_log::find(connection, waiting.delivery.message, true)? {
+            bytes += message.content_bytes();
             found.push((waiting, message));
         }
     }

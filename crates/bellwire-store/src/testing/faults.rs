@@ -196,8 +196,9 @@ impl Store for FaultyStore {
         until: Timestamp,
         beside: &HashSet<Sequence>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Waiting, Message)>, ReadError> {
-        self.inner.lease_beside(endpoint, in_order, until, beside, limit)
+        self.inner.lease_beside(endpoint, in_order, until, beside, limit, bytes_max)
     }
 
     fn consumer(&self, endpoint: EndpointKey, name: &str) -> Result<Option<Consumer>, ReadError> {

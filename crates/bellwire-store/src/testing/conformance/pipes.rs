@@ -260,9 +260,10 @@ pub(super) fn what_somebody_has_is_not_leased_again(world: &mut World) {
     let later = world.now.plus(SECOND * 60);
     let put_off = settled(world, to(1, messages[2]), 1, AfterAttempt::Waiting { due: later });
     change(world, vec![Change::Settle(vec![put_off])]);
-    let lease = |in_order, beside: &[usize], limit| {
+    let lease = |in_order, beside: &[usize], limit, bytes_max| {
         let beside = beside.iter().map(|n| messages[*n]).collect();
-        let rows = world.store().lease_beside(EndpointKey(1), in_order, world.now, &beside, limit).expect("reads");
+        let rows = world.store().lease_beside(EndpointKey(1), in_order, world.now, &beside, limit, bytes_max);
+        let rows = rows.expect("reads");
         rows.into_iter()
             .map(|(row, message)| {
                 assert_eq!(row.delivery.message, message.sequence());
@@ -270,8 +271,13 @@ pub(super) fn what_somebody_has_is_not_leased_again(world: &mut World) {
             })
             .collect::<Vec<_>>()
     };
-    assert_eq!(lease(false, &[], 3), [0, 1, 3]);
-    assert_eq!(lease(false, &[0, 3], 10), [1, 4, 5]);
-    assert_eq!(lease(true, &[0], 10), [1, 2, 3, 4, 5]);
-    assert_eq!(lease(true, &[0, 1, 2, 3, 4, 5], 10), [0; 0]);
+    assert_eq!(lease(false, &[], 3, usize::MAX), [0, 1, 3]);
+    assert_eq!(lease(false, &[0, 3], 10, usize::MAX), [1, 4, 5]);
+    assert_eq!(lease(true, &[0], 10, usize::MAX), [1, 2, 3, 4, 5]);
+    assert_eq!(lease(true, &[0, 1, 2, 3, 4, 5], 10, usize::MAX), [0; 0]);
+    // As many as there is room for, and one always.
+    let bytes = world.store().message(messages[0], true).expect("reads").expect("there").content_bytes();
+    assert_eq!(lease(false, &[], 10, 1), [0]);
+    assert_eq!(lease(false, &[], 10, bytes + 1), [0, 1]);
+    assert_eq!(lease(true, &[], 10, 3 * bytes), [0, 1, 2]);
 }

@@ -150,7 +150,7 @@ pub(super) fn nothing_of_a_deleted_endpoint_is_leased(world: &mut World) {
         let (store, endpoint, until) = (world.store(), EndpointKey(1), Timestamp::FAR_FUTURE);
         [false, true].map(|fifo| {
             let beside = HashSet::new();
-            let handed = store.lease_beside(endpoint, fifo, until, &beside, 10).expect("read").len();
+            let handed = store.lease_beside(endpoint, fifo, until, &beside, 10, usize::MAX).expect("read").len();
             let head = store.next_due(endpoint, fifo).expect("read").is_some();
             (store.lease_due(endpoint, fifo, until, 10).expect("read").len(), handed, head)
         })

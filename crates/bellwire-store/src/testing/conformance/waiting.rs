@@ -215,7 +215,7 @@ pub(super) fn what_waits_can_be_cancelled(world: &mut World) {
         let head = world.store().next_due(EndpointKey(1), fifo).expect("read");
         assert_eq!(head, Some(WaitingHead { due: later.due }));
         let beside = HashSet::new();
-        let handed = world.store().lease_beside(EndpointKey(1), fifo, Timestamp::FAR_FUTURE, &beside, 5);
+        let handed = world.store().lease_beside(EndpointKey(1), fifo, Timestamp::FAR_FUTURE, &beside, 5, usize::MAX);
         assert_eq!(handed.expect("read").into_iter().map(|(row, _)| row).collect::<Vec<_>>(), [later]);
     }
     while world.store().has_tasks() {
