@@ -23,10 +23,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_engine::{Receipt, ReceiptError, Use};
 use bellwire_model::{
-    AfterAttempt, AttemptNumber, Delivery, EndReason, Endpoint, EndpointKey, FailureClass, Kind, Message, Outcome,
-    Pipe, RESPONSE_BODY_MAX, Sequence, Timestamp, Waiting,
+    AfterAttempt, AttemptNumber, Delivery, DeliveryState, EndReason, Endpoint, EndpointKey, FailureClass, Kind,
+    Message, Outcome, Pipe, RESPONSE_BODY_MAX, Sequence, Timestamp, Waiting,
 };
-use bellwire_store::{Change, Settled, told};
+use bellwire_store::{Change, DeliveryOfMessage, Settled, told};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -193,13 +193,6 @@ pub(super) fn shown<'a>(endpoint: &Endpoint, leased: &'a [Leased], now: Timestam
         }
     };
     leased.iter().map(one).collect()
-}
-
-/// The receipt of whoever has a message now.
-pub(super) fn receipt_of(api: &Api, endpoint: EndpointKey, message: Sequence) -> Option<String> {
-    let desk = api.backend().pipes().desk(endpoint);
-    let receipt = desk.leases.lock().receipt(message)?;
-    Some(write_receipt(endpoint, receipt))
 }
 
 fn write_receipt(endpoint: EndpointKey, receipt: Receipt) -> String {
@@ -619,6 +612,62 @@ async fn use_receipts(
         commit(api, vec![Change::Settle(settled)], using).await?;
     }
     Ok(answers)
+}
+
+/// Ends or puts off deliveries of these messages that wait, durably, whoever has them or whether anybody has.
+pub(super) async fn settle(
+    api: &Api,
+    key: EndpointKey,
+    messages: &[Sequence],
+    what: Use,
+    outcome: &Outcome,
+    after: AfterAttempt,
+) -> Result<(), Error> {
+    let desk = api.backend().pipes().desk(key);
+    let now = api.backend().now();
+    let mut using = Using { desk: Arc::clone(&desk), what, receipts: Vec::new() };
+    let (mut settled, mut unheld, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    let one = |message, number| {
+        let delivery = Delivery { endpoint: key, message };
+        Settled { delivery, number, at: now, outcome: outcome.clone(), after }
+    };
+    for message in messages.iter().filter(|message| seen.insert(**message)) {
+        let mut leases = desk.leases.lock();
+        let receipt = leases.receipt(*message);
+        match receipt.and_then(|receipt| Some((receipt, leases.begin(receipt, what, now).ok()?))) {
+            Some((receipt, number)) => {
+                using.receipts.push(receipt);
+                settled.push(one(*message, number));
+            }
+            None => unheld.push(*message),
+        }
+    }
+    if !unheld.is_empty() {
+        let read = api.read(move |store| {
+            unheld.iter().map(|message| store.delivery(Delivery { endpoint: key, message: *message })).collect()
+        });
+        let deliveries: Vec<Option<DeliveryOfMessage>> = read.await?;
+        settled.extend(deliveries.into_iter().flatten().filter_map(|delivery| match delivery.state {
+            DeliveryState::Waiting(row) => Some(one(row.delivery.message, row.next)),
+            _ => None,
+        }));
+    }
+    if settled.is_empty() {
+        return Ok(());
+    }
+    commit(api, vec![Change::Settle(settled)], using).await
+}
+
+/// Whether a reader who asked now would get something.
+pub(super) async fn is_there_more(api: &Api, endpoint: &Endpoint) -> Result<bool, Error> {
+    let (_, pipe) = pipe_of(api, endpoint.key)?;
+    let (beside, free) = {
+        let desk = api.backend().pipes().desk(endpoint.key);
+        let leases = desk.leases.lock();
+        (leases.messages(), usize::from(pipe.in_flight_max).saturating_sub(leases.len()))
+    };
+    let (key, now) = (endpoint.key, api.backend().now());
+    Ok(free > 0 && !api.read(move |store| store.lease_beside(key, false, now, &beside, 1, 1)).await?.is_empty())
 }
 
 async fn extend(mut call: Call) -> Result<Response, Error> {

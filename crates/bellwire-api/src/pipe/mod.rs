@@ -71,6 +71,7 @@ struct Desk {
     leases: Mutex<Leases>,
     /// One hands out at a time: what was read to be given is then still free.
     turn: tokio::sync::Mutex<()>,
+    issued: Mutex<secevent::Issued>,
 }
 
 impl Pipes {
@@ -89,7 +90,8 @@ impl Pipes {
     fn desk(&self, endpoint: EndpointKey) -> Arc<Desk> {
         let mut desks = self.desks.lock();
         let desk = desks.entry(endpoint).or_insert_with(|| {
-            Arc::new(Desk { leases: Mutex::new(Leases::new(self.first_lease)), turn: tokio::sync::Mutex::new(()) })
+            let leases = Mutex::new(Leases::new(self.first_lease));
+            Arc::new(Desk { leases, turn: tokio::sync::Mutex::new(()), issued: Mutex::default() })
         });
         Arc::clone(desk)
     }

@@ -1,31 +1,71 @@
 //! Security event tokens by polling (RFC 8936), for receivers that speak it: the leases of a pipe under its names.
 //!
 //! A message is an event; its id is the `jti`. What was handed out and not acknowledged comes again when its lease ends, as RFC 8936 has it. A payload
-//! that is a token already (`application/secevent+jwt`) goes as it came; of any other a token is made, signed with the endpoint's secret (HS256).
+//! that is a token already (`application/secevent+jwt`) goes as it came, under its own `jti`; of any other a token is made, signed with the endpoint's
+//! secret (HS256).
+//!
+//! An acknowledgement names a token, not a lease. So it counts whenever it comes: after the lease has ended, and after a restart too.
 
-use super::lease::{self, AckIn, LIMIT_MAX, Leased, NackIn};
+use super::lease::{self, LIMIT_MAX, Leased};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
 use super::shaped::Given;
-use super::{TAG, consumer};
+use super::{Desk, TAG, consumer};
 use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::error::{self, Error};
 use crate::operation::{Access, Operation};
 use axum::response::Response;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bellwire_model::{ContentType, Endpoint, MessageId, Timestamp};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bellwire_engine::Use;
+use bellwire_model::{AfterAttempt, ContentType, EndReason, Endpoint, Message, MessageId, Sequence, Timestamp};
 use bellwire_signature::SecretKind;
+use bellwire_store::told;
 use http::{Method, StatusCode};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 const TYPE: &str = "secevent+jwt";
 const LIMIT_DEFAULT: usize = 100;
+/// So many tokens of other makers are remembered, by their ids; who acknowledges an older one gets it once more.
+const ISSUED_KEPT: usize = 4_096;
+/// The id of a token is at most so long; one with a longer id goes under its message's.
+const ID_MAX: usize = 512;
+
+/// Of which messages the tokens are that go under ids of their own makers, of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Issued {
+    messages: HashMap<String, Vec<Sequence>>,
+    in_order: VecDeque<String>,
+}
+
+impl Issued {
+    fn put(&mut self, id: &str, message: Sequence) {
+        let messages = self.messages.entry(id.to_owned()).or_insert_with(|| {
+            self.in_order.push_back(id.to_owned());
+            Vec::new()
+        });
+        if !messages.contains(&message) {
+            messages.push(message);
+        }
+        while self.in_order.len() > ISSUED_KEPT {
+            let oldest = self.in_order.pop_front();
+            oldest.map(|oldest| self.messages.remove(&oldest));
+        }
+    }
+}
+
+/// The messages whose token has this id.
+fn messages_of(desk: &Desk, id: &str) -> Vec<Sequence> {
+    if let Some(messages) = desk.issued.lock().messages.get(id) {
+        return messages.clone();
+    }
+    id.parse::<MessageId>().map(|id| vec![id.sequence()]).unwrap_or_default()
+}
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
@@ -93,46 +133,52 @@ async fn poll(mut call: Call) -> Result<Response, Error> {
         return Err(Error::invalid(&["body", "ack"], "at most 1000 tokens are acknowledged or refused at a time"));
     }
     let (api, key) = (&call.api, endpoint.key);
-    let receipts = |ids: &mut dyn Iterator<Item = &String>| -> Vec<String> {
-        ids.filter_map(|id| lease::receipt_of(api, key, id.parse::<MessageId>().ok()?.sequence())).collect()
-    };
-    let taken = receipts(&mut input.ack.iter());
-    if !taken.is_empty() {
-        lease::acknowledge(api, key, AckIn { receipts: Some(taken), ..AckIn::default() }).await?;
-    }
+    let desk = api.backend().pipes().desk(key);
+    let now = api.backend().now();
+    let taken: Vec<Sequence> = input.ack.iter().flat_map(|id| messages_of(&desk, id)).collect();
+    let acknowledged = told(now, Ok(200), "acknowledged".to_owned());
+    lease::settle(api, key, &taken, Use::Acknowledge, &acknowledged, AfterAttempt::Delivered).await?;
     for (id, SetError { err, description }) in &input.set_errs {
-        let refused = receipts(&mut std::iter::once(id));
-        if !refused.is_empty() {
-            let reason: String = format!("{err}: {description}").chars().take(250).collect();
-            let said = NackIn { receipts: Some(refused), dead: true, reason: Some(reason), ..NackIn::default() };
-            lease::refuse(api, key, said).await?;
-        }
+        let reason: String = format!("{err}: {description}").chars().take(250).collect();
+        let refused = told(now, Ok(503), reason);
+        let dead = AfterAttempt::Ended(EndReason::Exhausted);
+        lease::settle(api, key, &messages_of(&desk, id), Use::Refuse, &refused, dead).await?;
     }
     let mut out = PollOut { sets: BTreeMap::new(), more_available: false };
     if limit > 0 {
         let wait = if input.return_immediately { Duration::ZERO } else { WAIT_MAX };
         let mut watch = api.backend().pipes().wakes.watch(key);
         let leased = lease::receive(api, key, &"".into(), limit, None, &mut watch, in_time(wait)).await?;
-        out.more_available = leased.len() == limit;
         let now = api.backend().now();
-        let issuer = call.own_url().unwrap_or_default();
+        let issuer = call.own_url().unwrap_or_else(|| "urn:bellwire".to_owned());
         for Leased { given: Given { message, .. }, .. } in &leased {
-            out.sets.insert(message.id.to_string(), token(&endpoint, message, &issuer, now)?);
+            let (id, token) = token(&endpoint, message, &issuer, now)?;
+            if id != message.id.to_string() {
+                desk.issued.lock().put(&id, message.sequence());
+            }
+            out.sets.insert(id, token);
         }
     }
+    out.more_available = lease::is_there_more(api, &endpoint).await?;
     Ok(error::json(StatusCode::OK, &out))
 }
 
-/// The token of a message: its payload if that is one, or one with the payload as its event (RFC 8417).
-fn token(
-    endpoint: &Endpoint,
-    message: &bellwire_model::Message,
-    issuer: &str,
-    now: Timestamp,
-) -> Result<String, Error> {
+/// What a token says, RFC 8417 section 2.2.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    iat: i64,
+    jti: &'a str,
+    events: BTreeMap<String, &'a RawValue>,
+}
+
+/// The token of a message with its id: the message's payload if that is one, or one with the payload as its event (RFC 8417).
+fn token(endpoint: &Endpoint, message: &Message, issuer: &str, now: Timestamp) -> Result<(String, String), Error> {
     let payload = message.payload.as_deref().unwrap_or_default();
+    let id = message.id.to_string();
     if matches!(&message.content_type, ContentType::Other(media) if media.contains(TYPE)) {
-        return Ok(String::from_utf8_lossy(payload).trim().to_owned());
+        let token = String::from_utf8_lossy(payload).trim().to_owned();
+        return Ok((own_id(&token).unwrap_or(id), token));
     }
     let secret = endpoint.signing_secrets(now).find(|secret| secret.kind() == SecretKind::Symmetric);
     let text = secret.map(|secret| secret.reveal_text());
@@ -141,15 +187,49 @@ fn token(
         let detail = "Tokens are signed with HS256, and this endpoint's secret is for ed25519; rotate it to one of the kind whsec_.";
         return Err(Error::refused(StatusCode::CONFLICT, "secret_cannot_sign_tokens", detail));
     };
-    let event: Value =
-        serde_json::from_slice(payload).unwrap_or_else(|_| json!({ "rawPayload": String::from_utf8_lossy(payload) }));
-    let claims = json!({
-        "iss": issuer,
-        "iat": message.sequence().time().as_seconds(),
-        "jti": message.id.to_string(),
-        "events": { format!("urn:bellwire:event-type:{}", message.event_type): event },
-    });
+    // An event is an object. One that was accepted goes in as it is, with every digit of its numbers.
+    let internal = |error: serde_json::Error| Error::Internal(error.to_string());
+    let object = serde_json::from_slice::<&RawValue>(payload).ok().filter(|raw| raw.get().starts_with('{'));
+    let wrapped = match object {
+        Some(_) => None,
+        None => {
+            let text = String::from_utf8_lossy(payload);
+            Some(to_raw_value(&BTreeMap::from([("rawPayload", text)])).map_err(internal)?)
+        }
+    };
+    let event = object.or(wrapped.as_deref()).unwrap_or(RawValue::NULL);
+    let events = BTreeMap::from([(format!("urn:bellwire:event-type:{}", message.event_type), event)]);
+    let claims = Claims { iss: issuer, iat: message.sequence().time().as_seconds(), jti: &id, events };
     let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::HS256) };
-    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&bytes))
-        .map_err(|error| Error::Internal(error.to_string()))
+    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&bytes));
+    Ok((id.clone(), token.map_err(|error| Error::Internal(error.to_string()))?))
+}
+
+/// The `jti` of a token that somebody else made. Who polls verifies it; we only pass it on.
+fn own_id(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Id {
+        jti: String,
+    }
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let Id { jti } = serde_json::from_slice(&claims).ok()?;
+    (1..=ID_MAX).contains(&jti.len()).then_some(jti)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tokens_that_are_remembered_are_bounded() {
+        let mut issued = Issued::default();
+        for n in 0..ISSUED_KEPT as u64 + 10 {
+            for _ in 0..2 {
+                issued.put(&format!("set-{n}"), Sequence::from_u64(n));
+            }
+        }
+        assert_eq!((issued.messages.len(), issued.in_order.len()), (ISSUED_KEPT, ISSUED_KEPT));
+        assert!(issued.messages.values().all(|messages| messages.len() == 1));
+        assert!(!issued.messages.contains_key("set-9") && issued.messages.contains_key("set-10"));
+    }
 }

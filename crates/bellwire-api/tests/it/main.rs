@@ -17,6 +17,7 @@ mod source_way;
 mod kind;
 mod pipe;
 mod pipe_shape;
+mod pipe_set;
 mod change;
 mod lists;
 mod look;

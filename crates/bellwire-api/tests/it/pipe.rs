@@ -2,7 +2,6 @@
 
 use crate::world::{ORGANISATION, World, application_token};
 use axum::body::Body;
-use base64::Engine as _;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -12,11 +11,11 @@ use tower::ServiceExt;
 pub(crate) const PIPE: &str = "/api/v1/app/acme/endpoint/pipe";
 
 /// A world on the real store, with a pipe.
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     world_with(json!({})).await
 }
 
-async fn world_with(settings: Value) -> World {
+pub(crate) async fn world_with(settings: Value) -> World {
     let world = World::embedded();
     world.application("acme").await;
     let body = json!({ "uid": "pipe", "kind": "pipe", "pipe": settings });
@@ -25,7 +24,7 @@ async fn world_with(settings: Value) -> World {
 }
 
 impl World {
-    async fn send_n(&self, range: std::ops::Range<u32>) {
+    pub(crate) async fn send_n(&self, range: std::ops::Range<u32>) {
         for n in range {
             let body = json!({ "eventType": "a.b", "payload": { "n": n } });
             self.post("/api/v1/app/acme/msg", body).await.expect(202);
@@ -54,11 +53,11 @@ impl World {
     }
 }
 
-fn numbers(data: &[Value]) -> Vec<u64> {
+pub(crate) fn numbers(data: &[Value]) -> Vec<u64> {
     data.iter().map(|event| event["payload"]["n"].as_u64().expect("a number")).collect()
 }
 
-fn page(out: &Value) -> (Vec<u64>, String, bool) {
+pub(crate) fn page(out: &Value) -> (Vec<u64>, String, bool) {
     let data = out["data"].as_array().expect("a list");
     (numbers(data), out["cursor"].as_str().expect("a cursor").to_owned(), out["hasMore"] == true)
 }
@@ -536,42 +535,6 @@ async fn no_consumer_is_ahead_of_what_was_accepted() {
     assert_eq!(world.statuses().await, [1, 1], "nobody has read them");
     let page = world.get("/api/v1/app/acme/poller/pipe/consumer/me").await.expect(200);
     assert_eq!(numbers(page["data"].as_array().expect("a list")), [0, 1]);
-}
-
-#[tokio::test]
-async fn security_events_are_polled_as_rfc_8936_has_it() {
-    let world = world().await;
-    world.send_n(0..4).await;
-    let poll = async |body: Value| world.post(&format!("{PIPE}/pull/set"), body).await.expect(200);
-    let first = poll(json!({ "maxEvents": 3, "returnImmediately": true })).await;
-    let sets = first["sets"].as_object().expect("tokens");
-    assert_eq!((sets.len(), &first["moreAvailable"]), (3, &json!(true)));
-    // Each is a token of its kind, signed with the endpoint's secret, with the payload as its event.
-    let secret = world.get(&format!("{PIPE}/secret")).await.expect(200)["key"].as_str().expect("a secret").to_owned();
-    let key = base64::engine::general_purpose::STANDARD.decode(&secret["whsec_".len()..]).expect("base64");
-    let key = jsonwebtoken::DecodingKey::from_secret(&key);
-    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
-    validation.required_spec_claims.clear();
-    let mut seen = Vec::new();
-    for (id, token) in sets {
-        let decoded =
-            jsonwebtoken::decode::<Value>(token.as_str().expect("a token"), &key, &validation).expect("signed");
-        assert_eq!((decoded.header.typ.as_deref(), &decoded.claims["jti"]), (Some("secevent+jwt"), &json!(id)));
-        seen.push(decoded.claims["events"]["urn:bellwire:event-type:a.b"]["n"].as_u64().expect("the payload"));
-    }
-    seen.sort_unstable();
-    assert_eq!(seen, [0, 1, 2]);
-    let ids: Vec<&String> = sets.keys().collect();
-    // Acknowledging comes along with the next poll; what is refused does not come again, what is not mentioned does.
-    let errors = json!({ ids[1]: { "err": "invalid_key", "description": "no" } });
-    let body = json!({ "ack": [ids[0], "unknown"], "setErrs": errors, "returnImmediately": true });
-    let second = poll(body.clone()).await;
-    assert_eq!(second["sets"].as_object().map(serde_json::Map::len), Some(1));
-    poll(json!({ "maxEvents": 0, "ack": [ids[0]] })).await;
-    world.pass(Duration::from_secs(31));
-    let third = poll(json!({ "returnImmediately": true })).await;
-    let again: Vec<&String> = third["sets"].as_object().expect("tokens").keys().collect();
-    assert!(again.len() == 2 && again.contains(&ids[2]) && !again.contains(&ids[0]) && !again.contains(&ids[1]));
 }
 
 #[tokio::test]

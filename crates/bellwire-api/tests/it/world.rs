@@ -498,6 +498,12 @@ impl TestBackend {
         self.pipes.wakes.close();
     }
 
+    /// Nobody has anything any more, as after a restart.
+    pub(crate) fn forget_leases(&self) {
+        let all: Vec<_> = self.catalogue.read().endpoints().map(|endpoint| endpoint.key).collect();
+        all.into_iter().for_each(|endpoint| self.pipes.forget(endpoint));
+    }
+
     /// Commits and publishes, as the server does; and what is owed to a pipe waits at once, as its engine would see to.
     fn commit(&self, store: &dyn Store, batch: Batch) {
         store.commit(&batch).expect("a commit");
