@@ -100,7 +100,7 @@ impl Pools {
         statements: Vec<Bound>,
         deadline: Instant,
     ) -> Result<Vec<u64>, Failed> {
-        let pool = self.connections.pool(dsn);
+        let pool = self.connections.pool(dsn, guard.is_some());
         let _place = pool.place().await?;
         let mut held = None;
         // One that has been idle may be closed by the server meanwhile.

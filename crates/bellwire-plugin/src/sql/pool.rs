@@ -11,8 +11,9 @@ const CONNECTIONS_MAX: usize = 4;
 /// Databases whose connections are kept.
 const DATABASES_MAX: usize = 64;
 
-/// Those of one shard, by DSN.
-pub(super) struct Connections<C>(RefCell<HashMap<String, Rc<Pool<C>>>>);
+/// Those of one shard, by DSN, and whether the address guard let them through. One that the operator has named is none of an endpoint's
+/// owner who writes the same DSN: it may lead where only the operator may go.
+pub(super) struct Connections<C>(RefCell<HashMap<(String, bool), Rc<Pool<C>>>>);
 
 /// Those to one database.
 pub(super) struct Pool<C> {
@@ -27,13 +28,14 @@ impl<C> Default for Connections<C> {
 }
 
 impl<C> Connections<C> {
-    pub(super) fn pool(&self, dsn: &str) -> Rc<Pool<C>> {
+    pub(super) fn pool(&self, dsn: &str, is_guarded: bool) -> Rc<Pool<C>> {
+        let key = (dsn.to_owned(), is_guarded);
         let mut pools = self.0.borrow_mut();
-        if pools.len() >= DATABASES_MAX && !pools.contains_key(dsn) {
+        if pools.len() >= DATABASES_MAX && !pools.contains_key(&key) {
             pools.clear();
         }
         let new = || Rc::new(Pool { places: Semaphore::new(CONNECTIONS_MAX), idle: RefCell::default() });
-        Rc::clone(pools.entry(dsn.to_owned()).or_insert_with(new))
+        Rc::clone(pools.entry(key).or_insert_with(new))
     }
 }
 

@@ -61,7 +61,7 @@ impl Pools {
         statements: Vec<Bound>,
         deadline: Instant,
     ) -> Result<Vec<u64>, Failed> {
-        let pool = self.connections.pool(dsn);
+        let pool = self.connections.pool(dsn, guard.is_some());
         let later = |text: String| Failed { forever: false, text };
         let _place = pool.place().await?;
         let mut client = match pool.take().filter(|client| !client.is_closed()) {

@@ -3,6 +3,8 @@
 use super::*;
 use crate::event::tests::received;
 use serde_json::{Value as Json, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 
 fn client() -> Client {
     bellwire_egress::Egress::new(Default::default()).expect("egress").client().expect("a client")
@@ -149,4 +151,47 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
         matches!(&guarded, Answer::Broken(_, why) if why.contains("private") && !why.contains("hidden")),
         "{guarded:?}"
     );
+}
+
+/// Speaks as much of PostgreSQL as it takes to be connected to; refuses every statement, and stays. Answers its port.
+fn refusing_postgres() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let message = |kind: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).expect("is short").to_be_bytes();
+        [&[kind][..], &length, body].concat()
+    };
+    let ready = message(b'Z', b"I");
+    let welcome = [message(b'R', &[0; 4]), ready.clone()].concat();
+    let refusal = [message(b'E', b"SERROR\0C55000\0Mrefused here\0\0"), ready].concat();
+    std::thread::spawn(move || {
+        for mut tcp in listener.incoming().map_while(Result::ok) {
+            let (welcome, refusal) = (welcome.clone(), refusal.clone());
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4_096];
+                // What it is asked first is whether it has TLS, or who comes.
+                let mut answer = welcome;
+                while tcp.read(&mut bytes).is_ok_and(|count| count > 0) && tcp.write_all(&answer).is_ok() {
+                    answer.clone_from(&refusal);
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
+    let dsn = format!("postgres://app@127.0.0.1:{}/shop?sslmode=disable", refusing_postgres());
+    let named: Named = [("shop".to_owned(), dsn.clone())].into();
+    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
+    let run = async |settings: Json| {
+        let sql: Sql = crate::settings::read(&settings).expect("settings");
+        let message = received("{}");
+        sql.run(&Event::new(&message, 1), &named, &files, &pools, &client).await.answer
+    };
+    let operators = run(json!({ "connection": "shop", "statements": ["SELECT 1"] })).await;
+    assert!(matches!(&operators, Answer::Broken(_, why) if why.contains("refused here")), "{operators:?}");
+    let owners = run(json!({ "dsn": dsn, "statements": ["SELECT 1"] })).await;
+    assert!(matches!(&owners, Answer::Broken(_, why) if why.contains("private")), "{owners:?}");
 }

@@ -331,5 +331,8 @@ async fn mariadb_that_is_busy_or_dies_is_tried_again() {
         }
         assert_eq!(server.sql(&format!("SELECT COUNT(*) FROM orders.t WHERE id DIV 100 = {round}")), "20");
     }
-    assert!(shard.pools.mysql.connections.pool(&server.dsn("?sslmode=disable")).take().is_some(), "some are kept");
+    assert!(
+        shard.pools.mysql.connections.pool(&server.dsn("?sslmode=disable"), false).take().is_some(),
+        "some are kept"
+    );
 }
