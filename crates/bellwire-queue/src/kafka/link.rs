@@ -12,8 +12,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Host;
 
-/// No answer is longer. Of what is fetched, the largest batch of a topic must fit.
-const FRAME_MAX: usize = 32 << 20;
+/// No answer with records is longer: the largest batch of a topic must fit.
+const FETCHED_MAX: usize = 32 << 20;
+/// Nor any other one. What is read of it takes some times as much.
+const ANSWER_MAX: usize = 4 << 20;
+/// Of what a broker says for people, so many letters are passed on.
+const SAID_MAX: usize = 500;
 
 pub(super) struct Link {
     stream: Reached,
@@ -81,7 +85,7 @@ impl Link {
         let mut answer = self.call(SASL_HANDSHAKE, |request| request.string(Some("PLAIN"))).await?;
         let number = answer.i16().map_err(|odd| self.odd(odd))?;
         let offered = answer.each(Reader::string).map_err(|odd| self.odd(odd))?;
-        let (name, offered) = (&self.name, offered.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let (name, offered) = (&self.name, said(&offered.into_iter().flatten().collect::<Vec<_>>().join(", ")));
         match number {
             0 => {}
             code::UNSUPPORTED_SASL_MECHANISM => {
@@ -97,7 +101,7 @@ impl Link {
         let text = answer.string().map_err(|odd| self.odd(odd))?.unwrap_or_default();
         match number {
             0 => Ok(()),
-            number => Err(refused(format!("{} does not let us in: {} {text}", self.name, told(number)))),
+            number => Err(refused(format!("{} does not let us in: {} {}", self.name, told(number), said(&text)))),
         }
     }
 
@@ -154,8 +158,9 @@ impl Link {
     fn frame(&mut self) -> Result<Option<Reader>, PublishError> {
         let Some(head) = self.read.first_chunk() else { return Ok(None) };
         let length = usize::try_from(i32::from_be_bytes(*head)).unwrap_or(usize::MAX);
-        if length > FRAME_MAX {
-            return Err(self.lost(&format!("its answer has {length} bytes, and at most {FRAME_MAX} are taken")));
+        let most = if self.waiting.is_some_and(|(_, api)| api == FETCH) { FETCHED_MAX } else { ANSWER_MAX };
+        if length > most {
+            return Err(self.lost(&format!("its answer has {length} bytes, and at most {most} are taken")));
         }
         if self.read.len() < length + 4 {
             return Ok(None);
@@ -173,4 +178,9 @@ impl Link {
     fn lost(&self, why: &str) -> PublishError {
         PublishError::Lost(format!("{}: {why}", self.name))
     }
+}
+
+/// What a broker says for people.
+fn said(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect()
 }

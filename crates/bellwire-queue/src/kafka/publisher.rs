@@ -339,20 +339,35 @@ async fn produce(
             }
         })
         .await?;
-    let outcomes = answer.each(|one: &mut Reader| {
-        let topic = one.string()?.unwrap_or_default();
+    outcomes(&mut answer, |place| of.contains_key(place)).map_err(|odd| link.odd(odd))
+}
+
+/// What an answer says of the partitions that were `asked` for. What it says of others is not kept: it can be a great deal, each with a
+/// long name.
+fn outcomes(
+    answer: &mut Reader,
+    asked: impl Fn(&(String, i32)) -> bool,
+) -> Result<HashMap<(String, i32), (i16, i64)>, Odd> {
+    let mut outcomes = HashMap::new();
+    answer.each(|one| {
+        let mut place = (one.string()?.unwrap_or_default(), 0);
         one.each(|one| {
-            let (partition, number, first) = (one.i32()?, one.i16()?, one.i64()?);
+            place.1 = one.i32()?;
+            let outcome = (one.i16()?, one.i64()?);
             // When it was appended, and where the log begins.
             one.take(16)?;
-            Ok(((topic.clone(), partition), (number, first)))
+            if asked(&place) {
+                outcomes.insert(place.clone(), outcome);
+            }
+            Ok(())
         })
-    });
-    Ok(outcomes.map_err(|odd| link.odd(odd))?.into_iter().flatten().collect())
+    })?;
+    Ok(outcomes)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Writer;
     use super::*;
 
     #[test]
@@ -368,6 +383,25 @@ mod tests {
         ] {
             assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");
         }
+    }
+
+    #[test]
+    fn of_an_answer_only_what_was_asked_for_is_kept() {
+        let mut answer = Writer::default();
+        answer.count(2);
+        for topic in ["orders", "invented"] {
+            answer.string(Some(topic));
+            answer.count(3);
+            for partition in 0..3 {
+                answer.i32(partition);
+                answer.i16(0);
+                (0..3).for_each(|offset| answer.i64(offset));
+            }
+        }
+        let mut answer = Reader::new(answer.bytes.into(), false);
+        let asked = ("orders".to_owned(), 1);
+        let kept = outcomes(&mut answer, |place| *place == asked).expect("is read");
+        assert_eq!(kept, HashMap::from([(asked, (0, 0))]));
     }
 
     #[test]

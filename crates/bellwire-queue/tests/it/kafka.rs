@@ -351,6 +351,8 @@ async fn what_is_no_kafka_or_claims_to_be_much_of_one_is_an_error() {
         // Fetch from 4 to 17, and nothing else.
         (versions(1, &[0, 1, 0, 4, 0, 17]), "does not speak version 7 of Produce"),
         (vec![0, 0, 0, 4, 0, 0, 0, 9], "to another question"),
+        // As much as may be fetched is far more than what versions there are.
+        ((5_i32 << 20).to_be_bytes().to_vec(), "has 5242880 bytes, and at most"),
     ] {
         let server = server("kafka", answering(bytes), None);
         let error = Publishers::new(plain(), wall).publish(&server, &publication(0), LIMIT).await.unwrap_err();
