@@ -22,11 +22,16 @@ pub(super) struct Layout {
     pub(super) leaders: Vec<Option<i32>>,
 }
 
-/// A connection to the first of the servers in the URL that can be had.
+/// A connection to the first of the servers in the URL that can be had. Each has its part of `limit`, and one part is left for what is asked
+/// then: a server that is silent does not hide the others.
 pub(super) async fn reach_any(client: &Client, server: &Server, limit: Duration) -> Result<Link, PublishError> {
+    let each = match u32::try_from(server.places().count()) {
+        Ok(count @ 2..) => limit / (count + 1),
+        _ => limit,
+    };
     let mut first = None;
     for place in server.places() {
-        match Link::open(client, server, &place, limit).await {
+        match Link::open(client, server, &place, each).await {
             Ok(link) => return Ok(link),
             Err(error) => first = first.or(Some(error)),
         }

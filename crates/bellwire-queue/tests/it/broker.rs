@@ -3,11 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) const PRODUCE: i16 = 0;
-pub(crate) const FETCH: i16 = 1;
-pub(crate) const LIST_OFFSETS: i16 = 2;
 pub(crate) const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 
@@ -16,8 +13,6 @@ pub(crate) type Said = Option<Vec<u8>>;
 
 pub(crate) struct Broker {
     pub(crate) port: u16,
-    /// Connections that were opened.
-    pub(crate) opened: Arc<AtomicUsize>,
 }
 
 impl Broker {
@@ -25,16 +20,14 @@ impl Broker {
     pub(crate) fn start(answers: impl Fn(i16, u16) -> Said + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (answers, opened) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
-        let count = Arc::clone(&opened);
+        let answers = Arc::new(answers);
         std::thread::spawn(move || {
             for tcp in listener.incoming().map_while(Result::ok) {
-                count.fetch_add(1, Ordering::SeqCst);
                 let answers = Arc::clone(&answers);
                 std::thread::spawn(move || serve(tcp, |api| answers(api, port)));
             }
         });
-        Broker { port, opened }
+        Broker { port }
     }
 }
 
@@ -79,16 +72,4 @@ pub(crate) fn metadata(leader: i32, port: u16) -> Said {
 pub(crate) fn produced(error: i16) -> Said {
     let partition = [&[0; 4][..], &error.to_be_bytes(), &[0; 24]].concat();
     Some([&[0, 0, 0, 1][..], &text("events"), &[0, 0, 0, 1], &partition, &[0; 4]].concat())
-}
-
-/// `events/0` begins at 0.
-pub(crate) fn begins() -> Said {
-    Some([&[0; 4][..], &[0, 0, 0, 1], &text("events"), &[0, 0, 0, 1], &[0; 22]].concat())
-}
-
-/// These bytes as what was fetched of `events/0`.
-pub(crate) fn fetched(records: &[u8]) -> Said {
-    let length = i32::try_from(records.len()).unwrap().to_be_bytes();
-    let partition = [&[0; 30][..], &[0; 4], &length, records].concat();
-    Some([&[0; 10][..], &[0, 0, 0, 1], &text("events"), &[0, 0, 0, 1], &partition].concat())
 }

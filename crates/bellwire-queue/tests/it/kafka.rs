@@ -1,5 +1,6 @@
 //! A real Kafka. What brokers answer that no real one does is tried beside the code.
 
+use crate::broker::{self, METADATA, PRODUCE};
 use crate::cluster::{Cluster, Door};
 use crate::{LIMIT, client, publication, wall};
 use bellwire_egress::{Client, TlsSettings};
@@ -362,4 +363,23 @@ async fn what_is_no_kafka_or_claims_to_be_much_of_one_is_an_error() {
         let error = consume(&plain(), wall, &server, (&subscription(Start::Oldest), None), &mut keeping).await;
         assert!(error.to_string().contains(text), "{text}: {error}");
     }
+}
+
+/// A broker that takes everything.
+fn taking(api: i16, port: u16) -> broker::Said {
+    match api {
+        METADATA => broker::metadata(1, port),
+        PRODUCE => broker::produced(0),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_does_not_hide_the_next_one_in_the_url() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (first, second) = (silent.local_addr().unwrap().port(), broker::Broker::start(taking).port);
+    let url = format!("kafka://127.0.0.1:{first},127.0.0.1:{second}");
+    let server = Server::parse(Broker::Kafka, &url, Credentials::default()).unwrap();
+    let limit = Duration::from_secs(3);
+    Publishers::new(plain(), wall).publish(&server, &publication(0), limit).await.unwrap();
 }

@@ -7,6 +7,8 @@
 mod amqp;
 mod real;
 #[cfg(feature = "kafka")]
+mod broker;
+#[cfg(feature = "kafka")]
 mod cluster;
 #[cfg(feature = "kafka")]
 mod kafka;
