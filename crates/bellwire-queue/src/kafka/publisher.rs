@@ -22,11 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use url::Host;
 
 /// What is known of a topic is asked again after this: it may have more partitions.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Of so many topics.
 const TOPICS_MAX: usize = 256;
+/// So many brokers are spoken to at a time; with more, all are connected to anew.
+const LEADERS_MAX: usize = 256;
 /// So many wait for one leader.
 const WAITING_MAX: usize = 1_024;
 /// One request has so many, or so many bytes, or one.
@@ -45,7 +48,8 @@ pub(crate) struct Publisher {
     /// Over which is asked who leads.
     asking: tokio::sync::Mutex<Option<Link>>,
     known: Mutex<HashMap<String, (Instant, Arc<Layout>)>>,
-    leaders: Mutex<HashMap<i32, Arc<Leader>>>,
+    /// By where they are: a broker that moves keeps its number.
+    leaders: Mutex<HashMap<(Host<String>, u16), Arc<Leader>>>,
 }
 
 /// Where what is for one broker is put. `None` until there is a connection.
@@ -94,7 +98,7 @@ impl Publisher {
             };
             let (answer, answered) = oneshot::channel();
             let job = Job { topic: topic.clone(), partition, record: record.clone(), answer };
-            match self.leader(leader, place).await {
+            match self.leader(place).await {
                 Ok(jobs) => {
                     if jobs.send(job).await.is_err() {
                         continue;
@@ -179,8 +183,14 @@ impl Publisher {
     }
 
     /// Where to put what is for this broker. Who comes while it is being connected to waits for that.
-    async fn leader(&self, id: i32, place: &(url::Host<String>, u16)) -> Result<mpsc::Sender<Job>, PublishError> {
-        let leader = Arc::clone(self.leaders.lock().entry(id).or_default());
+    async fn leader(&self, place: &(Host<String>, u16)) -> Result<mpsc::Sender<Job>, PublishError> {
+        let leader = {
+            let mut leaders = self.leaders.lock();
+            if leaders.len() >= LEADERS_MAX && !leaders.contains_key(place) {
+                leaders.clear();
+            }
+            Arc::clone(leaders.entry(place.clone()).or_default())
+        };
         let mut open = leader.lock().await;
         if let Some(jobs) = open.as_ref().filter(|jobs| !jobs.is_closed()) {
             return Ok(jobs.clone());

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) const PRODUCE: i16 = 0;
 pub(crate) const METADATA: i16 = 3;
@@ -13,6 +14,8 @@ pub(crate) type Said = Option<Vec<u8>>;
 
 pub(crate) struct Broker {
     pub(crate) port: u16,
+    /// Connections that were opened.
+    pub(crate) opened: Arc<AtomicUsize>,
 }
 
 impl Broker {
@@ -20,14 +23,16 @@ impl Broker {
     pub(crate) fn start(answers: impl Fn(i16, u16) -> Said + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let answers = Arc::new(answers);
+        let (answers, opened) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&opened);
         std::thread::spawn(move || {
             for tcp in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::SeqCst);
                 let answers = Arc::clone(&answers);
                 std::thread::spawn(move || serve(tcp, |api| answers(api, port)));
             }
         });
-        Broker { port }
+        Broker { port, opened }
     }
 }
 

@@ -10,6 +10,7 @@ use bellwire_queue::{
 };
 use futures_util::future::join_all;
 use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -382,4 +383,19 @@ async fn a_server_that_is_silent_does_not_hide_the_next_one_in_the_url() {
     let server = Server::parse(Broker::Kafka, &url, Credentials::default()).unwrap();
     let limit = Duration::from_secs(3);
     Publishers::new(plain(), wall).publish(&server, &publication(0), limit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_is_called_something_else_each_time_is_connected_to_once() {
+    let asked = AtomicUsize::new(0);
+    let broker = broker::Broker::start(move |api, port| match api {
+        METADATA => broker::metadata(i32::try_from(asked.fetch_add(1, Ordering::SeqCst)).unwrap(), port),
+        PRODUCE => broker::produced(6),
+        _ => None,
+    });
+    let publishers = Publishers::new(plain(), wall);
+    let error = publishers.publish(&server("kafka", broker.port, None), &publication(0), LIMIT).await.unwrap_err();
+    assert!(error.to_string().contains("another leader"), "{error}");
+    // One to ask who leads, one to the leader.
+    assert_eq!(broker.opened.load(Ordering::SeqCst), 2);
 }
