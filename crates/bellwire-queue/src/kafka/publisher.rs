@@ -55,6 +55,22 @@ pub(crate) struct Publisher {
 /// Where what is for one broker is put. `None` until there is a connection.
 type Leader = tokio::sync::Mutex<Option<mpsc::Sender<Job>>>;
 
+/// Until a leader has answered, what is known of a topic may be wrong, and is forgotten with whoever waits no longer: a leader that is
+/// gone in silence would be asked again, and again in vain, by those who come next.
+struct Doubt<'a> {
+    publisher: &'a Publisher,
+    topic: &'a str,
+    is_settled: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.publisher.forget(self.topic);
+        }
+    }
+}
+
 /// A record on its way to a partition.
 struct Job {
     topic: String,
@@ -82,6 +98,7 @@ impl Publisher {
         let at = (self.wall)().saturating_mul(1_000);
         let record = Record { key, headers: headers.clone(), value: payload.clone(), at };
         let unconnected = |text: String| PublishError::Unconnected(text);
+        let mut doubt = Doubt { publisher: self, topic, is_settled: false };
         let mut moved = unconnected("the connection keeps ending".to_owned());
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -115,14 +132,18 @@ impl Publisher {
             }
             // Without an answer the connection ended before this was sent.
             let Ok(answered) = answered.await else { continue };
-            let (number, offset) = answered.inspect_err(|_| self.forget(topic))?;
+            let (number, offset) = answered?;
+            doubt.is_settled = true;
             let text = format!("{topic}/{partition}: {}", told(number));
             match number {
                 0 => return Ok(Placed { place: format!("{topic}/{partition} {offset}"), duplicate: false }),
                 code::NOT_LEADER_OR_FOLLOWER
                 | code::LEADER_NOT_AVAILABLE
                 | code::UNKNOWN_TOPIC_OR_PARTITION
-                | code::KAFKA_STORAGE_ERROR => moved = unconnected(text),
+                | code::KAFKA_STORAGE_ERROR => {
+                    doubt.is_settled = false;
+                    moved = unconnected(text);
+                }
                 code::REQUEST_TIMED_OUT | code::NOT_ENOUGH_REPLICAS_AFTER_APPEND => {
                     return Err(PublishError::Lost(text));
                 }
@@ -131,7 +152,6 @@ impl Publisher {
                 }
             }
         }
-        self.forget(topic);
         Err(moved)
     }
 

@@ -10,7 +10,8 @@ use bellwire_queue::{
 };
 use futures_util::future::join_all;
 use std::io::{Read as _, Write as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -383,6 +384,29 @@ async fn a_server_that_is_silent_does_not_hide_the_next_one_in_the_url() {
     let server = Server::parse(Broker::Kafka, &url, Credentials::default()).unwrap();
     let limit = Duration::from_secs(3);
     Publishers::new(plain(), wall).publish(&server, &publication(0), limit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_that_is_silent_is_asked_for_anew_after_the_first_that_waited_in_vain() {
+    let silent = broker::Broker::start(|_, _| None);
+    let leader = Arc::new(AtomicU16::new(0));
+    let now = Arc::clone(&leader);
+    let other = broker::Broker::start(move |api, port| match (api, now.load(Ordering::SeqCst)) {
+        (METADATA, 0) => broker::metadata(2, port),
+        (METADATA, elsewhere) => broker::metadata(1, elsewhere),
+        (PRODUCE, elsewhere @ 1..) if elsewhere != port => broker::produced(6),
+        _ => taking(api, port),
+    });
+    let server = server("kafka", other.port, None);
+    let publishers = Publishers::new(plain(), wall);
+    // How long a connection waits for an answer was said by who opened it.
+    publishers.publish(&server, &publication(0), LIMIT).await.unwrap();
+    leader.store(silent.port, Ordering::SeqCst);
+    let limit = Duration::from_secs(2);
+    let error = publishers.publish(&server, &publication(1), limit).await.unwrap_err();
+    assert!(matches!(error, PublishError::Timeout(_)), "{error:?}");
+    leader.store(0, Ordering::SeqCst);
+    publishers.publish(&server, &publication(1), limit).await.unwrap();
 }
 
 #[tokio::test]
