@@ -245,13 +245,19 @@ impl Partitions {
                 }
                 number => return Err(FeedError(format!("{topic}/{place} cannot be read: {}", told(number)))),
             }
-            let mut committed = Committed::new(aborted);
+            let (mut committed, has_some, mut seen) = (Committed::new(aborted), !records.is_empty(), next);
             for batch in batches(records).map_err(|error| unreadable(&topic, place, next, &error))? {
                 let takes = committed.takes(&batch);
-                // It may begin before what was asked for.
-                if batch.end > next {
+                // The first may begin before what was asked for.
+                if batch.end > seen {
+                    seen = batch.end;
                     self.fetched.push_back((place, if takes { batch } else { batch.without_records() }));
                 }
+            }
+            if has_some && seen == next {
+                // A broker gives the first batch whole, whatever its size. Asked again it would say the same.
+                let odd = Odd("no batch of what came is whole and behind what was read");
+                return Err(unreadable(&topic, place, next, &odd));
             }
         }
         Ok(())

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) const PRODUCE: i16 = 0;
+pub(crate) const FETCH: i16 = 1;
+pub(crate) const LIST_OFFSETS: i16 = 2;
 pub(crate) const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 
@@ -77,4 +79,16 @@ pub(crate) fn metadata(leader: i32, port: u16) -> Said {
 pub(crate) fn produced(error: i16) -> Said {
     let partition = [&[0; 4][..], &error.to_be_bytes(), &[0; 24]].concat();
     Some([&[0, 0, 0, 1][..], &text("events"), &[0, 0, 0, 1], &partition, &[0; 4]].concat())
+}
+
+/// `events/0` begins at 0.
+pub(crate) fn begins() -> Said {
+    Some([&[0; 4][..], &[0, 0, 0, 1], &text("events"), &[0, 0, 0, 1], &[0; 22]].concat())
+}
+
+/// These bytes as what was fetched of `events/0`.
+pub(crate) fn fetched(records: &[u8]) -> Said {
+    let length = i32::try_from(records.len()).unwrap().to_be_bytes();
+    let partition = [&[0; 30][..], &[0; 4], &length, records].concat();
+    Some([&[0; 10][..], &[0, 0, 0, 1], &text("events"), &[0, 0, 0, 1], &partition].concat())
 }

@@ -1,6 +1,6 @@
 //! A real Kafka. What brokers answer that no real one does is tried beside the code.
 
-use crate::broker::{self, METADATA, PRODUCE};
+use crate::broker::{self, FETCH, LIST_OFFSETS, METADATA, PRODUCE};
 use crate::cluster::{Cluster, Door};
 use crate::{LIMIT, client, publication, wall};
 use bellwire_egress::{Client, TlsSettings};
@@ -422,4 +422,24 @@ async fn a_broker_that_is_called_something_else_each_time_is_connected_to_once()
     assert!(error.to_string().contains("another leader"), "{error}");
     // One to ask who leads, one to the leader.
     assert_eq!(broker.opened.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_batch_that_never_comes_whole_is_an_error_and_not_asked_for_without_end() {
+    // Less than a batch's head; and a head that says that more follows than does.
+    let head = [&[0; 8][..], &[0, 0, 16, 0], &[0; 4], &[2], &[0; 50]].concat();
+    for records in [vec![0; 20], head] {
+        let broker = broker::Broker::start(move |api, port| match api {
+            METADATA => broker::metadata(1, port),
+            LIST_OFFSETS => broker::begins(),
+            FETCH => broker::fetched(&records),
+            _ => None,
+        });
+        let (enough, mut kept) = (watch::channel(0).0, Kept::default());
+        let mut keeping = Keeping { kept: &mut kept, enough };
+        let (client, server, subscription) = (plain(), server("kafka", broker.port, None), subscription(Start::Oldest));
+        let consuming = consume(&client, wall, &server, (&subscription, None), &mut keeping);
+        let error = tokio::time::timeout(Duration::from_secs(20), consuming).await.expect("it gives up");
+        assert!(error.to_string().contains("a batch of events/0, at 0 or behind it, cannot be read"), "{error}");
+    }
 }
