@@ -53,7 +53,8 @@ impl Position {
         }
         let anew = self.id.is_some() && layout.id.is_some() && self.id != layout.id;
         let mut next = if anew { Vec::new() } else { self.next };
-        next.resize(layout.leaders.len(), None);
+        // A broker that has just begun may not know of all partitions yet; topics do not lose any.
+        next.resize(layout.leaders.len().max(next.len()), None);
         Some(next)
     }
 }
@@ -549,9 +550,12 @@ mod tests {
             leaders: vec![Some(1); 3],
             ..Layout::default()
         };
+        let four = |cluster| Position { next: vec![Some(7), None, Some(9), Some(3)], ..position(cluster, Some("i")) };
         for (position, topic, expected) in [
             (position("c", Some("i")), "orders", Some(vec![Some(7), None, None])),
             (position("c", None), "orders", Some(vec![Some(7), None, None])),
+            // Asked was who does not know of all partitions yet.
+            (four("c"), "orders", Some(vec![Some(7), None, Some(9), Some(3)])),
             // Made anew: all of it is new.
             (position("c", Some("j")), "orders", Some(vec![None; 3])),
             (position("d", Some("i")), "orders", None),
