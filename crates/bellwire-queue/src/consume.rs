@@ -12,7 +12,7 @@
 //! same [`Taken::key`]; the one who accepts must know it by that.
 
 use crate::Wall;
-use crate::publish::Boxed;
+use crate::publish::{Boxed, PublishError};
 use crate::server::{Broker, Server};
 use bellwire_egress::Client;
 use bytes::Bytes;
@@ -124,6 +124,12 @@ pub enum ConsumeError<E: Display> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct FeedError(pub(crate) String);
+
+impl From<PublishError> for FeedError {
+    fn from(error: PublishError) -> Self {
+        FeedError(error.to_string())
+    }
+}
 
 /// One connection that takes from one kind of queue.
 pub(crate) trait Feed: Send {

@@ -151,7 +151,7 @@ impl Durable {
         subscription: &Subscription,
         limit: Duration,
     ) -> Result<Self, FeedError> {
-        let client = connect(client, server, limit).await.map_err(|error| FeedError(error.to_string()))?;
+        let client = connect(client, server, limit).await?;
         let context = jetstream::new(client.clone());
         let stream = context
             .get_stream(&subscription.stream)

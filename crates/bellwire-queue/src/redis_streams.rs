@@ -147,8 +147,7 @@ impl Group {
         subscription: &Subscription,
         limit: Duration,
     ) -> Result<Self, FeedError> {
-        let connected = connect(client, server, limit).await;
-        let (mut connection, _) = connected.map_err(|error| FeedError(error.to_string()))?;
+        let (mut connection, _) = connect(client, server, limit).await?;
         let Subscription { stream, group, start, payload_field, .. } = subscription;
         let from = match start {
             Start::Oldest => "0",

@@ -169,7 +169,7 @@ impl Subscriber {
         subscription: &Subscription,
         limit: Duration,
     ) -> Result<Self, FeedError> {
-        let line = Line::open(client, server, limit).await.map_err(|error| FeedError(error.to_string()))?;
+        let line = Line::open(client, server, limit).await?;
         let channel = line.connection().create_channel().await.map_err(failed)?;
         let queue = short(&subscription.stream).ok_or_else(|| FeedError("the queue's name is too long".to_owned()))?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

@@ -131,8 +131,8 @@ impl Partitions {
 
     async fn open_at(way: Way, told: Option<Position>) -> Result<Self, FeedError> {
         let Way { client, server, topic, limit, .. } = &way;
-        let mut asking = reach_any(client, server, *limit).await.map_err(failed)?;
-        let layout = Layout::ask(&mut asking, topic, true).await.map_err(failed)?;
+        let mut asking = reach_any(client, server, *limit).await?;
+        let layout = Layout::ask(&mut asking, topic, true).await?;
         let layout = layout.ok_or_else(|| FeedError(format!("there is no topic {topic}")))?;
         let count = layout.leaders.len();
         if count > PARTITIONS_MAX {
@@ -182,8 +182,8 @@ impl Partitions {
             Ok(layout) => layout,
             Err(_) => {
                 // Brokers end connections on which nothing was said for long.
-                self.asking = reach_any(&self.way.client, &self.way.server, self.way.limit).await.map_err(failed)?;
-                Layout::ask(&mut self.asking, &self.way.topic, true).await.map_err(failed)?
+                self.asking = reach_any(&self.way.client, &self.way.server, self.way.limit).await?;
+                Layout::ask(&mut self.asking, &self.way.topic, true).await?
             }
         };
         let layout = layout.ok_or_else(|| FeedError(format!("there is no topic {} any more", self.way.topic)))?;
@@ -206,7 +206,7 @@ impl Partitions {
                     .iter()
                     .filter_map(|place| Some((*place, (*self.position.next.get(*place)?)?)))
                     .collect();
-                ask(&mut leading.link, &self.way.topic, &from, wait).await.map_err(failed)?;
+                ask(&mut leading.link, &self.way.topic, &from, wait).await?;
                 leading.asked = Some(Instant::now());
             }
             let patience = wait + self.way.limit;
@@ -222,7 +222,7 @@ impl Partitions {
         let Ok((answer, from, _)) = tokio::time::timeout_at(deadline, select_all(answers)).await else {
             return Ok(());
         };
-        let answer = answer.map_err(failed)?;
+        let answer = answer?;
         // Who has answered is looked at last the next time.
         self.leading[from].asked = None;
         self.leading[from..].rotate_left(1);
@@ -232,7 +232,7 @@ impl Partitions {
     /// The batches of an answer of the leader at `from`.
     async fn take_in(&mut self, mut answer: Reader, from: usize) -> Result<(), FeedError> {
         let topic = self.way.topic.clone();
-        let (number, parts) = fetched(&mut answer).map_err(|odd| failed(self.leading[from].link.odd(odd)))?;
+        let (number, parts) = fetched(&mut answer).map_err(|odd| self.leading[from].link.odd(odd))?;
         if number != 0 {
             return Err(FeedError(format!("{topic} cannot be read: {}", told(number))));
         }
@@ -271,7 +271,7 @@ impl Partitions {
         let begins = offsets(link, &self.way, &[place], EARLIEST).await?;
         let ends = offsets(link, &self.way, &[place], LATEST).await?;
         let ([(_, earliest), ..], [(_, latest), ..]) = (&begins[..], &ends[..]) else {
-            return Err(failed(link.odd(Odd("it says no offset"))));
+            return Err(link.odd(Odd("it says no offset")).into());
         };
         let (earliest, latest) = (*earliest, *latest);
         let (on, why) = if next < earliest {
@@ -361,10 +361,6 @@ impl Feed for Partitions {
     }
 }
 
-fn failed(error: PublishError) -> FeedError {
-    FeedError(error.to_string())
-}
-
 fn unreadable(topic: &str, place: usize, from: i64, error: &dyn std::error::Error) -> FeedError {
     FeedError(format!("a batch of {topic}/{place}, at {from} or behind it, cannot be read: {error}"))
 }
@@ -380,7 +376,7 @@ async fn connect(way: &Way, layout: &Layout) -> Result<(Vec<Leading>, Option<Str
     let opening = ids.into_iter().map(async |id| {
         let missing = || PublishError::Unconnected(format!("nobody says where broker {id} is"));
         let place = layout.brokers.get(&id).ok_or_else(missing)?;
-        Ok((id, Link::open(client, server, place, *limit).await?))
+        Link::open(client, server, place, *limit).await.map(|link| (id, link))
     });
     let mut leading = Vec::new();
     for opened in join_all(opening).await {
@@ -390,7 +386,6 @@ async fn connect(way: &Way, layout: &Layout) -> Result<(Vec<Leading>, Option<Str
                 let partitions = layout.leaders.iter().enumerate().filter_map(own).collect();
                 leading.push(Leading { link, partitions, asked: None });
             }
-            Err(PublishError::Unreachable(error)) => aside = Some(error.customer_text().into_owned()),
             Err(error) => aside = Some(error.to_string()),
         }
     }
@@ -417,8 +412,8 @@ async fn offsets(link: &mut Link, way: &Way, places: &[usize], time: i64) -> Res
         }
     });
     let late = |_| Err(PublishError::Timeout(way.limit));
-    let mut answer = tokio::time::timeout(way.limit, asking).await.unwrap_or_else(late).map_err(failed)?;
-    let all = listed(&mut answer).map_err(|odd| failed(link.odd(odd)))?;
+    let mut answer = tokio::time::timeout(way.limit, asking).await.unwrap_or_else(late)?;
+    let all = listed(&mut answer).map_err(|odd| link.odd(odd))?;
     all.into_iter()
         .map(|(place, error, offset)| match error {
             0 if offset >= 0 => Ok((place, offset)),
