@@ -49,8 +49,11 @@ pub(crate) struct Publisher {
     asking: tokio::sync::Mutex<Option<Link>>,
     known: Mutex<HashMap<String, (Instant, Arc<Layout>)>>,
     /// By where they are: a broker that moves keeps its number.
-    leaders: Mutex<HashMap<(Host<String>, u16), Arc<Leader>>>,
+    leaders: Mutex<HashMap<Place, Arc<Leader>>>,
 }
+
+/// Where a broker is.
+type Place = (Host<String>, u16);
 
 /// Where what is for one broker is put. `None` until there is a connection.
 type Leader = tokio::sync::Mutex<Option<mpsc::Sender<Job>>>;
@@ -70,6 +73,9 @@ impl Drop for Doubt<'_> {
         }
     }
 }
+
+/// Of partitions, an error's number, 0 for none, and the first offset.
+type Outcomes = HashMap<(String, i32), (i16, i64)>;
 
 /// A record on its way to a partition.
 struct Job {
@@ -203,7 +209,7 @@ impl Publisher {
     }
 
     /// Where to put what is for this broker. Who comes while it is being connected to waits for that.
-    async fn leader(&self, place: &(Host<String>, u16)) -> Result<mpsc::Sender<Job>, PublishError> {
+    async fn leader(&self, place: &Place) -> Result<mpsc::Sender<Job>, PublishError> {
         let leader = {
             let mut leaders = self.leaders.lock();
             if leaders.len() >= LEADERS_MAX && !leaders.contains_key(place) {
@@ -353,7 +359,7 @@ async fn produce(
     link: &mut Link,
     of: &BTreeMap<(String, i32), Vec<Job>>,
     limit: Duration,
-) -> Result<HashMap<(String, i32), (i16, i64)>, PublishError> {
+) -> Result<Outcomes, PublishError> {
     let mut answer = link
         .call(PRODUCE, |request| {
             request.string(None);
@@ -374,10 +380,7 @@ async fn produce(
 
 /// What an answer says of the partitions that were `asked` for. What it says of others is not kept: it can be a great deal, each with a
 /// long name.
-fn outcomes(
-    answer: &mut Reader,
-    asked: impl Fn(&(String, i32)) -> bool,
-) -> Result<HashMap<(String, i32), (i16, i64)>, Odd> {
+fn outcomes(answer: &mut Reader, asked: impl Fn(&(String, i32)) -> bool) -> Result<Outcomes, Odd> {
     let mut outcomes = HashMap::new();
     answer.each(|one| {
         let mut place = (one.string()?.unwrap_or_default(), 0);
