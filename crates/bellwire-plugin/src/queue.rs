@@ -114,6 +114,8 @@ struct Kafka {
     url: String,
     user: Option<String>,
     password: Option<String>,
+    /// How the user is let in, as SASL names it; PLAIN if absent.
+    mechanism: Option<String>,
     topic: Template,
     /// What has the same key goes to the same partition, and keeps its order there.
     key: Option<Template>,
@@ -184,8 +186,12 @@ impl Queue {
                 Queue { exchange, timeout: timeout_ms.0, ..Queue::to(server, routing_key) }
             }
             Broker::Kafka => {
-                let Kafka { url, user, password, topic, key, timeout_ms } = settings::read(&others)?;
-                let server = server(broker, &url, Credentials { user, password, token: None })?;
+                let Kafka { url, user, password, mechanism, topic, key, timeout_ms } = settings::read(&others)?;
+                let mut server = server(broker, &url, Credentials { user, password, token: None })?;
+                if let Some(mechanism) = mechanism {
+                    let wrong = |ServerFault { field, text }| Fault::new(&[field], text);
+                    server = server.by_mechanism(&mechanism).map_err(wrong)?;
+                }
                 Queue { key, timeout: timeout_ms.0, ..Queue::to(server, topic) }
             }
         };
@@ -360,6 +366,8 @@ mod tests {
             (&kafka, json!({ "key": "{{count}}" }), "key", "other kinds"),
             (&kafka, json!({ "subject": "s" }), "subject", "unknown field"),
             (&kafka, json!({ "password": "p" }), "user", "needs a `user`"),
+            (&kafka, json!({ "mechanism": "PLAIN" }), "mechanism", "there is none"),
+            (&kafka, json!({ "user": "u", "password": "p", "mechanism": "GSSAPI" }), "mechanism", "SCRAM-SHA-512"),
         ] {
             let mut settings = of.clone();
             let members = settings.as_object_mut().expect("an object");

@@ -30,7 +30,7 @@ mod signature_v4;
 
 pub use consume::{ConsumeError, Consumer, Start, Subscription, Taken, consume};
 pub use publish::{Placed, Publication, PublishError, Publishers, is_subject, is_topic};
-pub use server::{Broker, Credentials, Server, ServerFault};
+pub use server::{Broker, Credentials, Mechanism, Server, ServerFault};
 
 /// The wall clock, in Unix seconds.
 pub type Wall = fn() -> i64;

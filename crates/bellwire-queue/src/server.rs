@@ -84,6 +84,32 @@ pub struct Credentials {
     pub token: Option<String>,
 }
 
+/// Of Kafka: how a user proves who it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Mechanism {
+    /// By saying the password, which only TLS keeps from others.
+    #[default]
+    Plain,
+    /// By proving to know it.
+    ScramSha256,
+    /// The same, with the longer hash.
+    ScramSha512,
+}
+
+impl Mechanism {
+    /// All of them.
+    pub const ALL: [Mechanism; 3] = [Mechanism::Plain, Mechanism::ScramSha256, Mechanism::ScramSha512];
+
+    /// Its name in settings, and in Kafka's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
 /// Where a queue is, and as whom we come. Prints without secrets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Server {
@@ -94,6 +120,8 @@ pub struct Server {
     pub(crate) others: Vec<(Host<String>, u16)>,
     pub(crate) tls: bool,
     pub(crate) credentials: Credentials,
+    /// Of Kafka.
+    pub(crate) mechanism: Mechanism,
     /// Of Redis.
     pub(crate) database: u16,
     /// Of SQS: the path of the queue's URL, `/123456789012/orders`.
@@ -107,7 +135,7 @@ pub struct Server {
 /// What is wrong with where and as whom.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerFault {
-    /// The setting: `url`, `user`, `password` or `token`.
+    /// The setting: `url`, `user`, `password`, `token`, `region` or `mechanism`.
     pub field: &'static str,
     /// What is wrong and what would be right.
     pub text: String,
@@ -213,8 +241,25 @@ impl Server {
         }
         let (host, path) = (host.to_owned(), parsed.path().to_owned());
         let region = region_of(&host).to_owned();
-        let tls = scheme == secure;
-        Ok(Server { broker, host, port, others, tls, credentials, database, path, virtual_host, region })
+        let (tls, mechanism) = (scheme == secure, Mechanism::default());
+        Ok(Server { broker, host, port, others, tls, credentials, mechanism, database, path, virtual_host, region })
+    }
+
+    /// The user proves who it is by the mechanism of this name instead of PLAIN.
+    ///
+    /// # Errors
+    /// If there is none of this name, or no user.
+    pub fn by_mechanism(self, name: &str) -> Result<Self, ServerFault> {
+        let fault = |text: String| ServerFault { field: "mechanism", text };
+        let found = Mechanism::ALL.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(name));
+        let mechanism = found.ok_or_else(|| {
+            let names = Mechanism::ALL.map(Mechanism::name).join(" or ");
+            fault(format!("expected {names}, not {name:?}"))
+        })?;
+        match self.credentials.user {
+            Some(_) => Ok(Server { mechanism, ..self }),
+            None => Err(fault("is how a `user` is let in, and there is none".to_owned())),
+        }
     }
 
     /// Requests to SQS are signed for this region instead of the one that the URL names.
@@ -350,6 +395,25 @@ mod tests {
         let server = Server::parse(Broker::Kafka, list, with(Some("u"), Some("p"), None)).expect("parses");
         let places: Vec<String> = server.places().map(|(host, port)| format!("{host} {port}")).collect();
         assert_eq!(places, ["k1.example.com 9092", "k2.example.com 9093", "[::1] 80"]);
+    }
+
+    #[test]
+    fn a_user_is_let_in_by_a_mechanism_that_is_known() {
+        let server =
+            |user, password| Server::parse(Broker::Kafka, "kafka://h", with(user, password, None)).expect("parses");
+        let bell = || server(Some("u"), Some("p"));
+        assert_eq!(bell().mechanism, Mechanism::Plain);
+        for (name, mechanism) in [
+            ("PLAIN", Mechanism::Plain),
+            ("SCRAM-SHA-256", Mechanism::ScramSha256),
+            ("scram-sha-512", Mechanism::ScramSha512),
+        ] {
+            assert_eq!(bell().by_mechanism(name).expect("is known").mechanism, mechanism);
+        }
+        let fault = bell().by_mechanism("GSSAPI").expect_err("is not spoken");
+        assert_eq!(fault.field, "mechanism");
+        assert!(fault.text.contains("PLAIN or SCRAM-SHA-256 or SCRAM-SHA-512"), "{}", fault.text);
+        assert!(server(None, None).by_mechanism("PLAIN").expect_err("nobody comes").text.contains("`user`"));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! One connection to one broker: a request, and its answer, one after the other. A broker would not look at a second one earlier.
 
+use super::scram::{Hash, Scram, ScramError};
 use super::wire::{
     API_VERSIONS, Api, FETCH, LIST_OFFSETS, METADATA, Odd, PRODUCE, Reader, SASL_AUTHENTICATE, SASL_HANDSHAKE, Writer,
     code, told,
 };
 use crate::publish::PublishError;
-use crate::server::Server;
+use crate::server::{Mechanism, Server};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bellwire_egress::{Client, Reached};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Host;
@@ -70,7 +73,7 @@ impl Link {
             }
         }
         match (&server.credentials.user, &server.credentials.password) {
-            (Some(user), Some(password)) => self.log_in(user, password).await,
+            (Some(user), Some(password)) => self.log_in(user, password, server.mechanism).await,
             _ => Ok(()),
         }
     }
@@ -79,28 +82,46 @@ impl Link {
         self.versions.iter().any(|(key, oldest, newest)| *key == api.key && (*oldest..=*newest).contains(&api.version))
     }
 
-    /// SASL PLAIN.
-    async fn log_in(&mut self, user: &str, password: &str) -> Result<(), PublishError> {
+    /// SASL.
+    async fn log_in(&mut self, user: &str, password: &str, mechanism: Mechanism) -> Result<(), PublishError> {
         let refused = |text: String| PublishError::Refused { text, forever: false };
-        let mut answer = self.call(SASL_HANDSHAKE, |request| request.string(Some("PLAIN"))).await?;
+        let mut answer = self.call(SASL_HANDSHAKE, |request| request.string(Some(mechanism.name()))).await?;
         let number = answer.i16().map_err(|odd| self.odd(odd))?;
         let offered = answer.each(Reader::string).map_err(|odd| self.odd(odd))?;
         let (name, offered) = (&self.name, said(&offered.into_iter().flatten().collect::<Vec<_>>().join(", ")));
         match number {
             0 => {}
             code::UNSUPPORTED_SASL_MECHANISM => {
+                let (own, names) = (mechanism.name(), Mechanism::ALL.map(Mechanism::name).join(", "));
                 return Err(refused(format!(
-                    "{name} takes users by {offered}, and only PLAIN is spoken here; give it a listener with PLAIN"
+                    "{name} takes users by {offered}, not by {own}; `mechanism` can be one of {names}"
                 )));
             }
             number => return Err(refused(format!("{name} takes no users here: {}", told(number)))),
         }
-        let proof = format!("\0{user}\0{password}");
-        let mut answer = self.call(SASL_AUTHENTICATE, |request| request.blob(proof.as_bytes())).await?;
+        let hash = match mechanism {
+            Mechanism::Plain => return self.prove(&format!("\0{user}\0{password}")).await.map(drop),
+            Mechanism::ScramSha256 => Hash::Sha256,
+            Mechanism::ScramSha512 => Hash::Sha512,
+        };
+        let scram = Scram::new(hash, user, password, STANDARD.encode(rand::random::<[u8; 24]>()));
+        let said = self.prove(&scram.first()).await?;
+        // It is meant to take a while.
+        let last = tokio::task::spawn_blocking(move || scram.last(&said)).await;
+        let not_believed = |error: ScramError| refused(format!("{} is not let know the password: {error}", self.name));
+        let (last, waiting) = last.map_err(|error| self.lost(&error.to_string()))?.map_err(not_believed)?;
+        let said = self.prove(&last).await?;
+        waiting.check(&said).map_err(|error| refused(format!("{} is not believed: {error}", self.name)))
+    }
+
+    /// A word of ours in a proof of who we are, and the broker's.
+    async fn prove(&mut self, word: &str) -> Result<Bytes, PublishError> {
+        let refused = |text: String| PublishError::Refused { text, forever: false };
+        let mut answer = self.call(SASL_AUTHENTICATE, |request| request.blob(word.as_bytes())).await?;
         let number = answer.i16().map_err(|odd| self.odd(odd))?;
         let text = answer.string().map_err(|odd| self.odd(odd))?.unwrap_or_default();
         match number {
-            0 => Ok(()),
+            0 => Ok(answer.blob().map_err(|odd| self.odd(odd))?.unwrap_or_default()),
             number => Err(refused(format!("{} does not let us in: {} {}", self.name, told(number), said(&text)))),
         }
     }

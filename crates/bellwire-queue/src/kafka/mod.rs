@@ -6,6 +6,7 @@
 
 mod wire;
 mod records;
+mod scram;
 mod link;
 mod layout;
 mod publisher;

@@ -77,7 +77,9 @@ impl Cluster {
             let text = properties_of((id, count), (*outer, *inner, controller), &folder, door);
             std::fs::write(&properties, text).unwrap();
             let format = ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"];
-            assert!(java().args(format).arg(&properties).status().unwrap().success());
+            let users = ["SCRAM-SHA-256=[name=bell,password=right]", "SCRAM-SHA-512=[name=bell,password=right]"];
+            let users = users.iter().filter(|_| matches!(door, Door::Sasl)).flat_map(|user| ["--add-scram", user]);
+            assert!(java().args(format).arg(&properties).args(users).status().unwrap().success());
             let process = java().arg("kafka.Kafka").arg(&properties).spawn().unwrap();
             nodes.push(Node { port: *outer, properties, process });
         }
@@ -201,7 +203,11 @@ fn properties_of((id, count): (usize, usize), ports: (u16, u16, u16), folder: &T
     match door {
         Door::Plain | Door::Elsewhere => {}
         Door::Sasl => {
-            text += "listener.name.outer.sasl.enabled.mechanisms=PLAIN\n";
+            text += "listener.name.outer.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n";
+            for scram in ["256", "512"] {
+                let module = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+                let _ = writeln!(text, "listener.name.outer.scram-sha-{scram}.sasl.jaas.config={module}");
+            }
             text += "listener.name.outer.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_bell=\"right\";\n";
         }
         Door::Tls(pem) => {

@@ -294,8 +294,14 @@ async fn kafka_lets_in_whom_it_knows_and_hears_who_it_is() {
     let error = publishers.publish(&at(Some("wrong")), &publication(0), LIMIT).await.unwrap_err();
     assert!(matches!(error, PublishError::Refused { forever: false, .. }), "{error:?}");
     publishers.publish(&at(Some("right")), &publication(0), LIMIT).await.unwrap();
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let by = |password| at(Some(password)).by_mechanism(mechanism).unwrap();
+        let error = publishers.publish(&by("wrong"), &publication(0), LIMIT).await.unwrap_err();
+        assert!(error.to_string().contains("does not let us in: SASL_AUTHENTICATION_FAILED"), "{error:?}");
+        publishers.publish(&by("right"), &publication(0), LIMIT).await.unwrap();
+    }
     let mut kept = Kept::default();
-    take(&at(Some("right")), Start::Oldest, &mut kept, 1).await;
+    take(&at(Some("right")).by_mechanism("SCRAM-SHA-512").unwrap(), Start::Oldest, &mut kept, 3).await;
 
     drop(real);
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
