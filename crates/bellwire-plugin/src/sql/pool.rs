@@ -11,9 +11,12 @@ const CONNECTIONS_MAX: usize = 4;
 /// Databases whose connections are kept.
 const DATABASES_MAX: usize = 64;
 
-/// Those of one shard, by DSN, and whether the address guard let them through. One that the operator has named is none of an endpoint's
-/// owner who writes the same DSN: it may lead where only the operator may go.
-pub(super) struct Connections<C>(RefCell<HashMap<(String, bool), Rc<Pool<C>>>>);
+/// A DSN, and whether the address guard was asked. A connection that the operator has named is none of an endpoint's owner who writes
+/// the same DSN: it may lead where only the operator may go.
+type Key = (String, bool);
+
+/// Those of one shard.
+pub(super) struct Connections<C>(RefCell<HashMap<Key, Rc<Pool<C>>>>);
 
 /// Those to one database.
 pub(super) struct Pool<C> {
