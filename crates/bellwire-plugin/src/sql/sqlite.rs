@@ -22,17 +22,45 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Files(Mutex<HashMap<PathBuf, SyncSender<Job>>>);
 
-/// What runs now for a job, so that whoever gives it up can stop it.
+/// How far a job is, so that whoever gives it up can stop it.
 #[derive(Default)]
-struct Running(Mutex<Option<InterruptHandle>>);
+struct Running(Mutex<Stage>);
+
+#[derive(Default)]
+enum Stage {
+    /// It has not begun, or is over.
+    #[default]
+    Idle,
+    Runs(InterruptHandle),
+    /// Nobody waits for it any more.
+    GivenUp,
+}
+
+impl Running {
+    /// Whether it may begin: what was given up would run with nobody left to stop it.
+    fn begin(&self, handle: InterruptHandle) -> bool {
+        let mut stage = self.0.lock();
+        let may_begin = !matches!(*stage, Stage::GivenUp);
+        if may_begin {
+            *stage = Stage::Runs(handle);
+        }
+        may_begin
+    }
+
+    /// What the connection does next is another job's.
+    fn end(&self) {
+        *self.0.lock() = Stage::Idle;
+    }
+}
 
 /// Stops a job that nobody waits for any more.
 struct Stop(Arc<Running>);
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        if let Some(running) = &*self.0.0.lock() {
-            running.interrupt();
+        let mut stage = self.0.0.lock();
+        if let Stage::Runs(handle) = std::mem::replace(&mut *stage, Stage::GivenUp) {
+            handle.interrupt();
         }
     }
 }
@@ -98,7 +126,7 @@ fn serve(path: &Path, jobs: &Receiver<Job>) {
                     continue;
                 }
                 let done = carry_out(path, &mut connection, &running, &statements, deadline);
-                *running.0.lock() = None;
+                running.end();
                 let _ = answer.send(done);
             }
             // Only forgotten as a connection: the thread is cheap, and the sender is known to others.
@@ -124,7 +152,9 @@ fn carry_out(
         None => kept.insert(open(path).map_err(failed)?),
     };
     connection.busy_timeout(left).map_err(failed)?;
-    *running.0.lock() = Some(connection.get_interrupt_handle());
+    if !running.begin(connection.get_interrupt_handle()) {
+        return Err(later("the database was busy until nobody waited any more"));
+    }
     let done = transact(connection, statements);
     if done.is_err() && !connection.is_autocommit() {
         // A transaction that could not be rolled back goes with its connection.
@@ -196,4 +226,28 @@ fn failed(error: rusqlite::Error) -> Failed {
         None => !matches!(error, rusqlite::Error::MultipleStatement | rusqlite::Error::InvalidParameterCount(..)),
     };
     Failed { forever: !passing, text: format!("the database says: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A deadline can pass while the file is opened. What began then could not be stopped, and its thread was gone for every other
+    /// transaction in the file.
+    #[test]
+    fn what_was_given_up_before_it_began_does_not_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("test.db");
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let running = Arc::<Running>::default();
+        drop(Stop(Arc::clone(&running)));
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let statements = [Bound { text: endless.to_owned(), values: Vec::new() }];
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let _ = done.send(carry_out(&path, &mut None, &running, &statements, deadline));
+        });
+        let failed = is_done.recv_timeout(Duration::from_secs(10)).expect("it does not run").expect_err("nor answers");
+        assert!(!failed.forever, "{failed:?}");
+    }
 }
