@@ -4,10 +4,15 @@ use super::Failed;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 /// Connections to one database from one shard.
 const CONNECTIONS_MAX: usize = 4;
+/// What was idle for so long is not used again: something between here and there may have forgotten it without a word, and whoever used
+/// it would wait for an answer in vain.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Databases whose connections are kept.
 const DATABASES_MAX: usize = 64;
 
@@ -21,7 +26,8 @@ pub(super) struct Connections<C>(RefCell<HashMap<Key, Rc<Pool<C>>>>);
 /// Those to one database.
 pub(super) struct Pool<C> {
     places: Semaphore,
-    idle: RefCell<Vec<C>>,
+    /// Since when; the one that was used last at the end.
+    idle: RefCell<Vec<(Instant, C)>>,
 }
 
 impl<C> Default for Connections<C> {
@@ -50,11 +56,28 @@ impl<C> Pool<C> {
 
     /// One that nobody uses.
     pub(super) fn take(&self) -> Option<C> {
-        self.idle.borrow_mut().pop()
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|(since, _)| since.elapsed() < IDLE_MAX);
+        idle.pop().map(|(_, connection)| connection)
     }
 
     /// Keeps one for the next.
     pub(super) fn give_back(&self, connection: C) {
-        self.idle.borrow_mut().push(connection);
+        self.idle.borrow_mut().push((Instant::now(), connection));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_idle_for_long_is_not_used_again() {
+        let pool = Connections::<&str>::default().pool("postgres://h/d", true);
+        let long_ago = Instant::now().checked_sub(IDLE_MAX).expect("the clock is older");
+        pool.idle.borrow_mut().push((long_ago, "forgotten"));
+        pool.give_back("used before");
+        pool.give_back("used last");
+        assert_eq!((pool.take(), pool.take(), pool.take()), (Some("used last"), Some("used before"), None));
     }
 }
