@@ -23,9 +23,12 @@ const RUN_KEYS: usize = 16_384;
 const RUNS_MAX: usize = 32;
 /// A run is merged after this in any case: its idempotency keys must go when their time is over.
 const RUN_AGE_MAX: Duration = Duration::from_secs(3 * 3600);
-/// About so many keys are merged in one slice, and removed.
+/// About so many keys are merged in one slice,
 const SLICE_KEYS: usize = 2_048;
+/// and so many removed.
 const DROP_KEYS: usize = 8_192;
+/// So many portions without a key are gone over in one slice.
+const PORTIONS_LOOKED_MAX: usize = 16;
 
 /// A key in a run.
 #[derive(Clone, Copy)]
@@ -132,17 +135,27 @@ impl KeyRuns {
         self.merging.is_some() || self.runs.len() > RUNS_MAX || old()
     }
 
-    /// Merges a slice of what is due.
+    /// Does a slice of what is due.
     pub(super) fn merge_slice(&mut self, connection: &Connection, now: Timestamp) -> Result<(), Fault> {
-        let mut merging = self.merging.unwrap_or_else(|| {
+        let merging = self.merging.unwrap_or_else(|| {
             let keys: usize = self.runs.iter().map(|run| run.keys).sum();
             let portions = keys.div_ceil(SLICE_KEYS).next_power_of_two().min(256);
             Merging { runs: self.runs.len(), portions, done: 0, removing: false }
         });
-        let runs = &self.runs[..merging.runs];
-        while !merging.removing {
+        let merging = match merging.removing {
+            false => self.merge_portion(connection, merging, now)?,
+            true => self.remove_portion(connection, merging)?,
+        };
+        self.merging = Some(merging).filter(|merging| merging.runs > 0);
+        Ok(())
+    }
+
+    /// Merges the next portion that has a key.
+    fn merge_portion(&self, connection: &Connection, mut merging: Merging, now: Timestamp) -> Result<Merging, Fault> {
+        // Retention may have left few.
+        for _ in 0..PORTIONS_LOOKED_MAX {
             let mut found = Vec::new();
-            for run in runs {
+            for run in &self.runs[..merging.runs] {
                 keys_of(connection, *run, merging.done, merging.portions, &mut found)?;
             }
             merging.done += 1;
@@ -151,26 +164,29 @@ impl KeyRuns {
             }
             if !found.is_empty() {
                 keys::merge(connection, found, now)?;
-                self.merging = Some(merging);
-                return Ok(());
+                break;
+            }
+            if merging.removing {
+                break;
             }
         }
-        let Some(run) = runs.first().copied() else {
-            self.merging = None;
-            return Ok(());
-        };
+        Ok(merging)
+    }
+
+    /// Removes the next portion of the oldest run, all of which is merged.
+    fn remove_portion(&mut self, connection: &Connection, merging: Merging) -> Result<Merging, Fault> {
+        let Some(run) = self.runs.first().copied() else { return Ok(Merging { runs: 0, ..merging }) };
         let portions = run.keys.div_ceil(DROP_KEYS).next_power_of_two().min(256);
         let (from, until) = bounds(merging.done, portions);
         connection
             .prepare_cached("DELETE FROM key_run WHERE run = ?1 AND key >= ?2 AND key < ?3")?
             .execute(params![integer(run.first), from.as_slice(), until.as_slice()])?;
-        merging.done += 1;
-        if merging.done == portions {
-            self.runs.remove(0);
-            merging = Merging { runs: merging.runs - 1, done: 0, ..merging };
+        let done = merging.done + 1;
+        if done < portions {
+            return Ok(Merging { done, ..merging });
         }
-        self.merging = Some(merging).filter(|merging| merging.runs > 0);
-        Ok(())
+        self.runs.remove(0);
+        Ok(Merging { runs: merging.runs - 1, done: 0, ..merging })
     }
 }
 
