@@ -273,10 +273,7 @@ fn raise_file_limit() {
 
 /// One socket for each shard, all on one port.
 fn bind(address: SocketAddr, shards: usize) -> anyhow::Result<Vec<std::net::TcpListener>> {
-    // Without SO_REUSEPORT first: another program's port is an error, not something to share.
-    let probe = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    let address = probe.local_addr().context("cannot read the listener's address")?;
-    drop(probe);
+    let address = connections::vacant(address).with_context(|| format!("cannot listen on {address}"))?;
     (0..shards).map(|_| connections::bind(address).with_context(|| format!("cannot listen on {address}"))).collect()
 }
 

@@ -56,6 +56,23 @@ pub(crate) struct Routers {
     pub(crate) pages: Router,
 }
 
+/// Makes sure that no other program has `address`, which [`bind`] would share with it. Answers it with the port that it gets.
+pub(crate) fn vacant(address: SocketAddr) -> io::Result<SocketAddr> {
+    address_of(&reserved(address)?)
+}
+
+/// It never listens: who connects in this moment is refused, and is not taken only to be dropped with it.
+fn reserved(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn address_of(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no address"))
+}
+
 /// A socket that accepts on `address` together with the other shards' sockets.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
@@ -398,5 +415,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    #[test]
+    fn whoever_connects_while_a_server_starts_is_refused() {
+        let socket = reserved((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let address = address_of(&socket).expect("an address");
+        let refused = TcpStream::connect(address).map(drop).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::ConnectionRefused));
+        drop(socket);
+        let listener = bind(vacant(address).expect("it is vacant")).expect("it listens");
+        TcpStream::connect(address).expect("it is there");
+        drop(listener);
+    }
+
+    #[test]
+    fn what_another_program_listens_on_is_not_vacant() {
+        let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let refused = vacant(taken.local_addr().expect("an address")).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::AddrInUse));
+        let ours = bind(vacant((Ipv4Addr::LOCALHOST, 0).into()).expect("any port")).expect("it listens");
+        assert!(vacant(ours.local_addr().expect("an address")).is_err(), "a second server on our port");
     }
 }
