@@ -10,20 +10,6 @@ use serde_json::{Value, json};
 #[cfg(feature = "wasm")]
 use std::path::PathBuf;
 
-#[cfg(not(feature = "wasm"))]
-#[test]
-fn what_is_not_built_in_is_refused_with_how_to_get_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = start(folder.path());
-    let endpoint = json!({"kind": "plugin", "plugin": {"runs": "wasm", "module": "deploy"}});
-    let (status, body) = server.call("POST", "/app/acme/endpoint", endpoint);
-    assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "plugin", "runs"])), "{body}");
-    assert!(body["detail"][0]["msg"].as_str().unwrap().contains("--features wasm"), "{body}");
-    let (status, body) = server.call("POST", "/plugin", json!({"name": "deploy", "component": "AGFzbQ0AAQA="}));
-    assert_eq!((status, &body["detail"][0]["loc"]), (422, &json!(["body", "component"])), "{body}");
-    assert!(body["detail"][0]["msg"].as_str().unwrap().contains("--features wasm"), "{body}");
-}
-
 #[test]
 fn either_a_text_or_a_component_is_installed() {
     let folder = tempfile::tempdir().unwrap();
