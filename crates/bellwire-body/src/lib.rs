@@ -70,7 +70,7 @@ pub fn json<'b>(content_type: &str, body: &'b [u8]) -> Option<Cow<'b, str>> {
     let text = std::str::from_utf8(body).ok()?;
     match kind {
         Kind::Xml => xml::value(text)?.to_json().map(Cow::Owned),
-        Kind::Form if !is_json_inside(text) => fields::form(text).to_json().map(Cow::Owned),
+        Kind::Form if !is_json_inside(text) => fields::form(text)?.to_json().map(Cow::Owned),
         _ => is_json(text).then_some(Cow::Borrowed(text)),
     }
 }

@@ -24,14 +24,15 @@ pub(crate) fn parts(content_type: &str, body: &[u8]) -> Option<Vec<Part>> {
     let boundary = parse_boundary(content_type).ok()?;
     let whole = stream::once(ready(Ok::<_, Infallible>(Bytes::copy_from_slice(body))));
     let mut multipart = Multipart::new(whole, boundary);
-    let mut parts = Vec::new();
+    let (mut parts, mut count) = (Vec::new(), 0);
     // All of the body is there, so nothing ever waits.
     while let Some(field) = multipart.next_field().now_or_never()?.ok()? {
         let name = field.name().map(str::to_owned);
         let file = field.file_name().map(str::to_owned);
         let content_type = field.content_type().map(ToString::to_string);
         let bytes = field.bytes().now_or_never()?.ok()?;
-        if parts.len() == PARTS_MAX {
+        count += 1;
+        if count > PARTS_MAX {
             return None;
         }
         parts.extend(name.map(|name| Part { name, file, content_type, bytes }));
