@@ -25,7 +25,7 @@ TOGETHER = [
 ]
 ALONE = [
     "kill_under_load", "receive_kill", "hostile_endpoints", "failing_names", "slow_clients", "hanging_endpoints", "hostile_scripts", "thundering_herd",
-    "restart_backlog", "retention",
+    "restart_backlog", "retention", "overload",
     "recover", "plugins", "pipes",
 ]
 
