@@ -45,7 +45,7 @@ pub enum Handshake {
     /// `SubscriptionConfirmation`: its `SubscribeURL` is to be fetched.
     AwsSns,
     /// `OPTIONS` with `WebHook-Request-Origin` that is the setting `origin` (`*` for any): leave, at the rate that the
-    /// setting `rate` gives in requests a minute. CloudEvents, HTTP webhook §4.
+    /// setting `rate` gives in requests a minute, at any without it. CloudEvents, HTTP webhook §4.
     Cloudevents,
     /// `SubscriptionValidation`: its code.
     EventGrid,
@@ -318,9 +318,9 @@ impl Handshaker {
         }
         let mut reply = plain(200);
         reply.headers.push(("WebHook-Allowed-Origin", origin));
-        if let Some(rate) = self.settings.get("rate").filter(|rate| !rate.is_empty()) {
-            reply.headers.push(("WebHook-Allowed-Rate", rate.clone()));
-        }
+        // It must be there for whoever asks for a rate, and `*` is any: CloudEvents, HTTP webhook §4.2.2.
+        let rate = self.settings.get("rate").filter(|rate| !rate.is_empty());
+        reply.headers.push(("WebHook-Allowed-Rate", rate.map_or("*", String::as_str).to_owned()));
         reply.headers.push(("Allow", "POST".to_owned()));
         Some(reply)
     }

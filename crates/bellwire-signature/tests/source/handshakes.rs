@@ -221,6 +221,10 @@ fn cloudevents() {
         assert_eq!(of("WebHook-Allowed-Origin"), Some("eventemitter.example.com"));
         assert_eq!(of("WebHook-Allowed-Rate"), Some("120"));
     }
+    let without = ask("cloudevents", &[SECRET], &[("origin", "*")]).method("OPTIONS");
+    let asked = without.header("WebHook-Request-Origin", "a.example").header("WebHook-Request-Rate", "1000");
+    let reply = asked.answers(false, 200, "");
+    assert!(reply.headers.contains(&("WebHook-Allowed-Rate", "*".to_owned())), "{reply:?}");
     let reply = with("other.example").answers(false, 403, "");
     assert!(reply.headers.iter().all(|(name, _)| !name.starts_with("WebHook")));
     with("*").method("POST").is_not_answered();
