@@ -315,16 +315,21 @@ async fn take_back(api: &Api, endpoint: &Endpoint, pipe: &Pipe) -> Result<(), Er
         after: again(*number, pipe, now),
     });
     let changes = vec![Change::Settle(settled.collect())];
-    commit(api, changes, using).await
+    commit(api, endpoint.key, changes, using).await
 }
 
 /// Writes what follows. On a task of its own, so that a client that hangs up does not leave it half done.
-async fn commit(api: &Api, changes: Vec<Change>, using: Using) -> Result<(), Error> {
+async fn commit(api: &Api, key: EndpointKey, changes: Vec<Change>, using: Using) -> Result<(), Error> {
     let api = api.clone();
     let written = tokio::spawn(async move {
-        api.backend().settle(changes).await?;
-        using.finish();
-        Ok::<_, crate::backend::AcceptError>(())
+        let settled = api.backend().settle(changes).await;
+        match settled {
+            Ok(()) => using.finish(),
+            Err(_) => drop(using),
+        }
+        // Whom the commit woke has looked too early, while the deliveries were still out.
+        api.backend().pipes().wakes.rouse(key);
+        settled
     });
     Ok(written.await.map_err(|error| Error::Internal(format!("a commit ended: {error}")))??)
 }
@@ -609,7 +614,7 @@ async fn use_receipts(
         }
     }
     if !settled.is_empty() {
-        commit(api, vec![Change::Settle(settled)], using).await?;
+        commit(api, endpoint.key, vec![Change::Settle(settled)], using).await?;
     }
     Ok(answers)
 }
@@ -655,7 +660,7 @@ pub(super) async fn settle(
     if settled.is_empty() {
         return Ok(());
     }
-    commit(api, vec![Change::Settle(settled)], using).await
+    commit(api, key, vec![Change::Settle(settled)], using).await
 }
 
 /// Whether a reader who asked now would get something.

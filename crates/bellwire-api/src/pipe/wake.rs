@@ -3,7 +3,7 @@
 //! The committing thread publishes every batch after it is durable. For endpoints that nobody waits at, that is one look at a counter.
 //! A watched endpoint keeps its newest messages, bounded, so that a thousand readers of one log ask the store nothing.
 
-use bellwire_model::{EndpointKey, Message, Sequence};
+use bellwire_model::{AfterAttempt, EndpointKey, Message, Sequence};
 use bellwire_store::{Batch, Change, LogPage, LogQuery};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -91,6 +91,9 @@ impl Wakes {
                 }
             }
         }
+        // An endpoint that was push until a moment ago still has attempts under way.
+        let put_off = batch.attempts.iter().filter(|attempt| matches!(attempt.after, AfterAttempt::Waiting { .. }));
+        touched.extend(put_off.map(|attempt| attempt.delivery.endpoint));
         for change in &batch.changes {
             match change {
                 Change::Wait { waiting, .. } => drop(touched.insert(waiting.delivery.endpoint)),
@@ -110,7 +113,7 @@ impl Wakes {
         }
     }
 
-    /// Something waits for the endpoint that came in no batch: a background task has put it there, and that is durable.
+    /// Something can be had of the endpoint that came in no batch: a background task has put it there, or nobody has it any more.
     pub fn rouse(&self, endpoint: EndpointKey) {
         if let Some(log) = self.inner.watched.lock().endpoints.get(&endpoint) {
             log.turn.send_modify(|turn| *turn += 1);

@@ -440,6 +440,123 @@ fn a_channel_gives_what_there_is_credit_for_and_takes_what_its_reader_says() {
 }
 
 #[test]
+fn what_one_reader_refuses_comes_at_once_to_another_who_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    assert_eq!(server.call("PATCH", PIPE, json!({"pipe": {"maxAttempts": 1000}})).0, 200);
+    send(&server, 0);
+    let receive = || {
+        let began = Instant::now();
+        let (_, out) = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"wait": 20}));
+        let receipt = out["data"][0]["receipt"].clone();
+        assert!(receipt.is_string() && began.elapsed() < Duration::from_secs(10), "{:?}: {out}", began.elapsed());
+        receipt
+    };
+    let mut receipt = receive();
+    // It may look between the commit that puts the delivery back and the moment when it is no longer out.
+    for _ in 0..100 {
+        receipt = std::thread::scope(|threads| {
+            let waiting = threads.spawn(receive);
+            let refused = json!({"receipts": [receipt], "delay": 0});
+            let (status, out) = server.call("POST", &format!("{PIPE}/pull/nack"), refused);
+            assert_eq!((status, &out["data"][0]["status"]), (200, &json!(200)), "{out}");
+            waiting.join().unwrap()
+        });
+    }
+}
+
+#[test]
+fn an_endpoint_moves_between_push_pipe_and_pull_in_every_direction() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = ["1"; 30].join(",");
+    let server =
+        Program::start(folder.path(), &[("BELLWIRE_EGRESS_ALLOW", "127.0.0.0/8"), ("SVIX_RETRY_SCHEDULE", &schedule)]);
+    let receiver = Receiver::answering(&[200]);
+    // Nobody listens there, and it is tried again every second.
+    let nobody = format!("http://{}/", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let endpoint = json!({"uid": "pipe", "url": nobody});
+    assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
+    let becomes = |change: Value| {
+        let (status, answer) = server.call("PATCH", PIPE, change);
+        assert_eq!(status, 200, "{answer}");
+    };
+    let pull = |count: usize| {
+        let taken = eventually("they come", || {
+            let (_, out) = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"limit": count, "wait": 5}));
+            Some(out["data"].as_array().unwrap().clone()).filter(|taken| !taken.is_empty())
+        });
+        taken.into_iter().map(|one| (one["payload"]["n"].as_u64().unwrap(), one["receipt"].clone())).collect::<Vec<_>>()
+    };
+    let says = |verb: &str, body: Value| {
+        let (status, out) = server.call("POST", &format!("{PIPE}/pull/{verb}"), body);
+        assert_eq!((status, &out["data"][0]["status"]), (200, &json!(200)), "{out}");
+    };
+    let arrives = |count: usize| {
+        let mut arrived: Vec<_> = (0..count).map(|_| String::from_utf8(receiver.next().body).unwrap()).collect();
+        arrived.sort();
+        arrived
+    };
+
+    // From push to pull.
+    (0..2).for_each(|n| send(&server, n));
+    becomes(json!({"kind": "pipe"}));
+    for _ in 0..2 {
+        let taken = pull(1);
+        assert!(taken[0].0 < 2, "{taken:?}");
+        says("ack", json!({"receipts": [taken[0].1]}));
+    }
+    let (_, page) = server.call("GET", &format!("{PIPE}/pull?limit=2"), json!(null));
+    let cursor = page["cursor"].as_str().unwrap().to_owned();
+
+    // From pull to pipe: what was taken and refused comes by the channel, after what nobody took.
+    (2..4).for_each(|n| send(&server, n));
+    let taken = pull(1);
+    assert_eq!(taken[0].0, 2);
+    let mut channel = Channel::open(&server, "mode=group");
+    channel.say(json!({"t": "credit", "n": 2}));
+    let three = channel.expect("event");
+    says("nack", json!({"receipts": [taken[0].1], "delay": 0}));
+    let two = channel.expect("event");
+    assert_eq!((&three["payload"]["n"], &two["payload"]["n"]), (&json!(3), &json!(2)));
+    channel.say(json!({"t": "ack", "receipts": [three["receipt"], two["receipt"]]}));
+    assert_eq!(channel.expect("acked")["data"][1]["status"], 200);
+
+    // From pipe to push: what there was no credit for is pushed.
+    (4..6).for_each(|n| send(&server, n));
+    becomes(json!({"kind": "push", "url": receiver.url()}));
+    drop(channel);
+    assert_eq!(arrives(2), [r#"{"n":4}"#, r#"{"n":5}"#]);
+
+    // From push to pipe.
+    becomes(json!({"url": nobody}));
+    (6..8).for_each(|n| send(&server, n));
+    becomes(json!({"kind": "pipe"}));
+    let mut channel = Channel::open(&server, "mode=group");
+    channel.say(json!({"t": "credit", "n": 1}));
+    let first = channel.expect("event");
+    channel.say(json!({"t": "ack", "receipts": [first["receipt"]]}));
+    assert_eq!(channel.expect("acked")["data"][0]["status"], 200);
+
+    // From pipe to pull.
+    let taken = pull(1);
+    assert_eq!(first["payload"]["n"].as_u64().unwrap() + taken[0].0, 13, "the other one of the two");
+    says("nack", json!({"receipts": [taken[0].1], "delay": 0}));
+
+    // And from pull to push.
+    becomes(json!({"kind": "push", "url": receiver.url()}));
+    assert_eq!(arrives(1), [format!(r#"{{"n":{}}}"#, taken[0].0)]);
+    let sum = eventually("all is recorded", || Some(ledger(folder.path())).filter(|sum| sum["pending"] == 0));
+    assert_eq!((&sum["accepted"], &sum["delivered"]), (&json!(8), &json!(8)));
+    assert!(receiver.is_quiet(), "nothing comes twice");
+    // A reader's place is good through all of it.
+    let (_, page) = server.call("GET", &format!("{PIPE}/pull?cursor={cursor}"), json!(null));
+    let numbers: Vec<_> = page["data"].as_array().unwrap().iter().map(|one| one["payload"]["n"].clone()).collect();
+    assert_eq!(numbers, (2..8).map(|n| json!(n)).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_producer_streams_messages_in_and_each_is_answered_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
