@@ -231,7 +231,9 @@ async fn simulate(mut call: Call) -> Result<Response, Error> {
 
 async fn run(api: &Api, script: Script) -> Result<Option<Transformed>, ScriptError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    api.settings().scripts.run(script, move |done| drop(sender.send(done)));
+    // Gone with whoever waits here.
+    let asked_by = Arc::new(());
+    api.settings().scripts.run_for(&asked_by, script, move |done| drop(sender.send(done)));
     receiver.await.unwrap_or_else(|_| Err(ScriptError("the server is shutting down".to_owned())))
 }
 

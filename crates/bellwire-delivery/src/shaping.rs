@@ -157,7 +157,9 @@ fn needless(what: &str) -> Unshaped {
 
 async fn transform(scripts: &Scripts, script: Script) -> Result<Transformed, Unshaped> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    scripts.run(script, move |done| drop(sender.send(done)));
+    // Gone with whoever waits here, who may be a reader that hangs up.
+    let asked_by = Arc::new(());
+    scripts.run_for(&asked_by, script, move |done| drop(sender.send(done)));
     let done = receiver.await.map_err(|_| failed("the transformation was not run: the server is shutting down"))?;
     let transformed = done.map_err(|error| failed(format!("the transformation failed: {error}")))?;
     let transformed = transformed.ok_or_else(|| failed("the transformation gave nothing"))?;

@@ -12,7 +12,7 @@
 use super::ScriptError;
 use super::sandbox::Bounds;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Bounds of all scripts.
@@ -48,6 +48,9 @@ const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// After its deadline a script may take so much longer before its thread is given up.
 const GRACE: Duration = Duration::from_secs(1);
 const THREADS_LOST_MAX: usize = 8;
+/// From so many waiting in a lane on, those that nobody wants any more are thrown out when the next one comes: a reader who hangs up again and
+/// again would leave one each time, with its message.
+const UNWANTED_MAX: usize = 16;
 /// Lanes that are remembered while nothing of theirs waits.
 const LANES_KEPT_MAX: usize = 4_096;
 
@@ -104,10 +107,23 @@ struct State<J: Job> {
 }
 
 struct Lane<J: Job> {
-    waiting: VecDeque<(J, Answer<J>)>,
+    waiting: VecDeque<Waiting<J>>,
     used: Duration,
     slow: bool,
     busy: bool,
+}
+
+struct Waiting<J: Job> {
+    job: J,
+    answer: Answer<J>,
+    /// Who asked; nobody that can go away if absent.
+    asked_by: Option<Weak<()>>,
+}
+
+impl<J: Job> Waiting<J> {
+    fn is_wanted(&self) -> bool {
+        self.asked_by.as_ref().is_none_or(|asked_by| asked_by.strong_count() > 0)
+    }
 }
 
 struct Running<J: Job> {
@@ -160,6 +176,20 @@ impl<J: Job> Pool<J> {
     /// Runs a script when its lane's turn comes, and hands what came of it to `answer`, on another thread. How many wait is
     /// bounded by who asks.
     pub fn run(&self, job: J, answer: impl FnOnce(Result<J::Done, ScriptError>) + Send + 'static) {
+        self.push(job, None, Box::new(answer));
+    }
+
+    /// The same for somebody who may go away: what `asked_by` no longer leads to does not wait for long, and may never be answered.
+    pub fn run_for(
+        &self,
+        asked_by: &Arc<()>,
+        job: J,
+        answer: impl FnOnce(Result<J::Done, ScriptError>) + Send + 'static,
+    ) {
+        self.push(job, Some(Arc::downgrade(asked_by)), Box::new(answer));
+    }
+
+    fn push(&self, job: J, asked_by: Option<Weak<()>>, answer: Answer<J>) {
         let shared = &self.0.0;
         let mut state = shared.lock();
         if state.threads == 0 && !shared.start_threads(&mut state) {
@@ -176,7 +206,10 @@ impl<J: Job> Pool<J> {
         if lane.waiting.is_empty() && !lane.busy {
             lane.used = lane.used.max(least);
         }
-        lane.waiting.push_back((job, Box::new(answer)));
+        if lane.waiting.len() >= UNWANTED_MAX {
+            lane.waiting.retain(Waiting::is_wanted);
+        }
+        lane.waiting.push_back(Waiting { job, answer, asked_by });
         if !lane.busy && lane.waiting.len() == 1 {
             let place = (lane.used, key);
             if lane.slow {
@@ -303,7 +336,7 @@ impl<J: Job> Shared<J> {
             self.start_threads(&mut state);
             let mut answers = vec![running.answer];
             if state.threads == 0 {
-                answers.extend(state.lanes.drain().flat_map(|(_, lane)| lane.waiting).map(|(_, answer)| answer));
+                answers.extend(state.lanes.drain().flat_map(|(_, lane)| lane.waiting).map(|w| w.answer));
                 state.quick.clear();
                 state.slow.clear();
             }
@@ -335,7 +368,7 @@ impl<J: Job> State<J> {
         };
         let (used, key) = place;
         let lane = self.lanes.get_mut(&key)?;
-        let (job, answer) = lane.waiting.pop_front()?;
+        let Waiting { job, answer, .. } = lane.waiting.pop_front()?;
         lane.busy = true;
         self.used = self.used.max(used);
         self.slow_running += usize::from(is_slow);
@@ -562,5 +595,27 @@ mod tests {
             assert!(again.0.contains("could not be stopped before"), "{again}");
         }
         assert!(run_on(&scripts, 2, "function handler(w) { return w }").is_ok());
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_does_not_pile_up() {
+        let scripts = Scripts::new(limits());
+        let (sender, receiver) = channel();
+        let script = |code: &str| Script { lane: 1, code: code.into(), webhook: Some(webhook()) };
+        let told = sender.clone();
+        scripts.run(script("function handler(w) { for (;;) {} }"), move |done| told.send(done.is_ok()).unwrap_or(()));
+        let works = "function handler(w) { return w }";
+        for _ in 0..1_000 {
+            // Each hangs up at once.
+            scripts.run_for(&Arc::default(), script(works), |_| {});
+        }
+        let waiting = scripts.0.0.lock().lanes[&1].waiting.len();
+        assert!(waiting <= UNWANTED_MAX + 1, "{waiting} wait");
+        let asked_by = Arc::new(());
+        scripts.run_for(&asked_by, script(works), move |done| sender.send(done.is_ok()).unwrap_or(()));
+        // They may tell it at the same time.
+        let mut told: Vec<bool> = receiver.iter().collect();
+        told.sort_unstable();
+        assert_eq!(told, [false, true], "the one that loops, and the one that is still wanted");
     }
 }
