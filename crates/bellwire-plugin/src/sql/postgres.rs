@@ -7,8 +7,14 @@ use bellwire_egress::{Client as Egress, Reached, with_causes};
 use bytes::BytesMut;
 use std::error::Error as StdError;
 use std::future::Future;
+use std::io;
 use std::net::Ipv6Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -16,10 +22,60 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Error, NoTls};
 
+/// What a server that an endpoint's owner names may say in answer to the statements of one event. The client takes in a message whole,
+/// however long its server says that it is.
+const ANSWERED_BYTES_MAX: usize = 32 << 20;
+
 /// Connections of one shard.
 pub(super) struct Pools {
     tls: Option<Tls>,
-    connections: Connections<Client>,
+    connections: Connections<Held>,
+}
+
+/// A connection, and what its server may still say.
+struct Held {
+    client: Client,
+    left: Left,
+}
+
+/// How many bytes may still be read.
+#[derive(Clone, Default)]
+struct Left(Arc<AtomicUsize>);
+
+/// A stream from which no more is read than is left.
+struct Bounded {
+    stream: Reached,
+    left: Left,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        let left = self
+            .left
+            .0
+            .load(Ordering::Relaxed)
+            .checked_sub(read)
+            .ok_or_else(|| io::Error::other(format!("its answers have more than {ANSWERED_BYTES_MAX} bytes")))?;
+        self.left.0.store(left, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// A parameter as text: the database itself reads it as the type that the statement wants.
@@ -64,26 +120,30 @@ impl Pools {
         let pool = self.connections.pool(dsn, guard.is_some());
         let later = |text: String| Failed { forever: false, text };
         let _place = pool.place().await?;
-        let mut client = match pool.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
+        let mut held = match pool.take().filter(|held| !held.client.is_closed()) {
+            Some(held) => held,
             None => self.connect(dsn, guard, deadline).await.map_err(later)?,
         };
+        held.left.0.store(ANSWERED_BYTES_MAX, Ordering::Relaxed);
         // Cut off by the deadline, the connection is closed, and the database rolls back.
         let left = deadline.saturating_duration_since(Instant::now());
-        let done = transact(&mut client, &statements, left).await;
-        if done.is_ok() || !client.is_closed() {
-            pool.give_back(client);
+        let done = transact(&mut held.client, &statements, left).await;
+        if done.is_ok() || !held.client.is_closed() {
+            pool.give_back(held);
         }
         done.map_err(|error| failed(&error))
     }
 
-    async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Client, String> {
+    async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Held, String> {
         let mut config: Config = dsn.parse().map_err(|_| "the DSN cannot be read".to_owned())?;
         let left = deadline.saturating_duration_since(Instant::now());
         config.connect_timeout(left.min(Duration::from_secs(10))).application_name("bellwire");
         if let Some(egress) = guard {
             let (stream, host) = reach(egress, &config, left).await?;
-            return within(left, self.connect_over(&config, stream, &host)).await;
+            let left_to_say = Left(Arc::new(AtomicUsize::new(ANSWERED_BYTES_MAX)));
+            let stream = Bounded { stream, left: left_to_say.clone() };
+            let client = within(left, self.connect_over(&config, stream, &host)).await?;
+            return Ok(Held { client, left: left_to_say });
         }
         let connecting = async {
             // The connection's own task ends with the client.
@@ -99,17 +159,17 @@ impl Pools {
                     client
                 }
             };
-            Ok::<_, Error>(client)
+            Ok::<_, Error>(Held { client, left: Left::default() })
         };
         connecting.await.map_err(|error| format!("the database cannot be reached: {}", with_causes(&error)))
     }
 
-    async fn connect_over(&self, config: &Config, stream: Reached, host: &str) -> Result<Client, String> {
+    async fn connect_over(&self, config: &Config, stream: Bounded, host: &str) -> Result<Client, String> {
         let failed = |error: &dyn StdError| format!("the database cannot be reached: {}", with_causes(error));
         // The connection's own task ends with the client.
         match &self.tls {
             Some(tls) => {
-                let tls = MakeTlsConnect::<Reached>::make_tls_connect(&mut tls.clone(), host);
+                let tls = MakeTlsConnect::<Bounded>::make_tls_connect(&mut tls.clone(), host);
                 let tls = tls.map_err(|error| failed(&error))?;
                 let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| failed(&error))?;
                 tokio::spawn(async move { drop(connection.await) });

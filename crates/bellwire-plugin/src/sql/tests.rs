@@ -5,6 +5,7 @@ use crate::event::tests::received;
 use serde_json::{Value as Json, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn client() -> Client {
     bellwire_egress::Egress::new(Default::default()).expect("egress").client().expect("a client")
@@ -153,8 +154,9 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
     );
 }
 
-/// Speaks as much of PostgreSQL as it takes to be connected to; refuses every statement, and stays. Answers its port.
-fn refusing_postgres() -> u16 {
+/// Speaks as much of PostgreSQL as it takes to be connected to; then says `forever` to every statement, again and again, or refuses it if that
+/// is nothing. Answers its port, and counts the bytes that somebody took.
+fn strange_postgres(forever: &'static [u8], taken: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let message = |kind: u8, body: &[u8]| {
@@ -166,13 +168,16 @@ fn refusing_postgres() -> u16 {
     let refusal = [message(b'E', b"SERROR\0C55000\0Mrefused here\0\0"), ready].concat();
     std::thread::spawn(move || {
         for mut tcp in listener.incoming().map_while(Result::ok) {
-            let (welcome, refusal) = (welcome.clone(), refusal.clone());
+            let (welcome, refusal, taken) = (welcome.clone(), refusal.clone(), Arc::clone(&taken));
             std::thread::spawn(move || {
                 let mut bytes = [0; 4_096];
                 // What it is asked first is whether it has TLS, or who comes.
                 let mut answer = welcome;
                 while tcp.read(&mut bytes).is_ok_and(|count| count > 0) && tcp.write_all(&answer).is_ok() {
-                    answer.clone_from(&refusal);
+                    while answer.as_slice() == forever && tcp.write_all(&[0; 1 << 16]).is_ok() {
+                        taken.fetch_add(1 << 16, Ordering::SeqCst);
+                    }
+                    answer = if forever.is_empty() { refusal.clone() } else { forever.to_vec() };
                 }
             });
         }
@@ -182,7 +187,7 @@ fn refusing_postgres() -> u16 {
 
 #[tokio::test]
 async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
-    let dsn = format!("postgres://app@127.0.0.1:{}/shop?sslmode=disable", refusing_postgres());
+    let dsn = format!("postgres://app@127.0.0.1:{}/shop?sslmode=disable", strange_postgres(b"", Arc::default()));
     let named: Named = [("shop".to_owned(), dsn.clone())].into();
     let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
     let run = async |settings: Json| {
@@ -194,4 +199,26 @@ async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
     assert!(matches!(&operators, Answer::Broken(_, why) if why.contains("refused here")), "{operators:?}");
     let owners = run(json!({ "dsn": dsn, "statements": ["SELECT 1"] })).await;
     assert!(matches!(&owners, Answer::Broken(_, why) if why.contains("private")), "{owners:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_that_a_gigabyte_comes_is_not_heard_out() {
+    let taken = Arc::<AtomicUsize>::default();
+    let port = strange_postgres(b"D\x40\0\0\0", Arc::clone(&taken));
+    let dsn = format!("postgres://app@127.0.0.1:{port}/shop?sslmode=disable");
+    let guard = bellwire_egress::Guard {
+        allowed_networks: vec!["127.0.0.0/8".parse().expect("a network")],
+        ..Default::default()
+    };
+    let settings = bellwire_egress::Settings { guard, ..Default::default() };
+    let client = bellwire_egress::Egress::new(settings).expect("egress").client().expect("a client");
+    let pools = Pools::new(None, &TlsSettings::default());
+    let settings = json!({ "dsn": dsn, "statements": ["SELECT 1"], "timeout_ms": 60_000 });
+    let sql: Sql = crate::settings::read(&settings).expect("settings");
+    let message = received("{}");
+    let answer = sql.run(&Event::new(&message, 1), &Named::new(), &Arc::default(), &pools, &client).await.answer;
+    assert!(matches!(&answer, Answer::Broken(FailureClass::Plugin, _)), "{answer:?}");
+    // What the sockets hold comes on top.
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(taken < 64 << 20, "{taken} bytes");
 }
