@@ -45,6 +45,8 @@ struct Written {
     user: Option<String>,
     password: Option<String>,
     token: Option<String>,
+    /// Of Kafka: how the user is let in, as SASL names it; PLAIN if absent.
+    mechanism: Option<String>,
     /// Of SQS: the region, if it is not the one in the URL.
     region: Option<String>,
     /// The name of a JetStream stream, the key of a Redis stream, or a topic of Kafka. Of SQS, the URL says which queue.
@@ -316,7 +318,7 @@ impl Settings {
         })?;
         let broker = Broker::parse(&written.broker).map_err(|text| fault("broker", text))?;
         let of = |broker: Broker| format!("is for {} only; leave it out", broker.name());
-        let Written { url, user, password, token, stream, queue, group, start, region, .. } = written;
+        let Written { url, user, password, token, mechanism, stream, queue, group, start, region, .. } = written;
         let wrong = |ServerFault { field, text }| fault(field, text);
         let mut server = Server::parse(broker, &url, Credentials { user, password, token }).map_err(wrong)?;
         if let Some(region) = region {
@@ -324,6 +326,12 @@ impl Settings {
                 return Err(fault("region", of(Broker::Sqs)));
             }
             server = server.in_region(region).map_err(wrong)?;
+        }
+        if let Some(mechanism) = mechanism {
+            if broker != Broker::Kafka {
+                return Err(fault("mechanism", of(Broker::Kafka)));
+            }
+            server = server.by_mechanism(&mechanism).map_err(wrong)?;
         }
         let stream = match (stream, broker) {
             (None, Broker::Sqs) => server.queue_name().to_owned(),
@@ -458,6 +466,28 @@ mod tests {
         assert_eq!(TypePlace::Usual.find(&typed, Broker::Redis), None);
         for wrong in ["", "header.", "body.", "body", "body.a..b", "header", "topic"] {
             assert!(TypePlace::parse(Some(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn a_mechanism_is_for_users_of_kafka() {
+        let read = |settings: Value| Settings::read(&SecretText::new(settings.to_string()), "own").map(|_| ());
+        let kafka = json!({ "broker": "kafka", "url": "kafka://h", "stream": "orders" });
+        let with = |more: Value| {
+            let mut settings = kafka.clone();
+            let members = settings.as_object_mut().expect("an object");
+            members.extend(more.as_object().expect("an object").clone());
+            read(settings)
+        };
+        assert_eq!(with(json!({ "user": "u", "password": "p", "mechanism": "SCRAM-SHA-512" })), Ok(()));
+        for (more, text) in [
+            (json!({ "user": "u", "password": "p", "mechanism": "GSSAPI" }), "PLAIN or SCRAM-SHA-256"),
+            (json!({ "mechanism": "PLAIN" }), "there is none"),
+        ] {
+            let (path, fault) = with(more).expect_err("is refused");
+            assert_eq!(path, ["mechanism"]);
+            assert!(fault.contains(text), "{fault}");
         }
     }
 
