@@ -1,6 +1,6 @@
 //! Pipes: reading a log by cursor, named consumers, deliveries handed out for a while, Svix's poller, and streams.
 
-use crate::world::{ORGANISATION, World, application_token};
+use crate::world::{ORGANISATION, World, application_token, organisation_token_for_ever};
 use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -571,4 +571,22 @@ async fn who_takes_much_gets_what_there_is_room_for() {
     world.patch(PIPE, json!({ "pipe": { "orderingKey": "/n" } })).await.expect(200);
     world.pass(Duration::from_secs(60));
     assert_eq!(numbers(&world.receive(json!({ "limit": 1_000 })).await), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_cursor_whose_messages_are_gone_is_told_where_to_go_on() {
+    let world = World { token: organisation_token_for_ever(), ..world().await };
+    world.send_n(0..4).await;
+    let (first, behind, _) = page(&world.pull("limit=1").await);
+    assert_eq!(first, [0]);
+    world.pass(Duration::from_secs(100 * 24 * 3600));
+    world.clean_up();
+    world.send_n(4..6).await;
+
+    let gone = world.get(&format!("{PIPE}/pull?cursor={behind}")).await.expect(410);
+    assert_eq!(gone["code"], "cursor_expired");
+    let detail = gone["detail"].as_str().expect("a text");
+    let oldest = detail.split("The oldest cursor is ").nth(1).and_then(|rest| rest.split(';').next()).expect(detail);
+    assert_eq!(page(&world.pull(&format!("cursor={oldest}")).await).0, [4, 5]);
+    assert_eq!(page(&world.pull("from=earliest").await).0, [4, 5]);
 }

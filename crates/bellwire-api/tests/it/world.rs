@@ -263,6 +263,15 @@ impl World {
 }
 
 impl World {
+    /// Has the real store remove what is past its time, as far as all of it has been delivered or waits.
+    pub(crate) fn clean_up(&self) {
+        let (store, _) = self.backend.embedded.as_ref().expect("a real store");
+        let now = self.backend.now();
+        let watermark = Some(Sequence::first_at(now));
+        store.commit(&Batch { watermark, ..Batch::default() }).expect("a commit");
+        while store.upkeep(now).expect("a slice") {}
+    }
+
     /// Does what goes on in the background of the real store, to its end.
     pub(crate) fn advance(&self) {
         let (store, _) = self.backend.embedded.as_ref().expect("a real store");
