@@ -90,6 +90,9 @@ impl MariaDb {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
         let mut arguments = vec![format!("--datadir={}", path("data")), format!("--socket={}", path("socket"))];
+        // In a folder that it shares, a server that starts removes the temporary tables of all others.
+        std::fs::create_dir(path("temporary")).expect("a folder");
+        arguments.push(format!("--tmpdir={}", path("temporary")));
         if rustix::process::geteuid().is_root() {
             arguments.push("--user=root".into());
         }
