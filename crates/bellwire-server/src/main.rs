@@ -1,25 +1,6 @@
 //! `bellwire`: webhooks, both ends, one binary. This file lists the commands; each has a file of its own under `command/`.
 
-mod clock;
-mod config;
-mod wiring;
-mod traces;
-mod connections;
-mod doors;
-mod emit;
-mod receiving;
-mod answers;
-mod core;
-mod commit;
-mod tasks;
-mod broadcast;
-mod pump;
-mod attempters;
-mod shard;
-mod serve;
 mod hooks;
-mod sources;
-mod observe;
 mod command;
 
 use anyhow::Context;
@@ -56,7 +37,7 @@ enum Command {
     Export(command::export::Arguments),
     #[cfg(feature = "import-svix")]
     Import(command::import::Arguments),
-    Bench(command::bench::Arguments),
+    Bench(bellwire_bench::Arguments),
     Backup(command::backup::BackupArguments),
     Restore(command::backup::RestoreArguments),
     Check(command::check::Arguments),
@@ -108,7 +89,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => command::export::run(arguments),
         #[cfg(feature = "import-svix")]
         Command::Import(arguments) => command::import::run(arguments),
-        Command::Bench(arguments) => command::bench::run(arguments),
+        Command::Bench(arguments) => bellwire_bench::run(arguments),
         Command::Backup(arguments) => command::backup::run_backup(arguments),
         Command::Restore(arguments) => command::backup::run_restore(arguments),
         Command::Check(arguments) => command::check::run(arguments),

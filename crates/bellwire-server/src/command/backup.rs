@@ -1,9 +1,9 @@
 //! `bellwire backup` and `bellwire restore`: a copy of the data folder as it is at one instant, beside a running server; and back.
 
 use super::{Hint, check};
-use crate::config::{Config, Place, copy_secret};
-use crate::wiring::MODULES;
 use anyhow::{Context as _, ensure};
+use bellwire_config::{Config, Place, copy_secret};
+use bellwire_node::wiring::MODULES;
 use bellwire_store::embedded::{BackupError, Progress, backup};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};

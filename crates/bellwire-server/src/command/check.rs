@@ -1,10 +1,10 @@
 //! `bellwire check`: looks a data folder over, also beside a running server, or a hooks file, and says what is wrong.
 
 use super::{Hint, block_on, ledger};
-use crate::config::{Config, Place};
 use crate::hooks;
-use crate::wiring;
 use anyhow::Context as _;
+use bellwire_config::{Config, Place};
+use bellwire_node::wiring;
 use bellwire_store::EmbeddedStore;
 use bellwire_store::embedded::Report;
 use std::{

@@ -1,8 +1,8 @@
 //! `bellwire config`: the settings as `serve` would take them, and where each comes from.
 
-use crate::config::{Config, Effective, Origin, Sources};
-use crate::connections::tls::Tls;
 use anyhow::Context as _;
+use bellwire_config::{Config, Effective, Origin, Sources};
+use bellwire_node::Tls;
 use std::process::ExitCode;
 
 /// Print the settings in force and where each comes from. Exits 1 if one has no meaning.

@@ -9,9 +9,10 @@ mod receiver;
 mod screen;
 
 use super::{Hint, http::Api, input, ledger, send, server, token};
-use crate::{clock, config, config::Config, serve::Server};
 use anyhow::{Context as _, bail, ensure};
+use bellwire_config::{self as config, Config};
 use bellwire_model::{Ledger, RetrySchedule, Timestamp};
+use bellwire_node::{clock, serve::Server};
 use bytes::Bytes;
 use http::Method;
 use payload::{EXAMPLES, Example};
@@ -71,8 +72,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let screen = Screen { colour: is_terminal && !config::no_color() };
     let folder = Folder::take(arguments.data)?;
     let config = config(&folder.path, arguments.listen)?;
-    let token = token::make(&config, token::organisation_default(), None)?;
-    let server = Server::start(config).context("the demo's server cannot start")?;
+    let token = token::make(&config, bellwire_config::organisation_default(), None)?;
+    let server = Server::start(&config, None).context("the demo's server cannot start")?;
     let url = format!("http://{}", server::reachable(server.address()));
     let stays = is_terminal && !arguments.once;
     let result = super::block_on(until_interrupted(async {

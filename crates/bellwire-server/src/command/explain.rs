@@ -2,7 +2,7 @@
 //!
 //! The sentences are the server's; this only asks for them and sets them on lines.
 
-use super::{http::is_plain, server::Server, token};
+use super::{http::is_plain, server::Server};
 use anyhow::bail;
 use serde::Deserialize;
 use std::{fmt::Write as _, process::ExitCode};
@@ -65,7 +65,7 @@ async fn ask(arguments: &Arguments) -> anyhow::Result<serde_json::Value> {
         Some(application) => format!("/app/{application}/msg/{message}/explain"),
         None => format!("/explain/{message}"),
     };
-    arguments.server.api(token::organisation_default())?.get(&path).await
+    arguments.server.api(bellwire_config::organisation_default())?.get(&path).await
 }
 
 /// A paragraph for the message, and one for each endpoint with its attempts indented.

@@ -1,6 +1,6 @@
 //! `bellwire export`: the event catalogue of a running server as a document for those who receive.
 
-use super::{block_on, server::Server, token};
+use super::{block_on, server::Server};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -28,7 +28,7 @@ enum Format {
 
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let api = arguments.server.api(token::organisation_default())?;
+    let api = arguments.server.api(bellwire_config::organisation_default())?;
     let path = match arguments.format {
         Format::Openapi => "/event-type/export/openapi",
         Format::Asyncapi => "/event-type/export/asyncapi",

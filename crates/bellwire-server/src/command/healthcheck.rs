@@ -1,8 +1,8 @@
 //! `bellwire healthcheck`: whether a server is ready, as an exit code; for containers, which have no other client.
 
 use super::{Hint, block_on, http, server};
-use crate::config::{Config, Place};
 use anyhow::{Context as _, bail};
+use bellwire_config::{Config, Place};
 use bellwire_egress::{Request, Target, TlsSettings};
 use bytes::Bytes;
 use std::{process::ExitCode, time::Duration};

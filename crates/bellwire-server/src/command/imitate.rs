@@ -1,10 +1,10 @@
 //! `bellwire imitate`: a webhook as its sender would sign it, to try a source with before the sender is asked to.
 
 use super::{Hint, http, input};
-use crate::clock;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use anyhow::{Context as _, bail};
 use bellwire_egress::{Request, Response, Target, TlsSettings};
+use bellwire_node::clock;
 use bellwire_signature::source::{Fault, Recipe, Sample, SampleError, Supplied, Verifier, preset};
 use rand_chacha::rand_core::RngCore as _;
 use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::Duration};

@@ -1,8 +1,8 @@
 //! `bellwire ledger`: the sum that must always come out, read from the data folder, also beside a running server.
 
 use super::Hint;
-use crate::config::{Config, Place};
 use anyhow::Context as _;
+use bellwire_config::{Config, Place};
 use bellwire_model::{EndReason, Ledger};
 use bellwire_store::{EmbeddedStore, Store as _};
 use std::{fmt::Write as _, path::Path, process::ExitCode};

@@ -7,10 +7,10 @@
 mod screen;
 
 use super::http::{Answer, Api, client};
-use super::{Hint, input, server::Address, token};
-use crate::config::{Config, Place, no_color, parse_duration};
+use super::{Hint, input, server::Address};
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
+use bellwire_config::{Config, Place, no_color, parse_duration};
 use bellwire_egress::{Client, Request, Target, TlsSettings};
 use bellwire_model::Timestamp;
 use bytes::Bytes;
@@ -94,7 +94,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 /// Runs it.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.place.clone())?;
-    let api = arguments.server.api(&config, token::organisation_default())?;
+    let api = arguments.server.api(&config, bellwire_config::organisation_default())?;
     super::block_on(async {
         let forward = arguments.forward.as_deref().map(|url| Forward::new(url, arguments.timeout)).transpose()?;
         let since = arguments.replay.as_deref().map(since).transpose()?;
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// What `--replay` says.
 fn since(text: &str) -> anyhow::Result<Timestamp> {
     match parse_duration(text) {
-        Some(ago) => Ok(crate::clock::wall().minus(ago)),
+        Some(ago) => Ok(bellwire_node::clock::wall().minus(ago)),
         None => text.parse().ok().context(Hint::new(
             format!("--replay: {text} is neither a duration nor a time"),
             "such as 30m, 2h, 1d or 2026-01-31T09:30:00Z",

@@ -20,7 +20,6 @@ pub(crate) mod pack;
 pub(crate) mod export;
 #[cfg(feature = "import-svix")]
 pub(crate) mod import;
-pub(crate) mod bench;
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod config;
@@ -30,30 +29,10 @@ mod server;
 mod http;
 mod input;
 
-use crate::config::Mistakes;
-use std::{fmt, future::Future, io};
+pub(crate) use bellwire_config::Hint;
 
-/// What went wrong, with what to do about it: a context for an error, for [`report`] to find.
-#[derive(Debug)]
-pub(crate) struct Hint {
-    what: String,
-    hint: String,
-}
-
-impl Hint {
-    /// `what` is the error's own clause, `hint` what the user could do.
-    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Hint {
-        Hint { what: what.into(), hint: hint.into() }
-    }
-}
-
-impl fmt::Display for Hint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-impl std::error::Error for Hint {}
+use bellwire_config::Mistakes;
+use std::{future::Future, io};
 
 /// Makes `bellwire ledger | head -1` end quietly: `println!` panics when its reader is gone.
 pub(crate) fn end_when_nobody_reads() {
@@ -80,8 +59,8 @@ fn text(error: &anyhow::Error) -> String {
 
 /// What to do: what the one who failed says, or what is known of the kind of error.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    if let Some(Hint { hint, .. }) = error.downcast_ref() {
-        return Some(hint.clone());
+    if let Some(hint) = error.downcast_ref::<Hint>() {
+        return Some(hint.hint().to_owned());
     }
     if error.is::<Mistakes>() {
         return Some("config.default.toml has every setting, its default and its unit".into());

@@ -4,7 +4,7 @@
 //! it. A schema may say under which other names its event type is known, in `x-bellwire-aliases`; `bellwire send` understands them.
 
 use super::http::{Api, is_plain};
-use super::{Hint, block_on, server::Server, token};
+use super::{Hint, block_on, server::Server};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Subcommand;
@@ -128,7 +128,7 @@ struct Named {
 async fn install(add: &Add) -> anyhow::Result<()> {
     let text = text_of(&add.pack)?;
     let all = names(&read(&add.pack, &text)?);
-    let api = add.server.api(token::organisation_default())?;
+    let api = add.server.api(bellwire_config::organisation_default())?;
     let before = existing(&api).await?;
     let body = json!({ "specRaw": text, "dryRun": add.dry_run }).to_string();
     let Imported { data } = api.post("/event-type/import/openapi", body).await?;

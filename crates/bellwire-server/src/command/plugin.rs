@@ -1,7 +1,7 @@
 //! `bellwire plugin`: install, grant, roll back and remove modules of a server, and try a plugin out on a message.
 
 use super::http::{Api, is_plain};
-use super::{input, server::Server, token};
+use super::{input, server::Server};
 use anyhow::{Context as _, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -104,7 +104,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { verb, server, json: as_json } = arguments;
-    let api = server.api(token::organisation_default())?;
+    let api = server.api(bellwire_config::organisation_default())?;
     let answer = match &verb {
         Verb::List => api.get("/plugin").await?,
         Verb::Add { from, name, grant } => {

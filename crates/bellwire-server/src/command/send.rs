@@ -1,14 +1,12 @@
 //! `bellwire send`: one webhook straight to a URL, signed as the server would; or one message through a server's API,
 //! watched until every delivery of it has ended.
 
-use super::{Hint, block_on, http::Api, input, pack, server::Address, sign, token};
-use crate::{
-    clock,
-    config::{Config, HeaderNames, Place, parse_duration},
-};
+use super::{Hint, block_on, http::Api, input, pack, server::Address, sign};
 use anyhow::{Context as _, bail};
+use bellwire_config::{Config, HeaderNames, Place, parse_duration};
 use bellwire_egress::{Egress, Request, SendError, Target};
 use bellwire_model::{MessageId, Sequence, SequenceSource};
+use bellwire_node::clock;
 use bellwire_signature::Secret;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
@@ -224,7 +222,7 @@ async fn through_a_server(arguments: &Arguments, config: &Config, payload: &[u8]
     let (Some(application), Some(event_type)) = (&arguments.application, &arguments.event_type) else {
         bail!("--application and --event-type are needed");
     };
-    let api = arguments.server.api(config, token::organisation_default())?;
+    let api = arguments.server.api(config, bellwire_config::organisation_default())?;
     let event_type = pack::event_type_called(&api, event_type).await?;
     let body = message(&event_type, payload, arguments.event_id.as_deref(), &arguments.channel)?;
     let WithId { id } = api.post(&format!("/app/{application}/msg"), body).await?;

@@ -1,9 +1,10 @@
 //! `bellwire serve`: the server, until it is told to stop.
 
-use crate::config::{Config, Sources};
-use crate::observe;
-use crate::serve::{Server, Stopped};
+use crate::hooks::keeper::{Handle, Outcome, keeper};
 use anyhow::Context;
+use bellwire_config::{Config, Sources};
+use bellwire_node::observe;
+use bellwire_node::serve::{Server, Stopped};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -30,31 +31,72 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         tracing::warn!("{note}");
     }
     let signals = signals().context("cannot wait for signals")?;
-    let data = config.server.data.clone();
-    let mut server = Server::start(config)?;
-    match server.declare() {
+    let (resident, hooks) = config.server.hooks.clone().map(keeper).unzip();
+    let mut running = Running { server: Server::start(&config, resident)?, hooks };
+    match running.declare() {
         Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
         Some(Err(faults)) => {
-            server.stop();
+            running.server.stop();
             return Err(anyhow::Error::new(faults).context("the hooks file cannot be used"));
         }
         None => {}
     }
-    tracing::info!(address = %server.address(), tls = server.is_secure(), data = %data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let Running { server, .. } = &running;
+    tracing::info!(address = %server.address(), tls = server.is_secure(), data = %config.server.data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let signal = loop {
         match signals.recv_timeout(LOOK_EVERY) {
             Ok(Signal::Stop(name)) => break name,
-            Ok(Signal::Reload) => server.reload(false),
-            Err(RecvTimeoutError::Timeout) => server.reload(true),
+            Ok(Signal::Reload) => running.reload(false),
+            Err(RecvTimeoutError::Timeout) => running.reload(true),
             Err(RecvTimeoutError::Disconnected) => break "a signal",
         }
     };
     tracing::info!(signal, "stopping");
-    match server.stop() {
+    match running.server.stop() {
         Stopped::Cleanly => tracing::info!("stopped"),
         Stopped::AtDeadline => tracing::warn!("stopped at the deadline"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A server, and what looks after the hooks file that it has.
+struct Running {
+    server: Server,
+    hooks: Option<Handle>,
+}
+
+impl Running {
+    /// Makes the configuration what the hooks file declares, and has requests taken from the first time on. `None` if there is no such
+    /// file, or the server is ending.
+    fn declare(&mut self) -> Option<Outcome> {
+        let outcome = self.hooks.as_mut()?.apply()?;
+        if outcome.is_ok() {
+            self.server.open();
+        }
+        Some(outcome)
+    }
+
+    /// Reads again what can be read again while running: the hooks file, the certificate and its key. With `changed_only`, what has changed.
+    fn reload(&mut self, changed_only: bool) {
+        self.reload_hooks(changed_only);
+        let has_tls = self.server.reload_tls(changed_only);
+        if !changed_only && !has_tls && self.hooks.is_none() {
+            tracing::info!("there is nothing to read again; a change of settings needs a restart");
+        }
+    }
+
+    fn reload_hooks(&mut self, changed_only: bool) {
+        if !self.hooks.as_ref().is_some_and(|hooks| !changed_only || hooks.has_changed()) {
+            return;
+        }
+        match self.declare() {
+            Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
+            Some(Err(faults)) => {
+                tracing::error!(error = %faults, "the hooks file cannot be used; what it said before stays in force");
+            }
+            None => {}
+        }
+    }
 }
 
 /// What a signal asks for.

@@ -1,7 +1,7 @@
 //! The server that a command asks: where it is, and what lets the command in. Every command that does so takes these arguments.
 
 use super::{http::Api, token};
-use crate::config::{self, Config, Place};
+use bellwire_config::{Config, Place};
 use bellwire_model::OrganisationId;
 use std::net::SocketAddr;
 
@@ -61,7 +61,7 @@ impl Address {
 }
 
 /// The server that these settings make, seen from this machine.
-pub(super) fn own_url(server: &config::server::Server) -> String {
+pub(super) fn own_url(server: &bellwire_config::server::Server) -> String {
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     format!("{scheme}://{}", reachable(server.listen))
 }

@@ -1,7 +1,7 @@
 //! `bellwire sign`: the three headers of a webhook, for whoever sends one by hand.
 
 use super::input;
-use crate::clock;
+use bellwire_node::clock;
 use bellwire_signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
 use std::process::ExitCode;
 

@@ -2,9 +2,10 @@
 
 use super::http::{Api, refused};
 use super::server::{Server, TOKEN};
-use super::token::{ORGANISATION_DEFAULT, organisation};
+use super::token::organisation;
 use super::{Hint, block_on, table};
 use anyhow::Context as _;
+use bellwire_config::ORGANISATION_DEFAULT;
 use bellwire_model::OrganisationId;
 use http::Method;
 use serde_json::{Map, Value, json};

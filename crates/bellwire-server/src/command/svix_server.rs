@@ -2,8 +2,8 @@
 //! a change to whatever starts it. In our container image the name is a link to `bellwire`.
 
 use super::{healthcheck, input, serve, token};
-use crate::config::{Config, Sources};
 use anyhow::bail;
+use bellwire_config::{Config, Sources};
 use bellwire_egress::TlsSettings;
 use bellwire_model::OrganisationId;
 use bellwire_signature::Secret;
@@ -56,7 +56,7 @@ enum Jwt {
     /// Print a token
     Generate {
         /// Of which organisation
-        #[arg(value_parser = token::organisation, default_value = token::ORGANISATION_DEFAULT)]
+        #[arg(value_parser = token::organisation, default_value = bellwire_config::ORGANISATION_DEFAULT)]
         organisation: OrganisationId,
     },
 }

@@ -1,6 +1,6 @@
 //! `bellwire task`: the server's background tasks: how far each has come, and how to stop one.
 
-use super::{http::Api, server::Server, token};
+use super::{http::Api, server::Server};
 use bellwire_model::TaskId;
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ impl What {
 
 impl ServerArguments {
     fn api(&self) -> anyhow::Result<Api> {
-        self.server.api(token::organisation_default())
+        self.server.api(bellwire_config::organisation_default())
     }
 }
 

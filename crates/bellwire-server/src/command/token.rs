@@ -1,19 +1,15 @@
 //! `bellwire token`: a token for the API, and nothing else on stdout; and the server's register of tokens that can be taken back.
 
 use super::{block_on, http::Api, server::Server};
-use crate::{
-    clock,
-    config::{Config, Place},
-};
 use anyhow::Context as _;
 use bellwire_api::{Principal, mint_token_by};
+use bellwire_config::{Config, ORGANISATION_DEFAULT, Place};
 use bellwire_model::{ApplicationId, OrganisationId, Scope, TokenId};
+use bellwire_node::clock;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::{process::ExitCode, time::Duration};
 
-/// The one that Svix's own command makes tokens for, so that both see the same applications.
-pub(crate) const ORGANISATION_DEFAULT: &str = "org_23rb8YdGqMT0qIzpgGwdXfHirMu";
 const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An application's token goes to people outside.
 const DAYS: Duration = Duration::from_secs(28 * 86_400);
@@ -125,11 +121,6 @@ pub(crate) fn make(
     let algorithm = config.auth.jwt_algorithm;
     mint_token_by(algorithm, secret.reveal().as_bytes(), &principal, clock::wall(), lifetime)
         .context("cannot make a token")
-}
-
-/// The default one.
-pub(crate) fn organisation_default() -> OrganisationId {
-    OrganisationId::parse(ORGANISATION_DEFAULT).expect("it begins with org_")
 }
 
 impl ServerArguments {
@@ -245,7 +236,7 @@ fn scope(text: &str) -> Result<Scope, &'static str> {
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    crate::config::parse_duration(text).ok_or("expected a duration such as 90s, 12h or 30d")
+    bellwire_config::parse_duration(text).ok_or("expected a duration such as 90s, 12h or 30d")
 }
 
 #[cfg(test)]
@@ -258,7 +249,6 @@ mod tests {
         for wrong in ["", "org_", "app_23rb8YdGqMT0qIzpgGwdXfHirMu"] {
             assert!(organisation(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(organisation_default().as_str(), ORGANISATION_DEFAULT);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `bellwire verify`: whether a webhook that arrived somewhere is genuine, and if not, why.
 
 use super::{Hint, input};
-use crate::{clock, config};
 use anyhow::Context as _;
+use bellwire_config as config;
+use bellwire_node::clock;
 use bellwire_signature::{SignedHeaders, TOLERANCE_DEFAULT, VerifyError, VerifyKey, verify};
 use std::{process::ExitCode, time::Duration};
 

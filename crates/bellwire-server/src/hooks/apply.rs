@@ -5,7 +5,6 @@
 
 use super::file::{Document, Fault, Faults};
 use super::plan::{Declared, DeclaredPlugin, PREFIX, Plan, to_snake};
-use crate::clock;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
@@ -14,6 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use bellwire_api::backend::{Backend, NewCode};
 use bellwire_api::{Api, Principal, Settings, mint_token};
 use bellwire_model::{Metadata, Module, OrganisationId, Permissions};
+use bellwire_node::clock;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;

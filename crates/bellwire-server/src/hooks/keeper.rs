@@ -3,9 +3,10 @@
 use super::apply::{Caller, Done};
 use super::file::{Document, Faults, Seen};
 use super::rehearsal::rehearse;
-use crate::command::token::organisation_default;
 use bellwire_api::Settings;
 use bellwire_api::backend::Backend;
+use bellwire_config::organisation_default;
+use bellwire_node::serve::Resident;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -45,23 +46,25 @@ impl Handle {
 }
 
 /// Lives on the thread of a shard, as every door does that changes the configuration.
-pub(crate) struct Keeper {
+struct Keeper {
     path: PathBuf,
     backend: Arc<dyn Backend>,
     settings: Settings,
     requests: mpsc::UnboundedReceiver<std::sync::mpsc::Sender<Told>>,
 }
 
-impl Keeper {
-    /// For this file.
-    pub(crate) fn new(path: PathBuf, backend: Arc<dyn Backend>, settings: Settings) -> (Keeper, Handle) {
-        let (sender, requests) = mpsc::unbounded_channel();
-        let handle = Handle { file: (path.clone(), None), named: Vec::new(), requests: sender };
-        (Keeper { path, backend, settings, requests }, handle)
-    }
+/// Keeps what this file declares, at the server that it moves into.
+pub(crate) fn keeper(path: PathBuf) -> (Resident, Handle) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let handle = Handle { file: (path.clone(), None), named: Vec::new(), requests: sender };
+    let resident: Resident =
+        Box::new(move |backend, settings| Box::pin(Keeper { path, backend, settings, requests }.run()));
+    (resident, handle)
+}
 
+impl Keeper {
     /// Serves its handle until that is gone.
-    pub(crate) async fn run(mut self) {
+    async fn run(mut self) {
         while let Some(answer) = self.requests.recv().await {
             let told = self.apply().await;
             // Whoever asked may have gone.
@@ -90,5 +93,5 @@ impl Keeper {
 /// # Errors
 /// As [`Document::read`].
 pub(crate) fn read(path: &Path) -> Result<Document, Faults> {
-    Document::read(path, &crate::config::variable)
+    Document::read(path, &bellwire_config::variable)
 }

@@ -4,8 +4,8 @@
 //! unless it names one; an endpoint gets what the sources in its `from` receive, in each of their applications.
 
 use super::file::{Document, Fault};
-use crate::config::did_you_mean;
 use bellwire_api::backend::NewCode;
+use bellwire_config::did_you_mean;
 use bellwire_model::{Module, Permissions};
 use bellwire_signature::source::presets;
 use serde_json::{Map, Value, json};

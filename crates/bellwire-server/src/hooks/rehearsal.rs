@@ -5,24 +5,19 @@
 use super::apply::{Caller, Done};
 use super::file::{Document, Fault, Faults};
 use super::plan::{Plan, plan};
-use crate::clock::Clock;
-use crate::command::token::organisation_default;
-use crate::config::Config;
-use crate::core::Core;
-use crate::doors::Doors;
-use crate::observe::Metrics;
-use crate::wiring;
 use anyhow::Context;
 use bellwire_api::Settings;
 use bellwire_api::backend::{
     AcceptError, Accepted, Answer, Backend, ModuleEdit, ModuleRefusal, NewCode, PluginFault, Shaped, Unshaped,
 };
 use bellwire_api::pipe::Pipes;
-use bellwire_egress::Egress;
-use bellwire_engine::{Catalogue, Draft, Intake};
+use bellwire_config::Config;
+use bellwire_config::organisation_default;
+use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{Endpoint, Message, Module, ModuleVersion, OrganisationId, Runs, Sequence, Source, Timestamp};
+use bellwire_node::wiring;
 use bellwire_shape::Scripts;
-use bellwire_store::{Change, EmbeddedStore, Store};
+use bellwire_store::{Change, Store};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -76,30 +71,7 @@ impl Rehearsal {
 /// The outer one: there is no room for such a server. The inner one: what is wrong with the file.
 pub(crate) async fn on_nothing(file: &Path, config: &Config) -> anyhow::Result<Result<Done, Faults>> {
     let folder = tempfile::tempdir().context("cannot make a folder to try it in")?;
-    let store = EmbeddedStore::open(folder.path(), bellwire_store::Settings::default())
-        .context("cannot make a store to try it in")?;
-    let newest = store.recover().context("cannot read the store")?.newest;
-    let egress =
-        Egress::new(wiring::egress(config, config.server.listen)).context("cannot set up outgoing requests")?;
-    let core = Core::new(
-        Clock::start(newest.time()),
-        Arc::new(store),
-        Intake::new(config.intake_settings(), newest, [0; 32]),
-        Catalogue::default(),
-        1,
-        0,
-        Metrics::new(),
-        Arc::clone(egress.guard()),
-        None,
-        Pipes::new(newest, 0),
-    );
-    let real: Arc<dyn Backend> = Arc::new(Doors {
-        core: Arc::new(core),
-        plugins: wiring::plugins(config)?,
-        shard: 0,
-        payload_bytes_max: config.server.payload_bytes_max,
-        operator: true,
-    });
+    let real = bellwire_node::empty::doors(config, folder.path())?;
     // Its secret for tokens is asked by nobody; the data folder, which may not exist, stays as it is.
     let settings = wiring::api_for_nobody(config, &wiring::scripts(config));
     let tried = match super::keeper::read(file) {

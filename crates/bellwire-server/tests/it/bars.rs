@@ -422,7 +422,7 @@ fn the_operators_page_names_every_metric() {
         assert!(named.contains(name), "{name} is not explained in docs/operating.md");
     }
     // A family of which nothing has happened yet is not shown: the source has it.
-    let source = include_str!("../../src/observe.rs");
+    let source = include_str!("../../../bellwire-node/src/observe.rs");
     for name in named {
         let bare = name.trim_start_matches("bellwire_").trim_end_matches("_seconds").trim_end_matches("_bytes");
         assert!(there.contains(&name) || source.contains(&format!("\"{bare}\"")), "there is no {name}");

@@ -1,9 +1,9 @@
 //! The other end: a small server on the loopback address that verifies what arrives, as a receiver should, and tells the
 //! story of it. One of its endpoints is down at first.
 
-use crate::clock;
 use anyhow::Context as _;
 use bellwire_model::Timestamp;
+use bellwire_node::clock;
 use bellwire_signature::{
     ID_HEADER, SIGNATURE_HEADER, Secret, SignedHeaders, TIMESTAMP_HEADER, TOLERANCE_DEFAULT, VerifyError, VerifyKey,
     verify,

@@ -1,14 +1,12 @@
 //! The examination itself: one check after the other, each a finding.
 
-use crate::{
-    clock,
-    command::{input, send, sign},
-    config::Config,
-};
+use crate::command::{input, send, sign};
+use bellwire_config::Config;
 use bellwire_egress::{
     CertificateFacts, Client, Forbidden, Request, Response, SendError, Target, TlsOptions, TlsProblem,
 };
 use bellwire_model::{MessageId, Sequence, SequenceSource, Timestamp};
+use bellwire_node::clock;
 use bellwire_signature::Secret;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version};

@@ -6,8 +6,8 @@
 mod examine;
 
 use super::{Hint, input};
-use crate::config::{Config, Place};
 use anyhow::Context as _;
+use bellwire_config::{Config, Place};
 use bellwire_egress::{Egress, Target};
 use bellwire_signature::Secret;
 use examine::{Finding, Level, Patient};

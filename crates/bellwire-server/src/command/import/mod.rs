@@ -11,11 +11,11 @@ mod taken;
 mod report;
 
 use super::block_on;
-use crate::clock::wall;
-use crate::config::{Config, Place};
-use crate::wiring;
 use anyhow::Context as _;
+use bellwire_config::{Config, Place};
 use bellwire_model::{MessageId, Partition};
+use bellwire_node::clock::wall;
+use bellwire_node::wiring;
 use bellwire_signature::svix::SvixKey;
 use bellwire_store::{Batch, Change, EmbeddedStore, Fence, Recovered, Store};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -78,7 +78,7 @@ fn tell(notes: &[Note], as_json: bool) {
 fn read(file: &Path, is_template: bool) -> anyhow::Result<Vec<hook::Hook>> {
     let mut text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     if is_template {
-        let folder = crate::config::variable("CREDENTIALS_DIRECTORY");
+        let folder = bellwire_config::variable("CREDENTIALS_DIRECTORY");
         let credential = |name: &str| {
             let path = Path::new(folder.as_deref()?).join(name);
             path.is_file().then(|| path.to_string_lossy().into_owned())
@@ -102,7 +102,7 @@ struct Machine {
 
 impl World for Machine {
     fn program(&self, name: &str) -> Option<PathBuf> {
-        find_program(&crate::config::variable("PATH")?, name)
+        find_program(&bellwire_config::variable("PATH")?, name)
     }
 
     fn folder(&self) -> PathBuf {
@@ -111,7 +111,7 @@ impl World for Machine {
 
     fn fetch(&self, fetched: &Fetched) -> String {
         match fetched {
-            Fetched::Variable(name) => crate::config::variable(name).unwrap_or_default(),
+            Fetched::Variable(name) => bellwire_config::variable(name).unwrap_or_default(),
             Fetched::File(path) => {
                 let text = fs::read_to_string(self.folder.join(path)).unwrap_or_default();
                 text.strip_suffix('\n').unwrap_or(&text).to_owned()
