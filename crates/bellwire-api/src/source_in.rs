@@ -24,7 +24,6 @@ use std::sync::Arc;
 const UID_TAKEN: &str = "A source with that id or uid already exists";
 const PATH_TAKEN: &str = "Another source has this path";
 const NAME_MAX: usize = 256;
-const BODY_BYTES_DEFAULT: u32 = 1 << 20;
 /// The most that a source can take; the server's own bound may be lower.
 const BODY_BYTES_MAX: u32 = 64 << 20;
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -157,9 +156,9 @@ impl SourceIn {
             None => old.map(|old| old.secrets.clone()).unwrap_or_default(),
         };
         let path = self.path.inspect(|path| own_path(&mut faults, path));
-        let methods = check_methods(&mut faults, self.methods.unwrap_or_else(|| vec!["POST".to_owned()]));
+        let methods = check_methods(&mut faults, self.methods.unwrap_or_else(|| vec![Source::METHOD.to_owned()]));
         check_content_type(&mut faults, Format::Json, self.content_type.as_deref());
-        let body_bytes_max = self.body_bytes_max.unwrap_or(BODY_BYTES_DEFAULT);
+        let body_bytes_max = self.body_bytes_max.unwrap_or(Source::BODY_BYTES);
         check_body_bytes(&mut faults, body_bytes_max);
         let rate = self.rate.and_then(|rate| check_rate(&mut faults, rate));
         let networks = Networks {

@@ -85,6 +85,50 @@ pub const HOPS_MAX: u8 = 8;
 pub const SECRETS_MAX: usize = 11;
 
 impl Source {
+    /// The one method that a source takes if it names none.
+    pub const METHOD: &str = "POST";
+    /// The longest body that a source takes if it has no bound of its own.
+    pub const BODY_BYTES: u32 = 1 << 20;
+
+    /// One at `/in/{token}` that anybody may send to, proved by `recipe`, and has nothing else set: not even a secret.
+    pub fn new(
+        key: SourceKey,
+        id: SourceId,
+        organisation: OrganisationId,
+        application: ApplicationKey,
+        token: SecretText,
+        recipe: Recipe,
+        now: Timestamp,
+    ) -> Self {
+        Source {
+            key,
+            id,
+            organisation,
+            application,
+            uid: None,
+            name: String::new(),
+            way: Way::Http,
+            token,
+            path: None,
+            methods: vec![Self::METHOD.to_owned()],
+            recipe,
+            settings: BTreeMap::new(),
+            secrets: Vec::new(),
+            content_type: None,
+            body_bytes_max: Self::BODY_BYTES,
+            rate: None,
+            networks: Networks::default(),
+            dedupe: Dedupe::default(),
+            event_type: EventTypeFrom::Recipe,
+            url: None,
+            answer: SourceAnswer::default(),
+            disabled: false,
+            metadata: Metadata::new(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// The secrets that verify at `now`, newest first.
     pub fn secrets_at(&self, now: Timestamp) -> impl Iterator<Item = &str> {
         self.secrets.iter().filter(move |s| s.expires_at.is_none_or(|end| end > now)).map(|s| s.text.reveal())

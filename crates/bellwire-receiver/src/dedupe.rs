@@ -63,39 +63,21 @@ fn digest(source: SourceId, window: i64, number: i64, key: &[u8; 32]) -> DedupeK
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_model::{
-        ApplicationKey, Dedupe, EventTypeFrom, Ksuid, Networks, OrganisationId, Recipe, SecretText, SourceAnswer,
-        SourceKey,
-    };
+    use bellwire_model::{ApplicationKey, Dedupe, Ksuid, OrganisationId, Recipe, SecretText, SourceKey};
     use std::time::Duration;
 
     fn source(id: u8, key: DedupeFrom) -> Source {
         Source {
-            way: bellwire_model::Way::Http,
-            key: SourceKey(1),
-            id: SourceId(Ksuid::from_bytes([id; 20])),
-            organisation: OrganisationId::parse("org_x").expect("an organisation"),
-            application: ApplicationKey(1),
-            uid: None,
-            name: String::new(),
-            token: SecretText::new("t"),
-            path: None,
-            methods: Vec::new(),
-            recipe: Recipe::Preset("github".into()),
-            settings: Default::default(),
-            secrets: Vec::new(),
-            content_type: None,
-            body_bytes_max: 1,
-            rate: None,
-            networks: Networks::default(),
             dedupe: Dedupe { key, window: Duration::from_secs(600), ..Dedupe::default() },
-            event_type: EventTypeFrom::Recipe,
-            url: None,
-            answer: SourceAnswer::default(),
-            disabled: false,
-            metadata: Default::default(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
+            ..Source::new(
+                SourceKey(1),
+                SourceId(Ksuid::from_bytes([id; 20])),
+                OrganisationId::parse("org_x").expect("an organisation"),
+                ApplicationKey(1),
+                SecretText::new("t"),
+                Recipe::Preset("github".into()),
+                Timestamp::EPOCH,
+            )
         }
     }
 

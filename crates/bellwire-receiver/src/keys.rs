@@ -162,8 +162,8 @@ mod tests {
     use axum::body::Body;
     use bellwire_engine::{Catalogue, Draft};
     use bellwire_model::{
-        Application, ApplicationId, ApplicationKey, Dedupe, Endpoint, EventTypeFrom, KeptRequest, Ksuid, Networks,
-        OrganisationId, Recipe, RequestId, SecretText, Sequence, Source, SourceAnswer, SourceId, SubscriptionKey, Way,
+        Application, ApplicationId, ApplicationKey, Endpoint, KeptRequest, Ksuid, OrganisationId, Recipe, RequestId,
+        SecretText, Sequence, Source, SourceId, SubscriptionKey,
     };
     use bytes::Bytes;
     use futures_util::FutureExt;
@@ -306,33 +306,15 @@ mod tests {
             "algorithm": "jwt-es256", "key": "jwk", "signature": {"field": "header:x-token"},
             "key_set": {"url": "https://keys.example/jwks", "path": "keys"}
         }]}"#;
-        let source = Source {
-            key: SourceKey(2),
-            id: SourceId(Ksuid::from_bytes([2; 20])),
+        let source = Source::new(
+            SourceKey(2),
+            SourceId(Ksuid::from_bytes([2; 20])),
             organisation,
-            application: key,
-            uid: None,
-            name: "tokens".to_owned(),
-            way: Way::Http,
-            token: SecretText::new("token"),
-            path: None,
-            methods: vec!["POST".to_owned()],
-            recipe: Recipe::Own(recipe.to_owned()),
-            settings: Default::default(),
-            secrets: Vec::new(),
-            content_type: None,
-            body_bytes_max: 1_024,
-            rate: None,
-            networks: Networks::default(),
-            dedupe: Dedupe::default(),
-            event_type: EventTypeFrom::Recipe,
-            url: None,
-            answer: SourceAnswer::default(),
-            disabled: false,
-            metadata: Default::default(),
-            created_at: time,
-            updated_at: time,
-        };
+            key,
+            SecretText::new("token"),
+            Recipe::Own(recipe.to_owned()),
+            time,
+        );
         let mut catalogue = sender.catalogue.write();
         catalogue.put_application(Arc::new(application));
         catalogue.sources_mut().put(Arc::new(source));

@@ -4,9 +4,9 @@
 use axum::body::Body;
 use bellwire_engine::{Catalogue, Draft};
 use bellwire_model::{
-    Application, ApplicationId, ApplicationKey, ContentType, Dedupe, EventTypeFrom, HOPS_HEADER, KeptRequest, Ksuid,
-    Message, MessageId, Networks, OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source,
-    SourceAnswer, SourceId, SourceKey, SourceSecret, SubscriptionKey, Timestamp, Way,
+    Application, ApplicationId, ApplicationKey, ContentType, HOPS_HEADER, KeptRequest, Ksuid, Message, MessageId,
+    Networks, OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceId, SourceKey,
+    SourceSecret, SubscriptionKey, Timestamp,
 };
 use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Peer, Receiver, Unaccepted};
 use bytes::Bytes;
@@ -155,31 +155,19 @@ impl Backend for Program {
 
 fn source() -> Source {
     Source {
-        way: Way::Http,
-        key: SourceKey(1),
-        id: SourceId(Ksuid::from_bytes([2; 20])),
-        organisation: OrganisationId::parse("org_x").expect("an organisation"),
-        application: ApplicationKey(1),
-        uid: None,
-        name: String::new(),
-        token: SecretText::new("t"),
-        path: None,
-        methods: vec!["POST".to_owned()],
-        recipe: Recipe::Preset("gitlab".into()),
-        settings: Default::default(),
         secrets: vec![SourceSecret { text: SecretText::new("a long enough secret"), expires_at: None }],
-        content_type: None,
         body_bytes_max: BODY_MAX,
         rate: std::num::NonZeroU32::new(3),
         networks: Networks { allowed: vec!["192.0.2.0/24".parse().expect("a network")], proxies: Vec::new() },
-        dedupe: Dedupe::default(),
-        event_type: EventTypeFrom::Recipe,
-        url: None,
-        answer: SourceAnswer::default(),
-        disabled: false,
-        metadata: Default::default(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
+        ..Source::new(
+            SourceKey(1),
+            SourceId(Ksuid::from_bytes([2; 20])),
+            OrganisationId::parse("org_x").expect("an organisation"),
+            ApplicationKey(1),
+            SecretText::new("t"),
+            Recipe::Preset("gitlab".into()),
+            Timestamp::EPOCH,
+        )
     }
 }
 

@@ -10,14 +10,13 @@ use crate::truth::{Checked, Promise, broken};
 use crate::world::{Event, World};
 use bellwire_engine::OfferError;
 use bellwire_model::{
-    ApplicationKey, Cron, Dedupe, EventTypeFrom, Missed, Networks, OrganisationId, Recipe, SecretText, Sequence,
-    Source, SourceAnswer, SourceCursor, SourceId, SourceKey, Timestamp, Way,
+    ApplicationKey, Cron, Missed, OrganisationId, Recipe, SecretText, Sequence, Source, SourceCursor, SourceId,
+    SourceKey, Timestamp, Way,
 };
 use bellwire_store::{Batch, Change, Store};
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
 
 /// The application of worlds with a table; nobody gets its messages.
 pub(crate) const FED: ApplicationKey = ApplicationKey(8);
@@ -98,31 +97,16 @@ impl World {
             since: Timestamp::EPOCH,
         });
         let source = Source {
-            key: TABLE,
-            id: SourceId::from_parts(Sequence::ZERO, [8; 12]),
-            organisation,
-            application: FED,
-            uid: None,
-            name: String::new(),
             way,
-            token: SecretText::new("table"),
-            path: None,
-            methods: Vec::new(),
-            recipe: Recipe::Preset("none".to_owned()),
-            settings: BTreeMap::new(),
-            secrets: Vec::new(),
-            content_type: None,
-            body_bytes_max: 1 << 20,
-            rate: None,
-            networks: Networks::default(),
-            dedupe: Dedupe::default(),
-            event_type: EventTypeFrom::Recipe,
-            url: None,
-            answer: SourceAnswer::default(),
-            disabled: false,
-            metadata: BTreeMap::new(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
+            ..Source::new(
+                TABLE,
+                SourceId::from_parts(Sequence::ZERO, [8; 12]),
+                organisation,
+                FED,
+                SecretText::new("table"),
+                Recipe::Preset("none".to_owned()),
+                Timestamp::EPOCH,
+            )
         };
         changes.push(Change::PutSource(std::sync::Arc::new(source)));
     }

@@ -13,31 +13,17 @@ use std::time::Duration;
 
 fn source(n: u32, application: u32) -> Source {
     Source {
-        key: SourceKey(100 + n),
-        id: SourceId(Ksuid::from_bytes([n as u8; 20])),
-        organisation: OrganisationId::parse("org_x").expect("an organisation"),
-        application: ApplicationKey(application),
-        uid: None,
         name: format!("source {n}"),
-        way: Way::Http,
-        token: SecretText::new(format!("token-{n}")),
-        path: None,
-        methods: vec!["POST".into()],
-        recipe: Recipe::Preset("github".into()),
-        settings: Default::default(),
-        secrets: Vec::new(),
-        content_type: None,
-        body_bytes_max: 1 << 20,
-        rate: None,
-        networks: Networks::default(),
-        dedupe: Dedupe::default(),
-        event_type: EventTypeFrom::Recipe,
-        url: None,
-        answer: SourceAnswer::default(),
-        disabled: false,
-        metadata: Default::default(),
-        created_at: Timestamp::from_seconds(1_800_000_000),
         updated_at: Timestamp::from_seconds(1_800_000_001),
+        ..Source::new(
+            SourceKey(100 + n),
+            SourceId(Ksuid::from_bytes([n as u8; 20])),
+            OrganisationId::parse("org_x").expect("an organisation"),
+            ApplicationKey(application),
+            SecretText::new(format!("token-{n}")),
+            Recipe::Preset("github".into()),
+            Timestamp::from_seconds(1_800_000_000),
+        )
     }
 }
 
