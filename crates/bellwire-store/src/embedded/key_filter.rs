@@ -4,7 +4,10 @@
 //! A Bloom filter in blocks of one cache line. It forgets nothing, so what it says is there may be gone; what it says is not there is not.
 //! After a start, and when it has grown too full, it is made anew from the tables, a slice at a time, while the old one, or none, answers.
 
+use super::fault::Fault;
+use super::message_log::array;
 use bellwire_model::DedupeKey;
+use rusqlite::{Connection, params};
 
 /// Bits of a block.
 const BLOCK_BITS: u32 = 512;
@@ -22,15 +25,29 @@ const BLOCKS_MAX: usize = 1 << 19;
 pub(super) struct KeyFilter {
     /// Knows every key.
     complete: Option<Bits>,
-    /// Knows every key that has come since it was begun, and those of the tables that were gone through.
-    gathering: Option<Bits>,
+    gathering: Option<Gathering>,
+}
+
+/// Knows every key that has come since it was begun, and those of the tables up to its place.
+struct Gathering {
+    bits: Bits,
+    place: Place,
+}
+
+/// Where going through all keys has come to.
+#[derive(Clone, Default)]
+pub(super) struct Place {
+    table: usize,
+    /// The run, or the bucket.
+    group: i64,
+    key: Vec<u8>,
 }
 
 impl KeyFilter {
     /// One that is to be told what the tables hold: about so many keys, or fewer.
     pub(super) fn gathering(keys: u64) -> KeyFilter {
         let blocks = usize::try_from(keys).unwrap_or(usize::MAX).div_ceil(BLOCK_KEYS);
-        KeyFilter { complete: None, gathering: Some(Bits::new(blocks)) }
+        KeyFilter { complete: None, gathering: Some(Gathering::new(blocks)) }
     }
 
     /// Whether the key may be in the tables.
@@ -39,31 +56,75 @@ impl KeyFilter {
     }
 
     pub(super) fn insert(&mut self, key: DedupeKey) {
-        for bits in [&mut self.complete, &mut self.gathering].into_iter().flatten() {
+        let gathering = self.gathering.as_mut().map(|gathering| &mut gathering.bits);
+        for bits in [self.complete.as_mut(), gathering].into_iter().flatten() {
             bits.insert(key);
         }
     }
 
-    /// Whether it waits for what the tables hold.
-    pub(super) fn is_gathering(&self) -> bool {
-        self.gathering.is_some()
-    }
-
-    /// Begins anew if it has become too full; the tables are to be gone through from their start. Answers whether it did.
-    pub(super) fn renew_if_full(&mut self) -> bool {
+    /// From where on it is to be told which keys the tables hold; from their start if it has become too full. Nothing if it knows.
+    pub(super) fn wants(&mut self) -> Option<Place> {
         let full = self.complete.as_ref().filter(|bits| self.gathering.is_none() && bits.is_full());
-        let Some(blocks) = full.map(|bits| bits.blocks.len()) else { return false };
-        self.gathering = Some(Bits::new(blocks.saturating_mul(4)));
-        true
+        if let Some(blocks) = full.map(|bits| bits.blocks.len()) {
+            self.gathering = Some(Gathering::new(blocks.saturating_mul(4)));
+        }
+        self.gathering.as_ref().map(|gathering| gathering.place.clone())
     }
 
-    /// The tables were gone through: from now on it is asked.
-    pub(super) fn gathered(&mut self) {
-        if let Some(mut bits) = self.gathering.take() {
-            bits.shrink();
-            bits.at_first = bits.keys;
-            self.complete = Some(bits);
+    /// Is told what it wanted: these keys, up to the place `next`. Without one that was all, and from now on it is asked.
+    pub(super) fn gather(&mut self, keys: Vec<DedupeKey>, next: Option<Place>) {
+        let Some(gathering) = &mut self.gathering else { return };
+        keys.into_iter().for_each(|key| gathering.bits.insert(key));
+        match next {
+            Some(place) => gathering.place = place,
+            None => self.complete = self.gathering.take().map(Gathering::complete),
         }
+    }
+}
+
+impl Gathering {
+    fn new(blocks: usize) -> Gathering {
+        Gathering { bits: Bits::new(blocks), place: Place::default() }
+    }
+
+    fn complete(self) -> Bits {
+        let mut bits = self.bits;
+        bits.shrink();
+        bits.at_first = bits.keys;
+        bits
+    }
+}
+
+impl Place {
+    /// The next `limit` keys of all tables, and the place behind them; none at the end.
+    pub(super) fn keys(
+        mut self,
+        connection: &Connection,
+        limit: usize,
+    ) -> Result<(Vec<DedupeKey>, Option<Place>), Fault> {
+        // Each in the order of its key.
+        const TABLES: [&str; 3] = [
+            "SELECT run, key FROM key_run WHERE (run, key) > (?1, ?2) ORDER BY run, key LIMIT ?3",
+            "SELECT 0, key FROM event_key WHERE ?1 = 0 AND key > ?2 ORDER BY key LIMIT ?3",
+            "SELECT bucket, key FROM idempotency_key WHERE (bucket, key) > (?1, ?2) ORDER BY bucket, key LIMIT ?3",
+        ];
+        let mut keys = Vec::with_capacity(limit);
+        for (table, sql) in TABLES.iter().enumerate().skip(self.table) {
+            if table > self.table {
+                self = Place { table, ..Place::default() };
+            }
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![self.group, self.key, (limit - keys.len()) as i64])?;
+            while let Some(row) = rows.next()? {
+                keys.push(DedupeKey(array(row, 1)?));
+                self.group = row.get(0)?;
+            }
+            if keys.len() == limit {
+                self.key = keys.last().map_or_else(Vec::new, |key| key.0.to_vec());
+                return Ok((keys, Some(self)));
+            }
+        }
+        Ok((keys, None))
     }
 }
 
@@ -136,6 +197,7 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EmbeddedStore;
     use sha2::{Digest, Sha256};
 
     fn key(n: u64) -> DedupeKey {
@@ -149,7 +211,7 @@ mod tests {
     fn what_came_in_is_never_denied_and_what_did_not_nearly_always() {
         let mut filter = KeyFilter::gathering(0);
         assert!(filter.may_hold(key(1)), "nothing is known yet");
-        filter.gathered();
+        filter.gather(Vec::new(), None);
         assert!(!filter.may_hold(key(1)), "the tables were empty");
         let capacity = (BLOCKS_MIN * BLOCK_KEYS) as u64;
         (0..capacity).for_each(|n| filter.insert(key(n)));
@@ -161,22 +223,55 @@ mod tests {
     #[test]
     fn it_is_made_anew_when_it_is_full_and_forgets_nothing_meanwhile() {
         let mut filter = KeyFilter::gathering(0);
-        filter.gathered();
+        filter.gather(Vec::new(), None);
         let capacity = (BLOCKS_MIN * BLOCK_KEYS) as u64;
         (0..capacity).for_each(|n| filter.insert(key(n)));
-        assert!(!filter.renew_if_full());
+        assert!(filter.wants().is_none());
         filter.insert(key(capacity));
-        assert!(filter.renew_if_full() && filter.is_gathering());
-        assert!(!filter.renew_if_full(), "it has begun already");
+        assert!(filter.wants().is_some_and(|place| place.table == 0));
         // One comes in meanwhile, then what the tables still hold is gone through: a part of what there was.
         filter.insert(key(capacity + 1));
-        (0..1_000).for_each(|n| filter.insert(key(n)));
+        filter.gather((0..500).map(key).collect(), Some(Place { table: 1, ..Place::default() }));
+        assert!(filter.wants().is_some_and(|place| place.table == 1), "it goes on where it was");
         assert!((0..capacity + 2).all(|n| filter.may_hold(key(n))), "the old one answers");
-        filter.gathered();
+        filter.gather((500..1_000).map(key).collect(), None);
         assert!((0..1_000).all(|n| filter.may_hold(key(n))) && filter.may_hold(key(capacity + 1)));
         assert!((1_000..capacity).filter(|n| filter.may_hold(key(*n))).count() < 1_000, "the rest is forgotten");
         let blocks = filter.complete.as_ref().map(|bits| bits.blocks.len());
         assert_eq!(blocks, Some(BLOCKS_MIN), "room for more than there is was given back");
+    }
+
+    #[test]
+    fn all_tables_are_gone_through_however_they_are_cut() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        drop(EmbeddedStore::open(folder.path(), Default::default()).expect("opens"));
+        let connection = Connection::open(super::super::folder::database(folder.path())).expect("opens");
+        let mut all = Vec::new();
+        for (table, count) in [
+            ("key_run VALUES (11, ?1, NULL, 11)", 3),
+            ("key_run VALUES (12, ?1, NULL, 12)", 4),
+            ("event_key VALUES (?1, 1)", 5),
+            ("idempotency_key VALUES (7, ?1, x'0011223344556677', 1)", 2),
+            ("idempotency_key VALUES (8, ?1, x'0011223344556677', 1)", 6),
+        ] {
+            for _ in 0..count {
+                let key = key(all.len() as u64);
+                connection.execute(&format!("INSERT INTO {table}"), [key.0.as_slice()]).expect("a key");
+                all.push(key);
+            }
+        }
+        all.sort_unstable();
+        for limit in 1..=all.len() + 1 {
+            let (mut found, mut place) = (Vec::new(), Some(Place::default()));
+            while let Some(from) = place {
+                let (keys, next) = from.keys(&connection, limit).expect("read");
+                assert!(keys.len() <= limit && found.len() <= all.len(), "{limit} at a time");
+                found.extend(keys);
+                place = next;
+            }
+            found.sort_unstable();
+            assert_eq!(found, all, "{limit} at a time");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use super::message_log::{BlobRef, array};
 use crate::DedupeEntry;
 use bellwire_model::{DedupeKey, RequestDigest, Sequence, Timestamp};
 use rusqlite::{Connection, params};
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// With so many keys a run is complete.
@@ -241,50 +240,4 @@ pub(super) fn find(connection: &Connection, key: DedupeKey) -> Result<Option<Ded
     let Some(row) = rows.next()? else { return Ok(None) };
     let digest = digest(row, 0)?.unwrap_or(keys::NO_DIGEST);
     Ok(Some(DedupeEntry { key, digest, message: codec::sequence(row.get(1)?) }))
-}
-
-/// Where going through all keys has come to.
-#[derive(Clone, Default, Debug)]
-pub(super) struct Place {
-    table: usize,
-    /// The run, or the bucket.
-    group: i64,
-    key: Vec<u8>,
-}
-
-impl Place {
-    /// Goes on through all keys of all tables; breaks with the place at the end of a slice.
-    pub(super) fn walk(
-        mut self,
-        connection: &Connection,
-        limit: usize,
-        mut visit: impl FnMut(DedupeKey),
-    ) -> Result<ControlFlow<Place>, Fault> {
-        // Each in the order of its key.
-        const TABLES: [&str; 3] = [
-            "SELECT run, key FROM key_run WHERE (run, key) > (?1, ?2) ORDER BY run, key LIMIT ?3",
-            "SELECT 0, key FROM event_key WHERE ?1 = 0 AND key > ?2 ORDER BY key LIMIT ?3",
-            "SELECT bucket, key FROM idempotency_key WHERE (bucket, key) > (?1, ?2) ORDER BY bucket, key LIMIT ?3",
-        ];
-        let mut left = limit;
-        for (table, sql) in TABLES.iter().enumerate().skip(self.table) {
-            if table > self.table {
-                self = Place { table, ..Place::default() };
-            }
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query(params![self.group, self.key, left as i64])?;
-            let mut last = None;
-            while let Some(row) = rows.next()? {
-                let key: [u8; 16] = array(row, 1)?;
-                visit(DedupeKey(key));
-                last = Some((row.get(0)?, key));
-                left -= 1;
-            }
-            if left == 0 {
-                let (group, key) = last.unwrap_or((self.group, [0; 16]));
-                return Ok(ControlFlow::Break(Place { table, group, key: key.to_vec() }));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
 }

@@ -14,7 +14,7 @@ use super::codec::{self, integer};
 use super::consumer::Settling;
 use super::fault::Fault;
 use super::index::{AttemptRecord, write_attempts_at_once};
-use super::key_runs::Place;
+use super::key_filter::Place;
 use super::ledger::Meta;
 use super::message_log::{self, BlobRef};
 use super::task;
@@ -24,7 +24,6 @@ use crate::CommitError;
 use bellwire_model::{AfterAttempt, Delivery, EndReason, EndpointKey, Sequence, Timestamp};
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// The floor rises in steps of a 64th of the retention, and at most of this.
@@ -91,12 +90,10 @@ impl Writer {
 
     /// Goes on with what concerns keys. Answers whether there is more.
     fn keys_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
-        if self.tail.write().filter.renew_if_full() {
-            self.gathered_to = Place::default();
-        }
-        if self.tail.read().filter.is_gathering() {
+        let wanted = self.tail.write().filter.wants();
+        if let Some(place) = wanted {
             // Nothing is merged meanwhile: a key could move from what is still to be gone through to what was.
-            let more = self.gather_keys().map_err(Fault::into_commit)?;
+            let more = self.gather_keys(place).map_err(Fault::into_commit)?;
             return Ok(more || self.key_runs.are_due(now));
         }
         if !self.key_runs.are_due(now) {
@@ -109,17 +106,11 @@ impl Writer {
     }
 
     /// Tells the filter a slice of the keys that the tables hold. Answers whether there are more.
-    fn gather_keys(&mut self) -> Result<bool, Fault> {
-        let mut keys = Vec::with_capacity(GATHERED);
-        let place = std::mem::take(&mut self.gathered_to);
-        let walked = place.walk(&self.connection, GATHERED, |key| keys.push(key))?;
-        let mut tail = self.tail.write();
-        keys.into_iter().for_each(|key| tail.filter.insert(key));
-        match walked {
-            ControlFlow::Break(place) => self.gathered_to = place,
-            ControlFlow::Continue(()) => tail.filter.gathered(),
-        }
-        Ok(tail.filter.is_gathering())
+    fn gather_keys(&self, from: Place) -> Result<bool, Fault> {
+        let (keys, next) = from.keys(&self.connection, GATHERED)?;
+        let more = next.is_some();
+        self.tail.write().filter.gather(keys, next);
+        Ok(more)
     }
 
     /// Everything but indexing.

@@ -6,7 +6,7 @@ use super::consumer::{self, ReadThrough, Settling};
 use super::fault::Fault;
 use super::folder::Reserve;
 use super::index::{AttemptRecord, MessageRecord, Tail};
-use super::key_runs::{KeyRuns, Place};
+use super::key_runs::KeyRuns;
 use super::ledger::Meta;
 use super::retention::{self, Removal};
 use super::task;
@@ -54,8 +54,6 @@ pub(super) struct Writer {
     pub(super) upkeep_from: Sequence,
     pub(super) removal: Removal,
     pub(super) key_runs: KeyRuns,
-    /// How far upkeep has told the filter which keys there are.
-    pub(super) gathered_to: Place,
     /// The last slice of upkeep filled indexes.
     pub(super) indexed_last: bool,
     leases: Vec<Option<Held>>,
@@ -111,7 +109,6 @@ impl Writer {
             upkeep_from,
             removal: Removal::Waiting(EndpointKey(0)),
             key_runs,
-            gathered_to: Place::default(),
             indexed_last: false,
             leases,
             failure,
