@@ -63,21 +63,14 @@ fn digest(source: SourceId, window: i64, number: i64, key: &[u8; 32]) -> DedupeK
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_model::{ApplicationKey, Dedupe, Ksuid, OrganisationId, Recipe, SecretText, SourceKey};
+    use bellwire_model::{Dedupe, Ksuid, Recipe};
     use std::time::Duration;
 
     fn source(id: u8, key: DedupeFrom) -> Source {
         Source {
+            id: SourceId(Ksuid::from_bytes([id; 20])),
             dedupe: Dedupe { key, window: Duration::from_secs(600), ..Dedupe::default() },
-            ..Source::new(
-                SourceKey(1),
-                SourceId(Ksuid::from_bytes([id; 20])),
-                OrganisationId::parse("org_x").expect("an organisation"),
-                ApplicationKey(1),
-                SecretText::new("t"),
-                Recipe::Preset("github".into()),
-                Timestamp::EPOCH,
-            )
+            ..crate::program::source(Recipe::Preset("github".into()))
         }
     }
 

@@ -158,101 +158,15 @@ impl FetchedKeys {
 mod tests {
     use super::*;
     use crate::Receiver;
-    use crate::{Accepted, Answer, EndpointSays, Outcome, Unaccepted};
+    use crate::program::{Program, source};
     use axum::body::Body;
-    use bellwire_engine::{Catalogue, Draft};
-    use bellwire_model::{
-        Application, ApplicationId, ApplicationKey, Endpoint, KeptRequest, Ksuid, OrganisationId, Recipe, RequestId,
-        SecretText, Sequence, Source, SourceId, SubscriptionKey,
-    };
-    use bytes::Bytes;
+    use bellwire_model::Recipe;
     use futures_util::FutureExt;
-    use parking_lot::RwLock;
-    use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-    use zeroize::Zeroizing;
-
-    /// A sender with this set of keys, or one that does not answer.
-    #[derive(Default)]
-    struct Sender {
-        seconds: AtomicI64,
-        fetched: AtomicU32,
-        published: Mutex<Option<&'static str>>,
-        catalogue: RwLock<Catalogue>,
-    }
-
-    impl Backend for Sender {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_seconds(self.seconds.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> Timestamp {
-            self.now()
-        }
-
-        fn catalogue(&self) -> &RwLock<Catalogue> {
-            &self.catalogue
-        }
-
-        fn crowded(&self) -> Option<Unaccepted> {
-            None
-        }
-
-        fn accept(&self, _: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
-            Box::pin(std::future::ready(Err(Unaccepted::Failed("it was proven".to_owned()))))
-        }
-
-        fn accept_and_wait(
-            &self,
-            _: Draft,
-            _: Duration,
-        ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>> {
-            unreachable!("nothing is accepted")
-        }
-
-        fn traces(&self) -> bool {
-            false
-        }
-
-        fn request_id(&self) -> RequestId {
-            RequestId::from_parts(Sequence::ZERO, [0; 12])
-        }
-
-        fn keep(&self, _: KeptRequest) {}
-
-        fn fetch(&self, _: String, _: Option<Zeroizing<String>>, _: usize) -> Answer<'_, Result<Bytes, String>> {
-            self.fetched.fetch_add(1, Ordering::Relaxed);
-            let published = self.published.lock().map(|text| Bytes::from_static(text.as_bytes()));
-            Box::pin(std::future::ready(published.ok_or_else(|| "it does not answer".to_owned())))
-        }
-
-        fn fetch_certificate(&self, _: String, _: usize) -> Answer<'_, Result<Bytes, String>> {
-            Box::pin(std::future::ready(Ok(Bytes::from_static(b"a certificate"))))
-        }
-
-        fn agreed<'a>(&'a self, _: &'a Source, _: Duration) -> Answer<'a, Result<bool, Unaccepted>> {
-            unreachable!("nobody agrees")
-        }
-
-        fn denied<'a>(&'a self, _: &'a Source, _: String) -> Answer<'a, Result<(), Unaccepted>> {
-            unreachable!("nobody denies")
-        }
-
-        fn unsubscribed(&self, _: SubscriptionKey) -> Answer<'_, Result<bool, Unaccepted>> {
-            unreachable!("nothing has ended")
-        }
-
-        fn store_secret(&self, _: SourceKey, _: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
-            unreachable!("no secret is brought")
-        }
-
-        fn filter_failed(&self, _: &Endpoint, _: &str) {}
-
-        fn count(&self, _: Outcome) {}
-    }
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn a_set_of_keys_that_nothing_fits_is_looked_at_again_once_a_minute() {
-        let (sender, keys, source) = (Sender::default(), FetchedKeys::default(), SourceKey(1));
+        let (sender, keys, source) = (Program::default(), FetchedKeys::default(), SourceKey(1));
         let request = KeyRequest { url: "https://keys.example/jwks".to_owned(), post: None, certificate: false };
         let publish = |text| *sender.published.lock() = text;
         let at = |seconds| sender.seconds.store(seconds, Ordering::Relaxed);
@@ -286,40 +200,11 @@ mod tests {
         assert_eq!((believed().as_deref(), sender.fetched.load(Ordering::Relaxed)), (Some(&b"two"[..]), 4));
     }
 
-    /// A source whose tokens are signed with the keys of a set, at `/in/token`.
-    fn with_tokens(sender: &Sender) {
-        let organisation = OrganisationId::parse("org_x").expect("an organisation");
-        let (key, time) = (ApplicationKey(1), Timestamp::from_seconds(1));
-        let application = Application {
-            key,
-            id: ApplicationId(Ksuid::from_bytes([1; 20])),
-            organisation: organisation.clone(),
-            uid: None,
-            name: "Acme".to_owned(),
-            throttle_rate: None,
-            settings: Default::default(),
-            metadata: Default::default(),
-            created_at: time,
-            updated_at: time,
-        };
-        let recipe = r#"{"verify": [{
-            "algorithm": "jwt-es256", "key": "jwk", "signature": {"field": "header:x-token"},
-            "key_set": {"url": "https://keys.example/jwks", "path": "keys"}
-        }]}"#;
-        let source = Source::new(
-            SourceKey(2),
-            SourceId(Ksuid::from_bytes([2; 20])),
-            organisation,
-            key,
-            SecretText::new("token"),
-            Recipe::Own(recipe.to_owned()),
-            time,
-        );
-        let mut catalogue = sender.catalogue.write();
-        catalogue.put_application(Arc::new(application));
-        catalogue.sources_mut().put(Arc::new(source));
-    }
-
+    /// Tokens are signed with the keys of a set.
+    const TOKENS: &str = r#"{"verify": [{
+        "algorithm": "jwt-es256", "key": "jwk", "signature": {"field": "header:x-token"},
+        "key_set": {"url": "https://keys.example/jwks", "path": "keys"}
+    }]}"#;
     /// RFC 7515, appendix A.3: a token whose header names no key, and its key.
     const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
     const ITS_KEY: &str = r#"{"keys": [{"kty": "RSA"}, {"kty": "EC", "crv": "P-256", "kid": "new", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
@@ -328,17 +213,17 @@ mod tests {
 
     #[test]
     fn a_token_that_fits_no_key_makes_the_set_be_fetched_once_more_and_once_a_minute() {
-        let (sender, receiver) = (Sender::default(), Receiver::default());
-        with_tokens(&sender);
+        let source = source(Recipe::Own(TOKENS.to_owned()));
+        let (sender, receiver) = (Program::new(source), Receiver::default());
         // Within the token's life.
         let begin = 1_300_819_000;
         let post = |seconds: i64, token: &str| {
             sender.seconds.store(begin + seconds, Ordering::Relaxed);
-            let request = http::Request::post("/in/token").header("x-token", token).body(Body::from("{}"));
-            let answer = receiver.receive_by_token(&sender, "token", request.expect("a request"));
+            let request = http::Request::post("/in/t").header("x-token", token).body(Body::from("{}"));
+            let answer = receiver.receive_by_token(&sender, "t", request.expect("a request"));
             (answer.now_or_never().expect("at once").status().as_u16(), sender.fetched.load(Ordering::Relaxed))
         };
-        let proven = 500;
+        let proven = 202;
         *sender.published.lock() = Some(OTHER_KEY);
         // {"alg":"ES256","kid":"new"}
         let (_, rest) = TOKEN.split_once('.').expect("a token");
@@ -363,8 +248,9 @@ mod tests {
 
     #[test]
     fn a_certificate_is_what_its_address_says() {
-        let (sender, keys, source) = (Sender::default(), FetchedKeys::default(), SourceKey(1));
+        let (sender, keys, source) = (Program::default(), FetchedKeys::default(), SourceKey(1));
         let request = KeyRequest { url: "https://keys.example/a.pem".to_owned(), post: None, certificate: true };
+        *sender.published.lock() = Some("a certificate");
         keys.fetch(&sender, source, request.clone()).now_or_never().expect("at once").expect("fetched");
         sender.seconds.store(600, Ordering::Relaxed);
         assert!(!keys.look_again(&sender, source, &request).now_or_never().expect("at once"));

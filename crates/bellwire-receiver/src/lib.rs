@@ -27,6 +27,8 @@ mod ended;
 mod dedupe;
 mod kept;
 mod respond;
+#[cfg(test)]
+mod program;
 
 pub use kept::kept_headers;
 pub use receive::{Peer, Receiver};

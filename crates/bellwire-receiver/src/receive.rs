@@ -444,6 +444,9 @@ fn event_type(given: Option<&str>, default: &str) -> String {
 }
 
 #[cfg(test)]
+mod refusals;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,173 +1,24 @@
 //! What is refused, is refused before its body is read where its head is enough to know; leaves nothing behind by which it would be a
 //! duplicate when it comes again; and is kept for its source's owner, with the reason, within bounds.
 
-use axum::body::Body;
-use bellwire_engine::{Catalogue, Draft};
-use bellwire_model::{
-    Application, ApplicationId, ApplicationKey, ContentType, HOPS_HEADER, KeptRequest, Ksuid, Message, MessageId,
-    Networks, OrganisationId, Recipe, RequestId, RequestOutcome, SecretText, Sequence, Source, SourceId, SourceKey,
-    SourceSecret, SubscriptionKey, Timestamp,
-};
-use bellwire_receiver::{Accepted, Answer, Backend, EndpointSays, Outcome, Peer, Receiver, Unaccepted};
-use bytes::Bytes;
+use super::*;
+use crate::program::Program;
+use bellwire_model::{Networks, Recipe, SecretText, SourceSecret};
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode};
-use parking_lot::{Mutex, RwLock};
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
-use std::time::Duration;
-use zeroize::Zeroizing;
 
 const BODY_MAX: u32 = 100_000;
 
-/// A program that accepts everything, unless it is crowded, and writes down what it is told.
-struct Program {
-    catalogue: RwLock<Catalogue>,
-    crowded: AtomicBool,
-    seconds: AtomicI64,
-    accepted: Mutex<Vec<Draft>>,
-    kept: Mutex<Vec<KeptRequest>>,
-}
-
-impl Program {
-    /// With one source at the token `t`, at which three requests are let in within a second.
-    fn new(source: Source) -> Program {
-        let mut catalogue = Catalogue::default();
-        catalogue.put_application(Arc::new(Application {
-            key: ApplicationKey(1),
-            id: ApplicationId(Ksuid::from_bytes([1; 20])),
-            organisation: source.organisation.clone(),
-            uid: None,
-            name: "Acme".to_owned(),
-            throttle_rate: None,
-            settings: Default::default(),
-            metadata: Default::default(),
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
-        }));
-        catalogue.sources_mut().put(Arc::new(source));
-        Program {
-            catalogue: RwLock::new(catalogue),
-            crowded: AtomicBool::new(false),
-            seconds: AtomicI64::new(1_800_000_000),
-            accepted: Mutex::default(),
-            kept: Mutex::default(),
-        }
-    }
-
-    /// What the owner of the source is told of the last request.
-    fn reason(&self) -> String {
-        match self.kept.lock().pop().map(|kept| kept.outcome) {
-            Some(RequestOutcome::Refused { reason }) => reason,
-            other => panic!("nothing was refused: {other:?}"),
-        }
-    }
-}
-
-impl Backend for Program {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_seconds(self.seconds.load(Ordering::Relaxed))
-    }
-
-    fn wall(&self) -> Timestamp {
-        self.now()
-    }
-
-    fn catalogue(&self) -> &RwLock<Catalogue> {
-        &self.catalogue
-    }
-
-    fn crowded(&self) -> Option<Unaccepted> {
-        let crowded = self.crowded.load(Ordering::Relaxed);
-        crowded.then_some(Unaccepted::Later { seconds: 7, reason: "too many messages wait to be stored" })
-    }
-
-    fn accept(&self, draft: Draft) -> Answer<'_, Result<Accepted, Unaccepted>> {
-        let message = Message {
-            id: MessageId::from_parts(Sequence::from_u64(1), [0; 12]),
-            application: draft.application,
-            event_type: draft.event_type.clone(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(draft.payload.clone()),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-            received: None,
-            trace: None,
-        };
-        self.accepted.lock().push(draft);
-        Box::pin(std::future::ready(Ok(Accepted::New(Arc::new(message)))))
-    }
-
-    fn accept_and_wait(
-        &self,
-        _: Draft,
-        _: Duration,
-    ) -> Answer<'_, Result<(Accepted, Option<EndpointSays>), Unaccepted>> {
-        unreachable!("nobody waits")
-    }
-
-    fn traces(&self) -> bool {
-        false
-    }
-
-    fn request_id(&self) -> RequestId {
-        RequestId::from_parts(Sequence::from_u64(1), [0; 12])
-    }
-
-    fn keep(&self, request: KeptRequest) {
-        self.kept.lock().push(request);
-    }
-
-    fn fetch(&self, _: String, _: Option<Zeroizing<String>>, _: usize) -> Answer<'_, Result<Bytes, String>> {
-        unreachable!("nothing is fetched")
-    }
-
-    fn fetch_certificate(&self, _: String, _: usize) -> Answer<'_, Result<Bytes, String>> {
-        unreachable!("nothing is fetched")
-    }
-
-    fn agreed<'a>(&'a self, _: &'a Source, _: Duration) -> Answer<'a, Result<bool, Unaccepted>> {
-        unreachable!("nobody agrees")
-    }
-
-    fn denied<'a>(&'a self, _: &'a Source, _: String) -> Answer<'a, Result<(), Unaccepted>> {
-        unreachable!("nobody denies")
-    }
-
-    fn unsubscribed(&self, _: SubscriptionKey) -> Answer<'_, Result<bool, Unaccepted>> {
-        unreachable!("nobody unsubscribes")
-    }
-
-    fn store_secret(&self, _: SourceKey, _: Zeroizing<String>) -> Answer<'_, Result<(), Unaccepted>> {
-        unreachable!("no secret is brought")
-    }
-
-    fn filter_failed(&self, _: &bellwire_model::Endpoint, _: &str) {}
-
-    fn count(&self, _: Outcome) {}
-}
-
+/// Three requests are let in within a second.
 fn source() -> Source {
     Source {
         secrets: vec![SourceSecret { text: SecretText::new("a long enough secret"), expires_at: None }],
         body_bytes_max: BODY_MAX,
         rate: std::num::NonZeroU32::new(3),
         networks: Networks { allowed: vec!["192.0.2.0/24".parse().expect("a network")], proxies: Vec::new() },
-        ..Source::new(
-            SourceKey(1),
-            SourceId(Ksuid::from_bytes([2; 20])),
-            OrganisationId::parse("org_x").expect("an organisation"),
-            ApplicationKey(1),
-            SecretText::new("t"),
-            Recipe::Preset("gitlab".into()),
-            Timestamp::EPOCH,
-        )
+        ..crate::program::source(Recipe::Preset("gitlab".into()))
     }
 }
 
