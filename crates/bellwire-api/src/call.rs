@@ -18,6 +18,7 @@ use http::Method;
 use http::request::Parts;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use std::any::Any;
 use std::sync::Arc;
 
 /// A request whose token allows what its operation asks for.
@@ -261,6 +262,8 @@ impl Call {
     }
 }
 
+type Verbs = Box<dyn FnOnce(&dyn Store) -> Result<Box<dyn Any + Send>, ReadError> + Send>;
+
 impl Api {
     /// Runs reading verbs of the store where blocking is allowed.
     pub(crate) async fn read<T, F>(&self, verbs: F) -> Result<T, Error>
@@ -268,6 +271,12 @@ impl Api {
         T: Send + 'static,
         F: FnOnce(&dyn Store) -> Result<T, ReadError> + Send + 'static,
     {
+        let answer = self.read_any(Box::new(move |store| Ok(Box::new(verbs(store)?)))).await?;
+        Ok(*answer.downcast().expect("these verbs answer with it"))
+    }
+
+    /// The same for whatever the verbs answer with, so that it is compiled once.
+    async fn read_any(&self, verbs: Verbs) -> Result<Box<dyn Any + Send>, Error> {
         // It is never closed; and who does not get a place would have to wait for a thread.
         let _place = self.reads().acquire().await;
         let store = self.backend().store().clone();

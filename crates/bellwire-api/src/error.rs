@@ -222,8 +222,12 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
 /// The same; about as many bytes long, so that it is written without growing.
 pub(crate) fn json_of_about<T: Serialize>(length: usize, status: StatusCode, value: &T) -> Response {
     let mut text = Vec::with_capacity(length);
-    match serde_json::to_writer(&mut text, value) {
-        Ok(()) => bytes(status, text),
+    written(status, serde_json::to_writer(&mut text, value).map(|()| text))
+}
+
+fn written(status: StatusCode, text: serde_json::Result<Vec<u8>>) -> Response {
+    match text {
+        Ok(text) => bytes(status, text),
         Err(error) => Error::Internal(format!("an answer could not be written: {error}")).into_response(),
     }
 }

@@ -295,7 +295,7 @@ async fn create(mut call: Call) -> Result<Response, Error> {
     let WithContent { with_content } = call.query()?;
     let wait: WaitQuery = call.query()?;
     let body = call.json().await?;
-    let input: MessageIn<'_> = body.parse()?;
+    let input: MessageIn<'_> = body.parse_fast()?;
     let once = call.once(body.bytes());
     let now = call.api.backend().now();
     let (draft, application) = input.check(&call.api, once, now)?;

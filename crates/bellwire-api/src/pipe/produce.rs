@@ -108,7 +108,7 @@ async fn begin(call: Arc<Call>, line: Result<Bytes, Error>) -> Making {
 async fn draft(call: &Call, line: Bytes) -> Result<Draft, Error> {
     let api = &call.api;
     let body = Json::checked(line, api.settings())?;
-    let input: MessageIn<'_> = body.parse()?;
+    let input: MessageIn<'_> = body.parse_fast()?;
     let (draft, _) = input.check(api, None, api.backend().now())?;
     // As it is now: endpoints come and go while a producer stays.
     let entry = call.application()?;
