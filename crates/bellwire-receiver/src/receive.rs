@@ -225,6 +225,7 @@ impl Receiver {
         let used = keys.used();
         match proven {
             Err(Unproven::Unsatisfied) => Err(Refusal::unsatisfied(verifier.unsatisfied_status())),
+            Err(refusal @ Unproven::NotJson) => Err(Refusal::not_json(refusal.to_string())),
             Err(Unproven::NeedsKey(key)) => {
                 let url = key.url.clone();
                 let fetched = self.keys.fetch(backend, incoming.source.key, key).await;

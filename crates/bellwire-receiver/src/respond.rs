@@ -52,6 +52,12 @@ impl Refusal {
         Refusal { text: UNSATISFIED, ..refusal }
     }
 
+    /// Proven, and not what it says it is.
+    pub(crate) fn not_json(reason: impl Into<String>) -> Self {
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, Outcome::Invalid, reason);
+        Refusal { text: "The body is not JSON.", ..refusal }
+    }
+
     /// We cannot take it at the moment.
     pub(crate) fn later(seconds: u16, reason: impl Into<String>) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Outcome::Unavailable, reason);

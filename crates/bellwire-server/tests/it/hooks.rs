@@ -335,14 +335,19 @@ fn hooks_of_adnanh_s_run_at_their_old_path_and_answer_as_they_did() {
             { "match": { "type": "payload-hmac-sha256", "secret": "{{ getenv \"HOOK_SECRET\" | js }}", "parameter": { "source": "header", "name": "X-Signature" } } },
             { "match": { "type": "value", "value": "z", "parameter": { "source": "payload", "name": "a" } } },
         ] },
+    }, {
+        "id": "sealed",
+        "execute-command": "./redeploy.sh",
+        "trigger-rule": { "match": { "type": "payload-hmac-sha256", "secret": "{{ getenv \"HOOK_SECRET\" | js }}", "parameter": { "source": "header", "name": "X-Signature" } } },
     }]);
     // As a template: quotes within quotes are what Go makes of it.
     let text = hooks.to_string().replace("\\\"", "`");
     std::fs::write(folder.path().join("hooks.json"), text).unwrap();
     let output = run(folder.path(), &["import", "adnanh", "hooks.json", "--template", "-o", "hooks.toml"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("1 of 1 hooks taken over, 0 things to look at"), "{told}");
+    assert!(output.status.success() && told.contains("2 of 2 hooks taken over, 0 things to look at"), "{told}");
     assert!(told.contains("otherwise: all hooks: a wrong or missing signature is answered with 401"), "{told}");
+    assert!(told.contains("otherwise: all hooks: a body that its content type calls JSON and that is none"), "{told}");
 
     let environment = [("BELLWIRE_SERVER_HOOKS", "hooks.toml"), ("HOOK_SECRET", "secret")];
     let program = Program::start(folder.path(), &environment);
@@ -355,6 +360,10 @@ fn hooks_of_adnanh_s_run_at_their_old_path_and_answer_as_they_did() {
     assert_eq!(post(&program, "/hooks/redeploy", "content-type: application/json\r\n", body), (401, String::new()));
     let plain = signed.replace("application/json", "text/plain");
     assert_eq!(post(&program, "/hooks/redeploy", &plain, body), (200, "Hook rules were not satisfied.".to_owned()));
+    // What is signed and let in, and no JSON, runs nothing; adnanh's would.
+    let open = "content-type: application/json\r\nx-signature: 1fb772a5100616c8ffffbbde8b425d1f85ee7d8c725098fe01300b155d3be9e6\r\n";
+    assert_eq!(post(&program, "/hooks/sealed", open, r#"{"a": "#), (400, "The body is not JSON.".to_owned()));
+    assert_eq!(post(&program, "/hooks/sealed", signed, r#"{"a": "#), (401, String::new()));
     assert_eq!(program.raw("GET /hooks/redeploy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").0, 405);
     assert_eq!(program.raw("GET /hooks/other HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").0, 404);
     // It runs every time: it has no duplicates.

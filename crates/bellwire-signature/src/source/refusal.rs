@@ -6,8 +6,8 @@ use super::fetched::KeyRequest;
 
 /// Why a request is refused.
 ///
-/// For the operator's eyes only: whoever sent the request gets the same answer whichever it was. It never holds a
-/// secret, nor the signature that would have been right.
+/// For the operator's eyes only: whoever sent the request gets the same answer whichever it was, but for [`Refusal::Unsatisfied`] and
+/// [`Refusal::NotJson`]. It never holds a secret, nor the signature that would have been right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The source has no secret yet: the provider is to bring it, or the operator.
@@ -98,6 +98,9 @@ pub enum Refusal {
         /// What is wrong.
         text: String,
     },
+    /// The rules let the request in, but its body cannot be read: to be answered with 400.
+    #[error("the body is not JSON, though its content type says so")]
+    NotJson,
     /// A key has to be fetched first; then ask again.
     #[error("the key at {} is not fetched yet", .0.url)]
     NeedsKey(KeyRequest),

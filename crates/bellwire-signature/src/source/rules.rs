@@ -171,7 +171,7 @@ impl Rule {
 pub(super) fn payload(request: &ReceivedRequest<'_>) -> Option<Value> {
     let content_type = request.content_type();
     let kind = Kind::of(content_type);
-    if kind == Kind::Other && !content_type.to_ascii_lowercase().contains("json") {
+    if kind == Kind::Other && !says_json(content_type) {
         return None;
     }
     let mut value = Value::parse_as_written(&bellwire_body::json(content_type, request.body)?)?;
@@ -189,6 +189,17 @@ pub(super) fn payload(request: &ReceivedRequest<'_>) -> Option<Value> {
         _ => {}
     }
     Some(value)
+}
+
+/// Whether the body, of which this is the tree, is no JSON although its content type says so. No body at all claims nothing.
+pub(super) fn is_broken_json(request: &ReceivedRequest<'_>, payload: Option<&Value>) -> bool {
+    let content_type = request.content_type();
+    let claims = || Kind::of(content_type) == Kind::Other && says_json(content_type);
+    payload.is_none() && claims() && !request.body.trim_ascii().is_empty()
+}
+
+fn says_json(content_type: &str) -> bool {
+    content_type.to_ascii_lowercase().contains("json")
 }
 
 impl fmt::Debug for Rules {
@@ -880,7 +891,11 @@ mod tests {
         let wrong = Err(Refusal::Rules { text: "the signature does not fit".into() });
         check(br#"{"a": "z"}"#, SHA256, "application/json", Ok(()));
         check(br#"{"a": "z"}"#, SHA256, "text/plain", Err(Refusal::Unsatisfied));
-        check(br#"{"a": "y"}"#, SHA256, "application/json", wrong);
+        check(br#"{"a": "y"}"#, SHA256, "application/json", wrong.clone());
+        // HMACs of `{"a": ` and of an empty body. What is not let in is answered as ever, whatever its body is.
+        let open = "1fb772a5100616c8ffffbbde8b425d1f85ee7d8c725098fe01300b155d3be9e6";
+        check(br#"{"a": "#, open, "application/json", Err(Refusal::Unsatisfied));
+        check(br#"{"a": "#, SHA256, "application/json", wrong);
         let form = "9ef0ae1c7e5a2b4e0c8d9b1e3a3f8f9a";
         check(
             b"a=z&a=y",
@@ -888,6 +903,28 @@ mod tests {
             "application/x-www-form-urlencoded",
             Err(Refusal::Rules { text: "the signature does not fit".into() }),
         );
+
+        let signed: Recipe = serde_json::from_value(json!({ "rules": hmac("sha256", "secret") })).expect("a recipe");
+        let verifier = Verifier::new(&signed, &Supplied::default()).expect("rules");
+        let check =
+            |body: &str, signature: &str, kind: &str, body_type: Option<&str>, expected: Result<(), Refusal>| {
+                let headers: &[(&str, &[u8])] =
+                    &[("x-signature", signature.as_bytes()), ("content-type", kind.as_bytes())];
+                let (url, body) = ("https://x.example/a", body.as_bytes());
+                let request = ReceivedRequest { method: "POST", url, path_and_query: "/a", headers, body, body_type };
+                assert_eq!(verifier.verify(&request, NOW, &NoKeys).map(|_| ()), expected, "{body:?} {kind}");
+            };
+        let wrong = || Err(Refusal::Rules { text: "the signature does not fit".into() });
+        check(r#"{"a": "#, open, "application/json", None, Err(Refusal::NotJson));
+        check(r#"{"a": "#, open, "application/vnd.x+JSON; v=1", None, Err(Refusal::NotJson));
+        check(r#"{"a": "#, open, "text/plain", Some("application/json"), Err(Refusal::NotJson));
+        check(r#"{"a": "#, SHA256, "application/json", None, wrong());
+        check(r#"{"a": "#, open, "text/plain", None, Ok(()));
+        check(r#"{"a": "#, open, "application/xml", None, Ok(()));
+        check(r#"{"a": "#, open, "application/json", Some("application/octet-stream"), Ok(()));
+        check(r#"{"a": "z"}"#, SHA256, "application/json", None, Ok(()));
+        let empty = "f9e66e179b6747ae54108f82f8ade8b3c25d76fd30afde6c395822c530196169";
+        check("", empty, "application/json", None, Ok(()));
 
         let broken = |recipe: Written, field: &str| {
             let recipe: Recipe = serde_json::from_value(recipe).unwrap_or_else(|error| panic!("{error}"));

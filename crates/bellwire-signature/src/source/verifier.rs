@@ -19,7 +19,7 @@ use super::{
     recipe::Recipe,
     refusal::{Fault, Refusal},
     request::ReceivedRequest,
-    rules::{RuleRequest, Rules, Verdict, payload},
+    rules::{RuleRequest, Rules, Verdict, is_broken_json, payload},
     template::Template,
     time::Time,
     url::variants,
@@ -151,7 +151,8 @@ impl Verifier {
     /// As [`Verifier::verify`], for rules that ask from where the request came.
     ///
     /// # Errors
-    /// As there; besides, [`Refusal::Unsatisfied`] is to be answered with [`Verifier::unsatisfied_status`].
+    /// As there; besides, [`Refusal::Unsatisfied`] is to be answered with [`Verifier::unsatisfied_status`], and
+    /// [`Refusal::NotJson`] with 400.
     pub fn verify_from(
         &self,
         request: &ReceivedRequest<'_>,
@@ -200,6 +201,8 @@ impl Verifier {
             remote,
         };
         match rules.verdict(&asked, now_seconds) {
+            // After the signature, so only who is let in learns of it.
+            Verdict::Satisfied if is_broken_json(request, payload.as_ref()) => return Err(Refusal::NotJson),
             Verdict::Satisfied => {}
             Verdict::Unsatisfied => return Err(Refusal::Unsatisfied),
             Verdict::Refused(text) => return Err(Refusal::Rules { text }),

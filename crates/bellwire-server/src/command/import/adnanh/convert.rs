@@ -83,6 +83,7 @@ fn for_all() -> impl Iterator<Item = Note> {
         "a request is kept before it is answered, and the command runs after the answer, once (retry_schedule = []); one that fails is kept with its output, and can be resent",
         "a wrong or missing signature is answered with 401 and nothing else, not with 500 or 200; HMACs are compared as bytes, so upper-case hexadecimal fits",
         "signatures are checked over the raw body whatever its content type is; adnanh's signs nothing of a multipart body",
+        "a body that its content type calls JSON and that is none is answered with 400 once a rule has let it in, and no command runs; adnanh's runs it without a payload (a request without a body is let in as before)",
         "what a request lacks makes its condition false, wherever it stands; `or` tries all its branches, as with trigger-signature-soft-failures",
         "a file in a multipart body is an object with its name and content, not left out; of a multipart name that comes several times arguments and rules see a list, not the first",
         "a body of more than 1 MiB is answered with 413 (body_bytes_max), a command is ended after an hour (timeout_ms), and the server's bounds hold for how many run at a time",
