@@ -71,6 +71,13 @@ impl KeyFilter {
         self.gathering.as_ref().map(|gathering| gathering.place.clone())
     }
 
+    /// What it takes in memory.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let bits = self.complete.iter().chain(self.gathering.as_ref().map(|gathering| &gathering.bits));
+        bits.map(|bits| bits.blocks.capacity() * size_of::<[u64; 8]>()).sum()
+    }
+
     /// Is told what it wanted: these keys, up to the place `next`. Without one that was all, and from now on it is asked.
     pub(super) fn gather(&mut self, keys: Vec<DedupeKey>, next: Option<Place>) {
         let Some(gathering) = &mut self.gathering else { return };

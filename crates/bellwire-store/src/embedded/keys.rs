@@ -147,3 +147,6 @@ pub(super) fn drop_answers(connection: &Connection, now: Timestamp, limit: usize
         .execute(params![now.as_micros(), limit as i64])?;
     Ok(dropped)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-fn open(folder: &Path) -> EmbeddedStore {
+pub(super) fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, Settings { reserve_bytes: 1 << 20, ..Settings::default() }).expect("opens")
 }
 
@@ -224,7 +224,7 @@ fn keyed(now: Timestamp, numbers: std::ops::Range<u64>) -> Batch {
     Batch { accepted, watermark, ..Batch::default() }
 }
 
-fn some_key(kind: &[u8], n: u64) -> DedupeKey {
+pub(super) fn some_key(kind: &[u8], n: u64) -> DedupeKey {
     let digest = Sha256::new().chain_update(kind).chain_update(n.to_le_bytes()).finalize();
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
