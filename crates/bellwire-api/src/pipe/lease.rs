@@ -327,7 +327,7 @@ async fn commit(api: &Api, key: EndpointKey, changes: Vec<Change>, using: Using)
             Ok(()) => using.finish(),
             Err(_) => drop(using),
         }
-        // Whom the commit woke has looked too early, while the deliveries were still out.
+        // Not before: who looked while the deliveries were still out would find nothing.
         api.backend().pipes().wakes.rouse(key);
         settled
     });
@@ -373,7 +373,7 @@ async fn hand_out(
     let (looked, bytes_max) = if in_order { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
     let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked, bytes_max)).await?;
     let now = api.backend().now();
-    let (mut handed, mut expired, mut unmade) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut handed, mut unmade) = (Vec::new(), Vec::new());
     let (mut allowance, mut more) = (Allowance::new(), false);
     for (row, message) in rows {
         if handed.len() == want {
@@ -384,7 +384,7 @@ async fn hand_out(
             break;
         }
         if message.payload.is_none() || message.expires_at <= now {
-            expired.push(row);
+            unmade.push(expired(&row, now));
             continue;
         }
         let ordered = ordering(endpoint, pipe, &message);
@@ -413,13 +413,10 @@ async fn hand_out(
             handed.push(Leased { receipt, number: row.next, until, given });
         }
     }
-    if !expired.is_empty() {
-        more = true;
-        end_expired(api, &expired, now).await?;
-    }
     if !unmade.is_empty() {
         more = true;
         api.backend().settle(vec![Change::Settle(unmade)]).await?;
+        api.backend().pipes().wakes.rouse(key);
     }
     Ok(HandedOut { leased: handed, more })
 }
@@ -443,16 +440,16 @@ fn wait_after(number: AttemptNumber) -> Duration {
     Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX)
 }
 
-async fn end_expired(api: &Api, rows: &[Waiting], now: Timestamp) -> Result<(), Error> {
-    let text = || "the payload's retention has ended".to_owned();
-    let settled = rows.iter().map(|row| Settled {
+/// The end of a delivery whose payload is gone.
+fn expired(row: &Waiting, now: Timestamp) -> Settled {
+    let text = "the payload's retention has ended".to_owned();
+    Settled {
         delivery: row.delivery,
         number: row.next,
         at: now,
-        outcome: told(now, Err(FailureClass::Unsendable), text()),
+        outcome: told(now, Err(FailureClass::Unsendable), text),
         after: AfterAttempt::Ended(EndReason::Expired),
-    });
-    Ok(api.backend().settle(vec![Change::Settle(settled.collect())]).await?)
+    }
 }
 
 /// Two deliveries with the same are handed out one after the other.

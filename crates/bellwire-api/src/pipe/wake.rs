@@ -97,7 +97,6 @@ impl Wakes {
         for change in &batch.changes {
             match change {
                 Change::Wait { waiting, .. } => drop(touched.insert(waiting.delivery.endpoint)),
-                Change::Settle(settled) => touched.extend(settled.iter().map(|settled| settled.delivery.endpoint)),
                 Change::DeleteEndpoint(endpoint) => drop(touched.insert(*endpoint)),
                 Change::PutEndpoint(endpoint) => drop(touched.insert(endpoint.key)),
                 _ => {}
@@ -113,7 +112,8 @@ impl Wakes {
         }
     }
 
-    /// Something can be had of the endpoint that came in no batch: a background task has put it there, or nobody has it any more.
+    /// Something can be had of the endpoint that came in no batch, or whose batch was too early to look: a background task has put it there, or
+    /// what its readers said is durable and nobody has it any more.
     pub fn rouse(&self, endpoint: EndpointKey) {
         if let Some(log) = self.inner.watched.lock().endpoints.get(&endpoint) {
             log.turn.send_modify(|turn| *turn += 1);
@@ -229,9 +229,10 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_model::{ApplicationKey, ContentType, MessageId, Timestamp};
-    use bellwire_store::Accepted;
+    use bellwire_model::{ApplicationKey, ContentType, Delivery, MessageId, Timestamp};
+    use bellwire_store::{Accepted, Settled, told};
     use bytes::Bytes;
+    use futures_util::FutureExt;
 
     fn batch(sequences: &[u64], endpoint: u32, bytes: usize) -> Batch {
         let accepted = sequences.iter().map(|n| Accepted {
@@ -284,6 +285,23 @@ mod tests {
         assert_eq!(read(&watch, 13, 9), Some((vec![15], 15, false)));
         drop(watch);
         assert_eq!((wakes.watched(), wakes.inner.watched.lock().endpoints.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_a_reader_said_wakes_others_when_nobody_has_it_any_more_and_only_then() {
+        let (wakes, endpoint) = (Wakes::new(Sequence::ZERO), EndpointKey(1));
+        let mut watch = wakes.watch(endpoint);
+        let settled = Settled {
+            delivery: Delivery { endpoint, message: Sequence::from_u64(1) },
+            number: 1,
+            at: Timestamp::EPOCH,
+            outcome: told(Timestamp::EPOCH, Ok(503), String::new()),
+            after: AfterAttempt::Waiting { due: Timestamp::EPOCH },
+        };
+        wakes.publish(&Batch { changes: vec![Change::Settle(vec![settled])], ..Batch::default() });
+        assert_eq!(watch.news().now_or_never(), None, "it is still out");
+        wakes.rouse(endpoint);
+        assert_eq!(watch.news().now_or_never(), Some(()));
     }
 
     #[test]

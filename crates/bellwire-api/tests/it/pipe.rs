@@ -158,6 +158,20 @@ async fn a_reader_who_waits_is_woken_by_the_next_message() {
 }
 
 #[tokio::test]
+async fn a_reader_who_waits_is_woken_by_what_another_refuses() {
+    let world = world().await;
+    world.send_n(0..1).await;
+    let taken = world.receive(json!({})).await;
+    let began = std::time::Instant::now();
+    let (leased, ()) = tokio::join!(world.receive(json!({ "wait": 30 })), async {
+        tokio::task::yield_now().await;
+        assert_eq!(world.verb("nack", json!({ "receipts": receipts(&taken), "delay": 0 })).await, [200]);
+    });
+    assert_eq!(numbers(&leased), [0]);
+    assert!(began.elapsed() < Duration::from_secs(20), "nobody waited to the end");
+}
+
+#[tokio::test]
 async fn what_was_taken_is_acknowledged_refused_or_comes_again() {
     let world = world_with(json!({ "lease": 10, "maxAttempts": 3 })).await;
     world.send_n(0..4).await;
