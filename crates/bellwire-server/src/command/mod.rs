@@ -32,6 +32,7 @@ mod input;
 pub(crate) use bellwire_config::Hint;
 
 use bellwire_config::Mistakes;
+use bellwire_store::OpenError;
 use std::{future::Future, io};
 
 /// Makes `bellwire ledger | head -1` end quietly: `println!` panics when its reader is gone.
@@ -65,8 +66,15 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     if error.is::<Mistakes>() {
         return Some("config.default.toml has every setting, its default and its unit".into());
     }
-    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(bellwire_store::OpenError::Held { .. }))) {
-        return Some("stop the other server, or choose another folder with --data".into());
+    match error.chain().find_map(|cause| cause.downcast_ref()) {
+        Some(OpenError::Held { .. }) => {
+            return Some("stop the other server, or choose another folder with --data".into());
+        }
+        Some(OpenError::Newer { .. }) => {
+            let hint = "take that version, or a later one; or restore a copy of the folder from before it was used";
+            return Some(hint.into());
+        }
+        _ => {}
     }
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
     match io.kind() {
@@ -120,5 +128,16 @@ mod tests {
         let error = anyhow::Error::from(io::Error::from(io::ErrorKind::AddrInUse)).context("cannot listen");
         assert!(text(&error).contains("hint: another program listens there"));
         assert!(!text(&anyhow::anyhow!("plain")).contains("hint"));
+    }
+
+    #[test]
+    fn a_folder_that_a_later_version_used_has_a_hint() {
+        let newer = OpenError::Newer { folder: "data".into(), found: 35, known: 34 };
+        assert_eq!(
+            text(&anyhow::Error::from(newer).context("the data folder cannot be opened")),
+            "error: the data folder cannot be opened\n  caused by: the data folder data was used by a later version: its schema is at \
+             step 35, and this version knows 34\n\
+             hint: take that version, or a later one; or restore a copy of the folder from before it was used\n"
+        );
     }
 }

@@ -72,7 +72,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use writer::Writer;
 
-/// The schema's steps. Each only adds or only removes what no supported version uses, so that two versions can run side by side.
+/// The schema's steps. Who does not know all that a folder has been through, opens it no more: [`OpenError::Newer`].
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__two_logs_and_a_waiting_room", include_str!("schema/V1__two_logs_and_a_waiting_room.sql")),
     ("V2__shape_access_and_settings", include_str!("schema/V2__shape_access_and_settings.sql")),

@@ -115,6 +115,19 @@ pub enum OpenError {
         #[source]
         source: Box<refinery_core::Error>,
     },
+    /// A later version of the program has changed its schema, and may keep things where this one does not look.
+    #[error(
+        "the data folder {} was used by a later version: its schema is at step {found}, and this version knows {known}",
+        folder.display()
+    )]
+    Newer {
+        /// Which folder.
+        folder: PathBuf,
+        /// The last step of its schema.
+        found: i32,
+        /// The last one that this program knows.
+        known: i32,
+    },
     /// SQLite refused.
     #[error("the database in {} could not be opened", folder.display())]
     Database {
@@ -146,7 +159,7 @@ impl EmbeddedStore {
     /// Opens the store in the folder `path`, which is made if it is not there, and holds it against any other process.
     ///
     /// # Errors
-    /// [`OpenError`]; [`OpenError::Held`] names the folder that another process has.
+    /// [`OpenError`]; [`OpenError::Held`] names the folder that another process has. Of one that is [`OpenError::Newer`], nothing is changed.
     pub fn open(path: &Path, settings: Settings) -> Result<Self, OpenError> {
         check_version()?;
         let folder = Folder::hold(path)?;
@@ -187,6 +200,7 @@ impl EmbeddedStore {
         if !there.map_err(|source| OpenError::Folder { folder: path.to_owned(), source })? {
             return Err(OpenError::Missing { folder: path.to_owned() });
         }
+        refuse_newer(&open_reader(path)?, path)?;
         Ok(EmbeddedStore {
             checkpointer: None,
             writer: None,
@@ -258,10 +272,31 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, OpenError> {
 }
 
 fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), OpenError> {
+    refuse_newer(connection, folder)?;
     let failed = |source| OpenError::Schema { folder: folder.to_owned(), source: Box::new(source) };
-    let steps: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect();
-    // A step that we do not know was made by a later version, which promises that we can still run.
-    let runner = Runner::new(&steps.map_err(failed)?).set_abort_missing(false).set_grouped(true);
-    runner.run(connection).map_err(failed)?;
+    Runner::new(&steps(folder)?).set_grouped(true).run(connection).map_err(failed)?;
     Ok(())
+}
+
+fn steps(folder: &Path) -> Result<Vec<Migration>, OpenError> {
+    let steps = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect::<Result<_, _>>();
+    steps.map_err(|source| OpenError::Schema { folder: folder.to_owned(), source: Box::new(source) })
+}
+
+fn refuse_newer(connection: &Connection, folder: &Path) -> Result<(), OpenError> {
+    /// Refinery's.
+    const APPLIED: &str = "refinery_schema_history";
+    let failed = |source| OpenError::Database { folder: folder.to_owned(), source };
+    if !connection.table_exists(None, APPLIED).map_err(failed)? {
+        return Ok(());
+    }
+    let newest = connection.query_row(&format!("SELECT max(version) FROM {APPLIED}"), [], |row| row.get(0));
+    let found: Option<i32> = newest.map_err(failed)?;
+    let known = steps(folder)?.iter().map(Migration::version).max();
+    match (found, known) {
+        (Some(found), Some(known)) if found > known => {
+            Err(OpenError::Newer { folder: folder.to_owned(), found, known })
+        }
+        _ => Ok(()),
+    }
 }

@@ -35,6 +35,27 @@ fn batch(sequence: u64) -> Batch {
     Batch { accepted, ..Batch::default() }
 }
 
+#[test]
+fn a_folder_that_a_later_version_has_changed_is_not_opened() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    open(folder.path()).commit(&batch(1)).expect("commits");
+    let database = Connection::open(super::folder::database(folder.path())).expect("opens");
+    let known = MIGRATIONS.len() as i64;
+    let later = "INSERT INTO refinery_schema_history VALUES (1000, 'later', '2027-01-01T00:00:00Z', '0')";
+    database.execute_batch(later).expect("a step");
+    for refused in [EmbeddedStore::open(folder.path(), Settings::default()), EmbeddedStore::open_reading(folder.path())]
+    {
+        let error = refused.expect_err("it may keep things elsewhere");
+        assert!(matches!(error, OpenError::Newer { found: 1_000, known: 34.., .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("{}", folder.path().display())) && text.contains("step 1000"), "{text}");
+    }
+    let steps = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+    assert_eq!(steps("SELECT count(*) FROM refinery_schema_history"), known + 1, "it is as it was");
+    database.execute_batch("DELETE FROM refinery_schema_history WHERE version = 1000").expect("gone");
+    assert_eq!(open(folder.path()).ledger().expect("read").accepted, 1);
+}
+
 /// As a disk would that holds `pages` pages.
 fn limit_pages(store: &EmbeddedStore, pages: u32) {
     let writer = store.writer.as_ref().expect("open for writing").lock();
