@@ -6,7 +6,7 @@
 
 use super::codec::{self, integer};
 use super::fault::Fault;
-use super::key_filter::KeyFilter;
+use super::key_filter::{KeyFilter, Place};
 use super::ledger::Meta;
 use super::{attempt_log, keys, message_log};
 use crate::DedupeEntry;
@@ -120,6 +120,11 @@ impl Tail {
         attempt_log::records(connection, meta.indexed, meta.newest, |record| attempts.push(record))?;
         tail.publish(&mut messages, &mut attempts, meta.newest);
         Ok(tail)
+    }
+
+    /// From where on the filter is to be told which keys the tables hold. Of the tail's own keys it is told here.
+    pub(super) fn filter_wants(&mut self) -> Option<Place> {
+        self.filter.wants(self.keys.keys().copied())
     }
 
     /// How many records the indexes lack.

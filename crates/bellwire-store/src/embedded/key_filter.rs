@@ -63,10 +63,12 @@ impl KeyFilter {
     }
 
     /// From where on it is to be told which keys the tables hold; from their start if it has become too full. Nothing if it knows.
-    pub(super) fn wants(&mut self) -> Option<Place> {
+    /// `tail` are the keys that are not in the tables yet: they may get there behind the place that it has come to.
+    pub(super) fn wants(&mut self, tail: impl IntoIterator<Item = DedupeKey>) -> Option<Place> {
         let full = self.complete.as_ref().filter(|bits| self.gathering.is_none() && bits.is_full());
         if let Some(blocks) = full.map(|bits| bits.blocks.len()) {
-            self.gathering = Some(Gathering::new(blocks.saturating_mul(4)));
+            let gathering = self.gathering.insert(Gathering::new(blocks.saturating_mul(4)));
+            tail.into_iter().for_each(|key| gathering.bits.insert(key));
         }
         self.gathering.as_ref().map(|gathering| gathering.place.clone())
     }
@@ -233,16 +235,18 @@ mod tests {
         filter.gather(Vec::new(), None);
         let capacity = (BLOCKS_MIN * BLOCK_KEYS) as u64;
         (0..capacity).for_each(|n| filter.insert(key(n)));
-        assert!(filter.wants().is_none());
+        assert!(filter.wants([]).is_none());
         filter.insert(key(capacity));
-        assert!(filter.wants().is_some_and(|place| place.table == 0));
+        // Of the tail, whose keys may never be in what is gone through, there is one.
+        assert!(filter.wants([key(capacity)]).is_some_and(|place| place.table == 0));
         // One comes in meanwhile, then what the tables still hold is gone through: a part of what there was.
         filter.insert(key(capacity + 1));
         filter.gather((0..500).map(key).collect(), Some(Place { table: 1, ..Place::default() }));
-        assert!(filter.wants().is_some_and(|place| place.table == 1), "it goes on where it was");
+        assert!(filter.wants([]).is_some_and(|place| place.table == 1), "it goes on where it was");
         assert!((0..capacity + 2).all(|n| filter.may_hold(key(n))), "the old one answers");
         filter.gather((500..1_000).map(key).collect(), None);
         assert!((0..1_000).all(|n| filter.may_hold(key(n))) && filter.may_hold(key(capacity + 1)));
+        assert!(filter.may_hold(key(capacity)), "it is in the tail");
         assert!((1_000..capacity).filter(|n| filter.may_hold(key(*n))).count() < 1_000, "the rest is forgotten");
         let blocks = filter.complete.as_ref().map(|bits| bits.blocks.len());
         assert_eq!(blocks, Some(BLOCKS_MIN), "room for more than there is was given back");

@@ -90,7 +90,7 @@ impl Writer {
 
     /// Goes on with what concerns keys. Answers whether there is more.
     fn keys_slice(&mut self, now: Timestamp) -> Result<bool, CommitError> {
-        let wanted = self.tail.write().filter.wants();
+        let wanted = self.tail.write().filter_wants();
         if let Some(place) = wanted {
             // Nothing is merged meanwhile: a key could move from what is still to be gone through to what was.
             let more = self.gather_keys(place).map_err(Fault::into_commit)?;

@@ -229,7 +229,7 @@ fn a_failed_batch_leaves_no_trace_in_memory() {
 }
 
 /// So many messages from `now` on, each with the key of an event, and every other one with an idempotency key too.
-fn keyed(now: Timestamp, numbers: std::ops::Range<u64>) -> Batch {
+pub(super) fn keyed(now: Timestamp, numbers: std::ops::Range<u64>) -> Batch {
     let first = Sequence::first_at(now).as_u64();
     let accepted = numbers.clone().map(|n| {
         let mut accepted = delivered(first + n - numbers.start, 10).accepted.remove(0);
@@ -252,7 +252,7 @@ pub(super) fn some_key(kind: &[u8], n: u64) -> DedupeKey {
     DedupeKey(key)
 }
 
-fn assert_all_are_found(store: &EmbeddedStore, numbers: std::ops::Range<u64>, idempotency_keys: bool) {
+pub(super) fn assert_all_are_found(store: &EmbeddedStore, numbers: std::ops::Range<u64>, idempotency_keys: bool) {
     for n in numbers {
         let event = store.find_event(some_key(b"event", n)).expect("read").expect("an event's key");
         let found = store.find_key(some_key(b"idempotency", n)).expect("read");

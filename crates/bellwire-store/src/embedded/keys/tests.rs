@@ -3,7 +3,7 @@
 
 use super::super::EmbeddedStore;
 use super::super::index::MessageRecord;
-use super::super::tests::{open, some_key};
+use super::super::tests::{assert_all_are_found, keyed, open, some_key};
 use super::*;
 use crate::Store;
 use bellwire_model::{ApplicationKey, FanOut};
@@ -137,4 +137,23 @@ fn many_keys_take_few_bytes_each_and_a_look_up_reads_few_pages() {
     }
     assert!(strangers_looked_for(&store) < 30, "the filter knows who was never there");
     assert!(pages_of_a_look_up(&store, KEYS) <= 6);
+}
+
+#[test]
+fn what_is_not_in_the_tables_yet_is_known_after_the_filter_was_made_anew() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = open(folder.path());
+    let now = Timestamp::from_seconds(1_700_000_000);
+    while store.upkeep(now).expect("upkeep") {}
+    // As many as the filter has room for at first, and then some that only the logs have and memory.
+    fill(&store, 1_000..99_000, now);
+    let before = store.tail.read().filter.bytes();
+    let later = now.plus(Duration::from_secs(1));
+    store.commit(&keyed(later, 0..1_000)).expect("commits");
+    while store.upkeep(later).expect("upkeep") {}
+    assert!(store.tail.read().filter.bytes() > before, "it was made anew");
+    assert_eq!(store.tail.read().len(), 1_000, "none of them is in the tables");
+    while store.upkeep(later.plus(Duration::from_secs(61))).expect("upkeep") {}
+    assert_eq!(store.tail.read().len(), 0);
+    assert_all_are_found(&store, 0..1_000, true);
 }
