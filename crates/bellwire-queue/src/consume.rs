@@ -107,6 +107,18 @@ pub trait Consumer {
     /// # Errors
     /// Not all are. They come again.
     async fn accept(&mut self, batch: Vec<Taken>, more: bool, position: Option<String>) -> Result<(), Self::Error>;
+
+    /// Told before each [`Consumer::accept`]: whether parts of the queue cannot be read while the others go on.
+    fn amiss(&mut self, amiss: Amiss);
+}
+
+/// Parts of a queue that cannot be read, while the others are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Amiss {
+    /// What is wrong, if some of it failed, or failed again, since the last time.
+    pub news: Option<String>,
+    /// Something is wrong still.
+    pub is_still: bool,
 }
 
 /// Why no more is taken.
@@ -142,6 +154,11 @@ pub(crate) trait Feed: Send {
     /// How far all that was taken goes, if the queue does not keep that, and if it is farther than was said last.
     fn position(&mut self) -> Option<String> {
         None
+    }
+
+    /// What of the queue cannot be read, if that does not hold up the rest.
+    fn amiss(&mut self) -> Amiss {
+        Amiss::default()
     }
 }
 
@@ -180,6 +197,7 @@ async fn turn<C: Consumer>(
     consumer.ready().await;
     let batch = tokio::time::timeout(WAIT + LIMIT, feed.take(most, WAIT)).await.map_err(silent)?.map_err(failed)?;
     let (count, next) = (batch.len(), most_after(&batch, most));
+    consumer.amiss(feed.amiss());
     consumer.accept(batch, count >= most, feed.position()).await.map_err(ConsumeError::NotAccepted)?;
     if count > 0 {
         tokio::time::timeout(LIMIT, feed.settle(count)).await.map_err(silent)?.map_err(failed)?;
@@ -276,6 +294,8 @@ mod tests {
             self.keys.extend(batch.into_iter().map(|taken| taken.key(None)));
             Ok(())
         }
+
+        fn amiss(&mut self, _: Amiss) {}
     }
 
     impl Memory {
@@ -340,6 +360,7 @@ mod tests {
             async fn accept(&mut self, _: Vec<Taken>, _: bool, _: Option<String>) -> Result<(), String> {
                 Err("it was not ready".to_owned())
             }
+            fn amiss(&mut self, _: Amiss) {}
         }
         let mut feed = Memory::of(3);
         let waiting = tokio::time::timeout(Duration::from_millis(20), turn(&mut feed, &mut NoRoom, 9)).await;

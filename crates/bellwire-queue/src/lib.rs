@@ -28,7 +28,7 @@ mod sqs;
 #[cfg(feature = "sqs")]
 mod signature_v4;
 
-pub use consume::{ConsumeError, Consumer, Start, Subscription, Taken, consume};
+pub use consume::{Amiss, ConsumeError, Consumer, Start, Subscription, Taken, consume};
 pub use publish::{Placed, Publication, PublishError, Publishers, is_subject, is_topic};
 pub use server::{Broker, Credentials, Mechanism, Server, ServerFault};
 

@@ -113,6 +113,18 @@ impl Hand {
         self.states().ran(self.source.key, self.now(), next, lag);
     }
 
+    /// It has looked, and some of it was as it should be: it still counts as failing.
+    pub(super) fn ran_in_part(&self, next: Option<Timestamp>, lag: Option<Duration>) {
+        self.states().ran_in_part(self.source.key, self.now(), next, lag);
+    }
+
+    /// Some of it cannot be read, and is tried again; the rest goes on.
+    pub(super) fn failed_in_part(&self, text: String) {
+        let (source, way) = (&self.source, self.source.way.name());
+        tracing::warn!(source.id = %source.id, way, error = text, "a part of a source failed; it is tried again, and the rest goes on");
+        self.states().failed(source.key, way, self.now(), text);
+    }
+
     /// Held by whoever changes configuration, and by whoever moves a position that the end of a source depends on.
     pub(super) async fn configuration(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.doors.core.configuration.lock().await

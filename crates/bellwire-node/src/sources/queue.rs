@@ -17,7 +17,7 @@ use bellwire_api::backend::PluginFault;
 use bellwire_egress::Proxy;
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, SecretText, Source};
 use bellwire_queue::{
-    Broker, Consumer, Credentials, Server, ServerFault, Start, Subscription, Taken, consume, header, is_topic,
+    Amiss, Broker, Consumer, Credentials, Server, ServerFault, Start, Subscription, Taken, consume, header, is_topic,
 };
 use bellwire_receiver::Outcome;
 use http::StatusCode;
@@ -114,7 +114,7 @@ pub(super) async fn run(hand: &Hand, text: &SecretText) -> anyhow::Result<Infall
     let own_group = format!("bellwire-{}", hand.source().id);
     let settings = Settings::read(text, &own_group)
         .map_err(|(path, text)| anyhow::anyhow!("its setting {} cannot be used: {text}", path.join(".")))?;
-    let mut intake = Intake { hand, settings: &settings };
+    let mut intake = Intake { hand, settings: &settings, is_whole: true };
     let position = hand.position().await?;
     let from = (&settings.subscription, position.as_deref());
     let error = consume(hand.client(), || wall().as_seconds(), &settings.server, from, &mut intake).await;
@@ -142,6 +142,8 @@ pub(super) fn check(text: &SecretText, proxy: Option<&Proxy>) -> Vec<PluginFault
 struct Intake<'a> {
     hand: &'a Hand,
     settings: &'a Settings,
+    /// Nothing of the queue is known to be unreadable.
+    is_whole: bool,
 }
 
 impl Consumer for Intake<'_> {
@@ -171,8 +173,18 @@ impl Consumer for Intake<'_> {
             }
             hand.bring_and_refuse(page, refused, Some(position)).await.map_err(|error| format!("{error:#}"))?;
         }
-        hand.ran(None, Some(lag));
+        match self.is_whole {
+            true => hand.ran(None, Some(lag)),
+            false => hand.ran_in_part(None, Some(lag)),
+        }
         Ok(())
+    }
+
+    fn amiss(&mut self, Amiss { news, is_still }: Amiss) {
+        self.is_whole = !is_still;
+        if let Some(text) = news {
+            self.hand.failed_in_part(text);
+        }
     }
 }
 

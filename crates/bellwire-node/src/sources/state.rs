@@ -74,6 +74,11 @@ impl States {
         }
     }
 
+    /// It has looked, and what is amiss with some of it was told by [`States::failed`].
+    pub(super) fn ran_in_part(&self, source: SourceKey, at: Timestamp, next: Option<Timestamp>, lag: Option<Duration>) {
+        self.change(source, |state| (state.last_run, state.next, state.lag) = (Some(at), next, lag));
+    }
+
     /// So many messages of it are durable.
     pub(super) fn brought(&self, source: SourceKey, way: &'static str, at: Timestamp, count: usize) {
         self.change(source, |state| {
@@ -99,5 +104,27 @@ impl States {
     fn refresh(&self) {
         let failing = self.states.lock().values().filter(|state| state.failures > 0).count();
         self.metrics.failing(failing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Metrics;
+
+    #[test]
+    fn a_source_of_which_a_part_fails_runs_and_counts_as_failing_until_all_of_it_is_well() {
+        let states = States::new(Metrics::new().sources());
+        let (source, at) = (SourceKey(7), Timestamp::from_seconds);
+        let told = || {
+            let state = states.get(source).expect("it runs");
+            (state.last_run, state.failures, state.last_error.map(|(_, why)| why))
+        };
+        states.starts(source, "queue");
+        states.failed(source, "queue", at(1), "a partition".to_owned());
+        states.ran_in_part(source, at(2), None, None);
+        assert_eq!(told(), (Some(at(2)), 1, Some("a partition".to_owned())));
+        states.ran(source, at(3), None, None);
+        assert_eq!(told(), (Some(at(3)), 0, Some("a partition".to_owned())));
     }
 }

@@ -20,7 +20,12 @@ pub(super) struct Layout {
     pub(super) brokers: HashMap<i32, (Host<String>, u16)>,
     /// Of each partition, by its number.
     pub(super) leaders: Vec<Option<i32>>,
+    /// How often each was given a leader, as far as brokers say; else [`UNSAID`].
+    pub(super) epochs: Vec<i32>,
 }
+
+/// Instead of an epoch.
+pub(super) const UNSAID: i32 = -1;
 
 /// A connection to the first of the servers in the URL that can be had. Each has its part of `limit`, and one part is left for what is asked
 /// then: a server that is silent does not hide the others.
@@ -105,28 +110,50 @@ impl Layout {
                 text
             })
         });
-        let mut leaders = vec![None; partitions.len()];
-        for (place, leader) in partitions {
-            let place = usize::try_from(place).ok().and_then(|place| leaders.get_mut(place));
-            *place.ok_or(Odd("partitions are missing"))? = Some(leader).filter(|leader| *leader >= 0);
+        let (mut leaders, mut epochs) = (vec![None; partitions.len()], vec![UNSAID; partitions.len()]);
+        for (place, leader, epoch) in partitions {
+            let place = usize::try_from(place).ok().filter(|place| *place < leaders.len());
+            let place = place.ok_or(Odd("partitions are missing"))?;
+            leaders[place] = Some(leader).filter(|leader| *leader >= 0);
+            epochs[place] = epoch;
         }
-        Ok((number, Layout { cluster, id, brokers: brokers.into_iter().collect(), leaders }))
+        Ok((number, Layout { cluster, id, brokers: brokers.into_iter().collect(), leaders, epochs }))
     }
 
-    /// Its number, and who leads it.
-    fn partition(one: &mut Reader, with_ids: bool) -> Result<(i32, i32), Odd> {
+    /// Since which epoch the partition has its leader.
+    pub(super) fn epoch(&self, place: usize) -> i32 {
+        self.epochs.get(place).copied().unwrap_or(UNSAID)
+    }
+
+    /// What is known of the same topic after this: a broker that hears late of what has changed does not undo what others have said.
+    pub(super) fn after(mut self, earlier: &Layout) -> Layout {
+        for (place, (leader, epoch)) in self.leaders.iter_mut().zip(&mut self.epochs).enumerate() {
+            let known = earlier.epoch(place);
+            if *epoch != UNSAID && *epoch < known {
+                *leader = earlier.leaders.get(place).copied().flatten();
+                *epoch = known;
+            }
+        }
+        for leader in self.leaders.iter().flatten() {
+            if let (false, Some(place)) = (self.brokers.contains_key(leader), earlier.brokers.get(leader)) {
+                self.brokers.insert(*leader, place.clone());
+            }
+        }
+        self
+    }
+
+    /// Its number, who leads it, and since which epoch.
+    fn partition(one: &mut Reader, with_ids: bool) -> Result<(i32, i32, i32), Odd> {
         one.i16()?;
         let (place, leader) = (one.i32()?, one.i32()?);
-        if with_ids {
-            one.i32()?;
-        }
+        let epoch = if with_ids { one.i32()? } else { UNSAID };
         one.each(Reader::i32)?;
         one.each(Reader::i32)?;
         if with_ids {
             one.each(Reader::i32)?;
         }
         one.tags()?;
-        Ok((place, leader))
+        Ok((place, leader, epoch))
     }
 }
 
@@ -149,5 +176,21 @@ mod tests {
             assert_eq!(host_of(text).expect("a host").to_string(), host);
         }
         assert!(host_of("").is_err() && host_of("a b").is_err());
+    }
+
+    #[test]
+    fn who_hears_late_undoes_nothing() {
+        let broker = |port| (host_of("k").expect("a host"), port);
+        let layout = |leaders: &[Option<i32>], epochs: &[i32], ports: &[(i32, u16)]| Layout {
+            leaders: leaders.to_vec(),
+            epochs: epochs.to_vec(),
+            brokers: ports.iter().map(|(id, port)| (*id, broker(*port))).collect(),
+            ..Layout::default()
+        };
+        let earlier = layout(&[Some(1), Some(2), Some(1), None], &[5, 5, UNSAID, 5], &[(1, 10), (2, 20)]);
+        let later = layout(&[Some(2), Some(3), Some(3), Some(3), Some(3)], &[6, 4, UNSAID, 5, 0], &[(3, 30)]);
+        let expected =
+            layout(&[Some(2), Some(2), Some(3), Some(3), Some(3)], &[6, 5, UNSAID, 5, 0], &[(2, 20), (3, 30)]);
+        assert_eq!(later.after(&earlier), expected);
     }
 }

@@ -192,6 +192,11 @@ impl Link {
         Ok(Some(Reader::new(frame, flexible)))
     }
 
+    /// The broker, as people know it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn odd(&self, odd: Odd) -> PublishError {
         self.lost(&odd.to_string())
     }

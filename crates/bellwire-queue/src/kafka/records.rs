@@ -5,6 +5,7 @@
 
 use super::wire::{Odd, Reader, Writer};
 use bytes::Bytes;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::collections::BTreeSet;
 use std::io::Read;
 
@@ -155,40 +156,51 @@ impl Found {
     }
 }
 
-/// The batches of an answer. The last one may be cut short by the broker, and is then fetched another time.
-pub(super) fn batches(bytes: Bytes) -> Result<Vec<Batch>, BatchError> {
+/// The batches of an answer, up to the first that is none, and why that is. The last one may be cut short by the broker, and is then
+/// fetched another time.
+pub(super) fn batches(bytes: Bytes) -> (Vec<Batch>, Option<BatchError>) {
     let mut reader = Reader::new(bytes, false);
     let mut all = Vec::new();
-    while reader.len() >= HEAD {
-        let mut head = reader.clone();
-        let (offset, length) = (head.i64()?, head.i32()?);
-        let length = usize::try_from(length).map_err(|_| Odd("the length of a batch is negative"))?;
-        let leader_epoch = head.i32()?;
-        if head.i8()? != MAGIC {
-            return Err(BatchError::Old);
+    loop {
+        match next(&mut reader) {
+            Ok(Some(batch)) => all.push(batch),
+            Ok(None) => return (all, None),
+            Err(error) => return (all, Some(error)),
         }
-        if length < HEAD - 12 {
-            return Err(Odd("a batch is too short").into());
-        }
-        if reader.len() < length.saturating_add(12) {
-            break;
-        }
-        let mut whole = Reader::new(reader.take(length + 12)?, false);
-        whole.take(BEFORE_CHECKED - 4)?;
-        let checksum = whole.u32()?;
-        if crc32c::crc32c(&whole.clone().rest()) != checksum {
-            return Err(BatchError::Checksum);
-        }
-        let (attributes, last_delta) = (whole.i16()?, whole.i32()?);
-        let (first_at, last_at, producer) = (whole.i64()?, whole.i64()?, whole.i64()?);
-        whole.take(6)?;
-        let count = whole.i32()?;
-        let end = offset.checked_add(i64::from(last_delta)).and_then(|last| last.checked_add(1));
-        let end = end.filter(|end| offset >= 0 && *end > offset).ok_or(Odd("a batch ends before it begins"))?;
-        let records = whole.rest();
-        all.push(Batch { offset, end, leader_epoch, attributes, first_at, last_at, producer, count, records });
     }
-    Ok(all)
+}
+
+fn next(reader: &mut Reader) -> Result<Option<Batch>, BatchError> {
+    if reader.len() < HEAD {
+        return Ok(None);
+    }
+    let mut head = reader.clone();
+    let (offset, length) = (head.i64()?, head.i32()?);
+    let length = usize::try_from(length).map_err(|_| Odd("the length of a batch is negative"))?;
+    let leader_epoch = head.i32()?;
+    if head.i8()? != MAGIC {
+        return Err(BatchError::Old);
+    }
+    if length < HEAD - 12 {
+        return Err(Odd("a batch is too short").into());
+    }
+    if reader.len() < length.saturating_add(12) {
+        return Ok(None);
+    }
+    let mut whole = Reader::new(reader.take(length + 12)?, false);
+    whole.take(BEFORE_CHECKED - 4)?;
+    let checksum = whole.u32()?;
+    if crc32c::crc32c(&whole.clone().rest()) != checksum {
+        return Err(BatchError::Checksum);
+    }
+    let (attributes, last_delta) = (whole.i16()?, whole.i32()?);
+    let (first_at, last_at, producer) = (whole.i64()?, whole.i64()?, whole.i64()?);
+    whole.take(6)?;
+    let count = whole.i32()?;
+    let end = offset.checked_add(i64::from(last_delta)).and_then(|last| last.checked_add(1));
+    let end = end.filter(|end| offset >= 0 && *end > offset).ok_or(Odd("a batch ends before it begins"))?;
+    let records = whole.rest();
+    Ok(Some(Batch { offset, end, leader_epoch, attributes, first_at, last_at, producer, count, records }))
 }
 
 impl Batch {
@@ -203,6 +215,10 @@ impl Batch {
 
     /// What it is made of. What it takes to unpack it is bounded, and not little.
     pub(super) fn records(&self) -> Result<Vec<Found>, BatchError> {
+        if self.count == 0 && self.records.is_empty() {
+            // Cleaning has left its place alone, whatever it was packed by.
+            return Ok(Vec::new());
+        }
         let mut reader = Reader::new(unpacked(self.attributes & COMPRESSION, &self.records)?, false);
         let mut all = Vec::new();
         let count = usize::try_from(self.count).map_err(|_| Odd("a batch has less than no records"))?;
@@ -247,10 +263,7 @@ fn unpacked(compression: i16, packed: &Bytes) -> Result<Bytes, BatchError> {
         1 => inflate("gzip", flate2::bufread::MultiGzDecoder::new(&packed[..])),
         2 => snappy(packed),
         3 => inflate("lz4", lz4_flex::frame::FrameDecoder::new(&packed[..])),
-        4 => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(&packed[..]);
-            inflate("zstd", decoder.map_err(|error| BatchError::Packed("zstd", error.to_string()))?)
-        }
+        4 => zstd(packed),
         other => Err(BatchError::Compression(other)),
     }
 }
@@ -263,6 +276,24 @@ fn inflate(name: &'static str, decoder: impl Read) -> Result<Bytes, BatchError> 
         return Err(BatchError::TooLarge);
     }
     Ok(inflated.into())
+}
+
+/// One frame after the other: who packs a batch may end one whenever there was nothing more for a while.
+fn zstd(packed: &Bytes) -> Result<Bytes, BatchError> {
+    let fault = |error: &dyn std::error::Error| BatchError::Packed("zstd", error.to_string());
+    let (mut frames, mut inflated) = (&packed[..], Vec::new());
+    let mut decoder = FrameDecoder::new();
+    loop {
+        let room = (INFLATED_MAX + 1 - inflated.len()) as u64;
+        let frame = StreamingDecoder::new_with_decoder(&mut frames, &mut decoder).map_err(|error| fault(&error))?;
+        frame.take(room).read_to_end(&mut inflated).map_err(|error| fault(&error))?;
+        if inflated.len() > INFLATED_MAX {
+            return Err(BatchError::TooLarge);
+        }
+        if frames.is_empty() {
+            return Ok(inflated.into());
+        }
+    }
 }
 
 /// Java's clients put blocks into a frame of their own, others have one block.
@@ -357,7 +388,8 @@ mod tests {
         two.extend(packed(0, 3, &made(3)[HEAD..]));
         // Of the third only a part came.
         two.extend(&made(1)[..HEAD + 3]);
-        let found = batches(two.into()).expect("are batches");
+        let (found, fault) = batches(two.into());
+        assert!(fault.is_none(), "{fault:?}");
         assert_eq!(found.iter().map(|batch| (batch.offset, batch.end)).collect::<Vec<_>>(), [(0, 3), (3, 6)]);
         for batch in found {
             for (number, found) in (0..).zip(batch.records().expect("are records")) {
@@ -384,22 +416,26 @@ mod tests {
             framed.extend(u32::try_from(block.len()).expect("is short").to_be_bytes());
             framed.extend(block);
         }
-        let zstd = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
-        let expected = batches(made(3).into()).expect("a batch")[0].records().expect("records");
+        let (first, second) = plain.split_at(plain.len() / 3);
+        let frame =
+            |plain: &[u8]| ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest);
+        let frames = [frame(first), frame(second)].concat();
+        let expected = batches(made(3).into()).0[0].records().expect("records");
         for (number, bytes) in [
             (1, gzip.finish().expect("is done")),
             (2, raw),
             (2, framed),
             (3, lz4.finish().expect("is done")),
-            (4, zstd),
+            (4, frame(&plain)),
+            (4, frames),
         ] {
-            let found = batches(packed(number, 0, &bytes).into()).expect("a batch");
+            let found = batches(packed(number, 0, &bytes).into()).0;
             assert!(found[0].is_compressed());
             assert_eq!(found[0].records().expect("are unpacked"), expected, "{number}");
-            let cut = batches(packed(number, 0, &bytes[..bytes.len() / 2]).into()).expect("a batch");
+            let cut = batches(packed(number, 0, &bytes[..bytes.len() / 2]).into()).0;
             cut[0].records().expect_err("is half of it");
         }
-        let unknown = batches(packed(5, 0, &plain).into()).expect("a batch");
+        let unknown = batches(packed(5, 0, &plain).into()).0;
         assert!(unknown[0].records().expect_err("is unknown").to_string().contains("not known here (number 5)"));
     }
 
@@ -410,7 +446,7 @@ mod tests {
         std::io::Write::write_all(&mut gzip, &zeros).expect("is written");
         let snappy = snap::raw::Encoder::new().compress_vec(&zeros).expect("is packed");
         for (number, bytes) in [(1, gzip.finish().expect("is done")), (2, snappy)] {
-            let found = batches(packed(number, 0, &bytes).into()).expect("a batch");
+            let found = batches(packed(number, 0, &bytes).into()).0;
             assert!(matches!(found[0].records(), Err(BatchError::TooLarge)), "{number}");
         }
     }
@@ -421,7 +457,7 @@ mod tests {
         let spoilt = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;
-            batches(bytes.into()).map(|_| ()).expect_err("is spoilt")
+            batches(bytes.into()).1.expect("is spoilt")
         };
         assert!(matches!(spoilt(16, 1), BatchError::Old));
         assert!(matches!(spoilt(70, 9), BatchError::Checksum));
@@ -431,12 +467,36 @@ mod tests {
         many[57..61].copy_from_slice(&200_001_u32.to_be_bytes());
         let sum = crc32c::crc32c(&many[BEFORE_CHECKED..]);
         many[17..21].copy_from_slice(&sum.to_be_bytes());
-        let found = batches(many.into()).expect("a batch");
+        let found = batches(many.into()).0;
         assert!(matches!(found[0].records(), Err(BatchError::TooMany)));
         let mut records = good[HEAD..].to_vec();
         records[0] = 0x7f;
-        let found = batches(packed(0, 0, &records).into()).expect("a batch");
+        let found = batches(packed(0, 0, &records).into()).0;
         assert!(found[0].records().is_err());
+    }
+
+    #[test]
+    fn what_comes_before_what_is_spoilt_is_read() {
+        let mut two = made(3);
+        two.extend(packed(0, 3, &made(3)[HEAD..]));
+        let last = two.len() - 1;
+        two[last] ^= 1;
+        let (found, fault) = batches(two.into());
+        assert_eq!(found.iter().map(|batch| batch.end).collect::<Vec<_>>(), [3]);
+        assert!(matches!(fault, Some(BatchError::Checksum)), "{fault:?}");
+    }
+
+    #[test]
+    fn a_batch_of_which_cleaning_has_left_nothing_has_no_records_however_it_was_packed() {
+        for compression in 0..5 {
+            let mut empty = packed(compression, 7, &[]);
+            empty[57..61].copy_from_slice(&0_u32.to_be_bytes());
+            let sum = crc32c::crc32c(&empty[BEFORE_CHECKED..]);
+            empty[17..21].copy_from_slice(&sum.to_be_bytes());
+            let (found, fault) = batches(empty.into());
+            assert!(fault.is_none(), "{fault:?}");
+            assert_eq!(found[0].records().expect("has none"), [], "{compression}");
+        }
     }
 
     #[test]

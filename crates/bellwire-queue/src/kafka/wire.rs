@@ -24,6 +24,9 @@ pub(super) const METADATA: Api = Api { name: "Metadata", key: 3, version: 4, fle
 pub(super) const METADATA_WITH_IDS: Api = Api { name: "Metadata", key: 3, version: 10, flexible: true };
 pub(super) const SASL_HANDSHAKE: Api = Api { name: "SaslHandshake", key: 17, version: 1, flexible: false };
 pub(super) const API_VERSIONS: Api = Api { name: "ApiVersions", key: 18, version: 0, flexible: false };
+/// The oldest that may be asked by who may do no more than read. Kafka 2.3.
+pub(super) const OFFSET_FOR_LEADER_EPOCH: Api =
+    Api { name: "OffsetForLeaderEpoch", key: 23, version: 3, flexible: false };
 pub(super) const SASL_AUTHENTICATE: Api = Api { name: "SaslAuthenticate", key: 36, version: 0, flexible: false };
 
 /// Errors that somebody here acts upon.
@@ -34,13 +37,32 @@ pub(super) mod code {
     pub(in super::super) const LEADER_NOT_AVAILABLE: i16 = 5;
     pub(in super::super) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub(in super::super) const REQUEST_TIMED_OUT: i16 = 7;
+    pub(in super::super) const REPLICA_NOT_AVAILABLE: i16 = 9;
     pub(in super::super) const MESSAGE_TOO_LARGE: i16 = 10;
     pub(in super::super) const INVALID_TOPIC: i16 = 17;
     pub(in super::super) const RECORD_LIST_TOO_LARGE: i16 = 18;
     pub(in super::super) const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
     pub(in super::super) const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
     pub(in super::super) const KAFKA_STORAGE_ERROR: i16 = 56;
+    pub(in super::super) const FENCED_LEADER_EPOCH: i16 = 74;
+    pub(in super::super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
+    pub(in super::super) const OFFSET_NOT_AVAILABLE: i16 = 78;
     pub(in super::super) const INVALID_RECORD: i16 = 87;
+
+    /// The partition is changing its leader, or has.
+    pub(in super::super) fn is_of_leader(number: i16) -> bool {
+        matches!(
+            number,
+            UNKNOWN_TOPIC_OR_PARTITION
+                | LEADER_NOT_AVAILABLE
+                | NOT_LEADER_OR_FOLLOWER
+                | REPLICA_NOT_AVAILABLE
+                | KAFKA_STORAGE_ERROR
+                | FENCED_LEADER_EPOCH
+                | UNKNOWN_LEADER_EPOCH
+                | OFFSET_NOT_AVAILABLE
+        )
+    }
 }
 
 /// An error, in words.
@@ -52,7 +74,7 @@ pub(super) fn told(number: i16) -> String {
         code::LEADER_NOT_AVAILABLE => "LEADER_NOT_AVAILABLE",
         code::NOT_LEADER_OR_FOLLOWER => "NOT_LEADER_OR_FOLLOWER: the partition has another leader",
         code::REQUEST_TIMED_OUT => "REQUEST_TIMED_OUT",
-        9 => "REPLICA_NOT_AVAILABLE",
+        code::REPLICA_NOT_AVAILABLE => "REPLICA_NOT_AVAILABLE",
         code::MESSAGE_TOO_LARGE => "MESSAGE_TOO_LARGE: the topic takes no messages of this size",
         code::INVALID_TOPIC => "INVALID_TOPIC_EXCEPTION",
         code::RECORD_LIST_TOO_LARGE => "RECORD_LIST_TOO_LARGE",
@@ -67,9 +89,10 @@ pub(super) fn told(number: i16) -> String {
         44 => "POLICY_VIOLATION",
         code::KAFKA_STORAGE_ERROR => "KAFKA_STORAGE_ERROR",
         58 => "SASL_AUTHENTICATION_FAILED",
-        74 => "FENCED_LEADER_EPOCH",
+        code::FENCED_LEADER_EPOCH => "FENCED_LEADER_EPOCH: the partition has been given a leader anew",
+        code::UNKNOWN_LEADER_EPOCH => "UNKNOWN_LEADER_EPOCH",
         76 => "UNSUPPORTED_COMPRESSION_TYPE",
-        78 => "OFFSET_NOT_AVAILABLE",
+        code::OFFSET_NOT_AVAILABLE => "OFFSET_NOT_AVAILABLE",
         code::INVALID_RECORD => "INVALID_RECORD: the topic does not take such messages",
         _ => return format!("error {number}"),
     };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -117,6 +117,18 @@ impl Cluster {
         let properties = &self.nodes[node].properties;
         self.nodes[node].process = java().arg("kafka.Kafka").arg(properties).spawn().unwrap();
         self.answers(node);
+    }
+
+    /// As if the disk had: changes what was written, wherever it is in a partition that this node has.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn spoil(&mut self, node: usize, partition: &str, text: &str) {
+        let folder = self.folder.path().join(format!("data-{}", node + 1)).join(partition);
+        let file = folder.join("00000000000000000000.log");
+        let bytes = std::fs::read(&file).unwrap();
+        let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+        let mut file = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+        file.seek(std::io::SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(b"~").unwrap();
     }
 
     /// What Kafka's own client answers, without its last word.

@@ -5,8 +5,8 @@ use crate::cluster::{Cluster, Door};
 use crate::{LIMIT, client, publication, wall};
 use bellwire_egress::{Client, TlsSettings};
 use bellwire_queue::{
-    Broker, Consumer, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken, consume,
-    header,
+    Amiss, Broker, Consumer, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken,
+    consume, header,
 };
 use futures_util::future::join_all;
 use std::io::{Read as _, Write as _};
@@ -15,26 +15,29 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-fn server(scheme: &str, port: u16, password: Option<&str>) -> Server {
+pub(crate) fn server(scheme: &str, port: u16, password: Option<&str>) -> Server {
     let user = password.map(|_| "bell".to_owned());
     let credentials = Credentials { user, password: password.map(str::to_owned), token: None };
     Server::parse(Broker::Kafka, &format!("{scheme}://localhost:{port}"), credentials).unwrap()
 }
 
-fn plain() -> Client {
+pub(crate) fn plain() -> Client {
     client(TlsSettings::default())
 }
 
 /// What was taken, and the last position that came with it.
 #[derive(Default)]
-struct Kept {
-    all: Vec<Taken>,
-    position: Option<String>,
+pub(crate) struct Kept {
+    pub(crate) all: Vec<Taken>,
+    pub(crate) position: Option<String>,
+    /// What was told to be wrong, while the rest was read; and what was wrong at last.
+    pub(crate) amiss: Vec<String>,
+    pub(crate) is_amiss: bool,
 }
 
-struct Keeping<'a> {
-    kept: &'a mut Kept,
-    enough: watch::Sender<usize>,
+pub(crate) struct Keeping<'a> {
+    pub(crate) kept: &'a mut Kept,
+    pub(crate) enough: watch::Sender<usize>,
 }
 
 impl Consumer for Keeping<'_> {
@@ -49,15 +52,20 @@ impl Consumer for Keeping<'_> {
         self.enough.send_replace(self.kept.all.len());
         Ok(())
     }
+
+    fn amiss(&mut self, Amiss { news, is_still }: Amiss) {
+        self.kept.amiss.extend(news);
+        self.kept.is_amiss = is_still;
+    }
 }
 
-fn subscription(start: Start) -> Subscription {
+pub(crate) fn subscription(start: Start) -> Subscription {
     let (stream, group) = ("events".to_owned(), "bellwire".to_owned());
     Subscription { stream, group, filter: None, start, payload_field: header::PAYLOAD.to_owned() }
 }
 
 /// Takes from where `kept` ends until it has `count`, and a position. As a source does, it begins again after a fault.
-async fn take(server: &Server, start: Start, kept: &mut Kept, count: usize) {
+pub(crate) async fn take(server: &Server, start: Start, kept: &mut Kept, count: usize) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
     let mut faults = Vec::new();
     while kept.all.len() < count || kept.position.is_none() {
@@ -79,11 +87,11 @@ async fn take(server: &Server, start: Start, kept: &mut Kept, count: usize) {
     }
 }
 
-fn payloads(taken: &[Taken]) -> Vec<String> {
+pub(crate) fn payloads(taken: &[Taken]) -> Vec<String> {
     taken.iter().map(|taken| String::from_utf8(taken.payload.to_vec()).unwrap()).collect()
 }
 
-fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 

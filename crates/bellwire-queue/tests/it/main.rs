@@ -12,13 +12,15 @@ mod broker;
 mod cluster;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_parts;
 
 use async_nats::jetstream::{self, stream};
 use async_nats::rustls::{ClientConfig, RootCertStore};
 use bellwire_egress::{Client, Egress, Guard, Settings, TlsSettings};
 use bellwire_queue::{
-    Broker, Consumer, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken, consume,
-    header,
+    Amiss, Broker, Consumer, Credentials, Publication, PublishError, Publishers, Server, Start, Subscription, Taken,
+    consume, header,
 };
 use real::Real;
 use std::time::Duration;
@@ -79,6 +81,10 @@ impl Consumer for Keeping {
             true => Ok(()),
             false => std::future::pending().await,
         }
+    }
+
+    fn amiss(&mut self, amiss: Amiss) {
+        assert_eq!(amiss, Amiss::default());
     }
 }
 

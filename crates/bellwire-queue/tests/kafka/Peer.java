@@ -51,6 +51,17 @@ public class Peer {
                     admin.createTopics(List.of(topic.configs(own))).all().get();
                 }
                 return "";
+            case "placed": // NAME SETTINGS, and of each partition the brokers that have it, the first of which is to lead it: 1,2
+                try (Admin admin = Admin.create(settings())) {
+                    var placed = new java.util.HashMap<Integer, List<Integer>>();
+                    for (int i = 3; i < words.length; i++) {
+                        placed.put(i - 3, java.util.Arrays.stream(words[i].split(",")).map(Integer::valueOf).toList());
+                    }
+                    var own = new java.util.HashMap<String, String>();
+                    for (var one : words[2].split(",")) own.put(one.split("=")[0], one.split("=")[1]);
+                    admin.createTopics(List.of(new NewTopic(words[1], placed).configs(own))).all().get();
+                }
+                return "";
             case "delete": // NAME
                 try (Admin admin = Admin.create(settings())) {
                     admin.deleteTopics(List.of(words[1])).all().get();
