@@ -219,6 +219,22 @@ async fn what_was_taken_is_acknowledged_refused_or_comes_again() {
 }
 
 #[tokio::test]
+async fn a_wall_clock_that_jumps_ends_no_lease_and_keeps_none() {
+    let world = world_with(json!({ "lease": 10 })).await;
+    world.send_n(0..1).await;
+    let first = world.receive(json!({})).await;
+    for hours in [1, 24 * 365 * 10, -1, -24 * 365 * 10] {
+        world.set_wall_ahead(hours * 3600);
+        assert!(world.receive(json!({})).await.is_empty(), "{hours} hours: it is still out");
+    }
+    assert_eq!(world.verb("extend", json!({ "receipts": receipts(&first), "lease": 10 })).await, [200]);
+    world.pass(Duration::from_secs(9));
+    assert!(world.receive(json!({})).await.is_empty());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(numbers(&world.receive(json!({})).await), [0], "its ten seconds are over, whatever the wall clock says");
+}
+
+#[tokio::test]
 async fn no_more_are_out_than_may_be() {
     let world = world_with(json!({ "maxInFlight": 3 })).await;
     world.send_n(0..5).await;

@@ -57,6 +57,7 @@ pub(crate) struct TestBackend {
     pipes: Pipes,
     accepting: Mutex<()>,
     now: AtomicI64,
+    wall_ahead_seconds: AtomicI64,
     counter: AtomicU64,
     key: AtomicU32,
 }
@@ -125,6 +126,7 @@ impl World {
             pipes: Pipes::new(Sequence::ZERO, 1 << 40),
             accepting: Mutex::new(()),
             now: AtomicI64::new(START.as_micros()),
+            wall_ahead_seconds: AtomicI64::new(0),
             counter: AtomicU64::new(1),
             key: AtomicU32::new(1),
         });
@@ -134,6 +136,11 @@ impl World {
 
     pub(crate) fn kept(&self) -> parking_lot::MutexGuard<'_, Kept> {
         self.backend.memory.0.lock()
+    }
+
+    /// Sets the wall clock, which engine time does not follow; a negative time sets it back.
+    pub(crate) fn set_wall_ahead(&self, seconds: i64) {
+        self.backend.wall_ahead_seconds.store(seconds, Ordering::SeqCst);
     }
 
     pub(crate) fn pass(&self, time: Duration) {
@@ -332,6 +339,11 @@ pub(crate) fn application_token(organisation: &str, application: &str, flags: &[
 impl Backend for TestBackend {
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(self.now.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Timestamp {
+        let ahead = self.wall_ahead_seconds.load(Ordering::SeqCst) * 1_000_000;
+        Timestamp::from_micros(self.now.load(Ordering::SeqCst) + ahead)
     }
 
     fn catalogue(&self) -> &RwLock<Catalogue> {

@@ -127,6 +127,21 @@ fn a_hostile_handler_is_cut_off_and_the_next_one_runs() {
 }
 
 #[test]
+fn a_handler_starts_in_a_moment() {
+    let (handlers, client) = (handlers(), client());
+    // Each is new, and has a runtime of its own. The best of many: what else the machine does is not meant.
+    let best = (1..=100).map(|n| {
+        let script = json!({ "script": format!("const own = {n}; function handle() {{ return own }}") });
+        let begun = std::time::Instant::now();
+        assert_eq!(block_on(run_on(&handlers, &client, n, script)).answer, Answer::Said(n.to_string()));
+        begun.elapsed()
+    });
+    let best = best.min().unwrap_or_default();
+    // Measured: 0.8 ms in a debug build.
+    assert!(best < Duration::from_millis(5), "{best:?}");
+}
+
+#[test]
 fn a_handler_fetches_through_the_guard() {
     block_on(async {
         let (handlers, client, url) = (handlers(), client(), echo().await);

@@ -128,6 +128,14 @@ impl Components {
         self.pool.run(Turn { lane, digest, what: What::Discard(run) }, drop);
     }
 
+    /// How many compiled components are kept, and what they take in bytes.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let workshop = self.workshop().expect("opened");
+        let kept = workshop.kept.lock();
+        (kept.0.len(), kept.0.iter().map(|(_, compiled)| compiled.bytes).sum())
+    }
+
     fn order(&self, order: Order) -> Result<(), String> {
         self.workshop()?.orders.send(order).map_err(|_| "no thread is left for compiling".to_owned())
     }

@@ -1,5 +1,7 @@
 //! Real components, built by `scripts/test wasm`: the examples, and one that does the harm that its event asks for.
 
+mod figures;
+
 use super::*;
 use crate::event::tests::{message, received};
 use crate::modules::ModuleError;

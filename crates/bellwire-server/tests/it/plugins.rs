@@ -157,6 +157,36 @@ fn one_that_loops_or_swells_costs_its_own_lane_only() {
     }
 }
 
+#[test]
+fn one_that_swells_costs_no_more_than_its_bound() {
+    const BOUND: u64 = 128 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let environment = [("BELLWIRE_PLUGINS_MEMORY_MAX", "128MiB"), ("BELLWIRE_PLUGINS_COMPUTE_MAX", "5s")];
+    let server = Program::start(folder.path(), &environment);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    event_types(&server, &["works", "swells"]);
+    install(&server, "works", json!({"runs": "javascript", "script": "const handle = event => event.payload.n"}));
+    let swells = "const handle = () => { const a = []; for (;;) a.push(new Uint8Array(1e6).fill(1)) }";
+    let plugin = json!({"runs": "javascript", "script": swells});
+    let endpoint = json!({"kind": "plugin", "plugin": plugin, "filterTypes": ["swells"], "retrySchedule": []});
+    assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
+    let message = send(&server, "works", json!({"n": 1}));
+    attempts(&server, &message, 1);
+    let before = server.resident_bytes();
+    let grown = || {
+        let message = send(&server, "swells", json!({}));
+        let failed = attempts(&server, &message, 1);
+        assert!(failed[0]["response"].as_str().unwrap().contains("memory"), "{failed:?}");
+        server.resident_bytes_at_most() - before
+    };
+    let first = grown();
+    assert!(first > BOUND / 2, "it held no more than {first} bytes: this test sees nothing");
+    assert!(first < BOUND + BOUND / 5, "{first} bytes more, of {BOUND}");
+    // Of the two threads, each may keep what it once had for its next run; many runs make no more of it.
+    let last = (0..6).map(|_| grown()).max().unwrap();
+    assert!(last < 2 * BOUND + BOUND / 5, "{last} bytes more, of twice {BOUND}");
+}
+
 /// Whether a process runs; one that has ended and that nobody has looked at does not.
 fn runs(id: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();

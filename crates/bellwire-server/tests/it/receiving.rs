@@ -142,6 +142,38 @@ fn a_signed_webhook_becomes_a_message_byte_for_byte() {
 }
 
 #[test]
+fn what_failed_is_run_again_by_its_operator_and_not_by_its_sender() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = start(folder.path(), json!({}));
+    let receiver = Receiver::answering(&[500, 200]);
+    let endpoint = json!({"uid": "own", "url": receiver.url(), "retrySchedule": []});
+    assert_eq!(server.call("POST", "/app/acme/endpoint", endpoint).0, 201);
+    assert_eq!(github(&server, &path, SECRET, "d-1", b"{}").status, 202);
+    let first = receiver.next();
+    let message = first.header("webhook-id").to_owned();
+    let attempts = |message: &str, count: usize| {
+        eventually("the attempts are recorded", || {
+            let (_, page) = server.call("GET", &format!("/app/acme/attempt/msg/{message}"), json!(null));
+            Some(page["data"].as_array()?.len()).filter(|length| *length >= count)
+        })
+    };
+    assert_eq!(attempts(&message, 1), 1);
+    // Its sender may try as often as it likes.
+    for _ in 0..3 {
+        let again = github(&server, &path, SECRET, "d-1", b"{}");
+        assert_eq!((again.status, again.head.contains("x-duplicate: 1")), (202, true), "{}", again.head);
+    }
+    assert_eq!(github(&server, &path, SECRET, "d-2", b"{}").status, 202);
+    let second = receiver.next();
+    assert_ne!(second.header("webhook-id"), message);
+    assert_eq!((attempts(second.header("webhook-id"), 1), attempts(&message, 1)), (1, 1));
+    let resend = format!("/app/acme/msg/{message}/endpoint/own/resend");
+    assert_eq!(server.call("POST", &resend, json!({})).0, 202);
+    assert_eq!(receiver.next().header("webhook-id"), message);
+    assert_eq!(attempts(&message, 2), 2);
+}
+
+#[test]
 fn two_hundred_posts_of_one_webhook_make_one_message() {
     let folder = tempfile::tempdir().unwrap();
     let (server, path) = start(folder.path(), json!({}));
