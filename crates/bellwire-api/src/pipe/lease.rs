@@ -30,7 +30,7 @@ use bellwire_store::{Change, DeliveryOfMessage, Settled, told};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -616,41 +616,60 @@ async fn use_receipts(
     Ok(answers)
 }
 
-/// Ends or puts off deliveries of these messages that wait, durably, whoever has them or whether anybody has.
+/// What was handed out a moment ago has not reached its reader: nobody has it, and it was no attempt.
+pub(super) fn undo(api: &Api, key: EndpointKey, leased: &[Leased]) {
+    let (desk, now) = (api.backend().pipes().desk(key), api.backend().now());
+    {
+        let mut leases = desk.leases.lock();
+        for Leased { receipt, .. } in leased {
+            if leases.begin(*receipt, Use::End, now).is_ok() {
+                leases.finish(*receipt, Use::End);
+            }
+        }
+    }
+    api.backend().pipes().wakes.rouse(key);
+}
+
+/// Ends or puts off deliveries of these messages that wait, each for its reason, durably, whoever has them or whether anybody has.
 pub(super) async fn settle(
     api: &Api,
     key: EndpointKey,
-    messages: &[Sequence],
+    messages: Vec<(Sequence, Outcome)>,
     what: Use,
-    outcome: &Outcome,
     after: AfterAttempt,
 ) -> Result<(), Error> {
     let desk = api.backend().pipes().desk(key);
     let now = api.backend().now();
     let mut using = Using { desk: Arc::clone(&desk), what, receipts: Vec::new() };
-    let (mut settled, mut unheld, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-    let one = |message, number| {
+    let (mut settled, mut unheld, mut seen) = (Vec::new(), HashMap::new(), HashSet::new());
+    let one = |message, number, outcome| {
         let delivery = Delivery { endpoint: key, message };
-        Settled { delivery, number, at: now, outcome: outcome.clone(), after }
+        Settled { delivery, number, at: now, outcome, after }
     };
-    for message in messages.iter().filter(|message| seen.insert(**message)) {
+    for (message, outcome) in messages {
+        if !seen.insert(message) {
+            continue;
+        }
         let mut leases = desk.leases.lock();
-        let receipt = leases.receipt(*message);
+        let receipt = leases.receipt(message);
         match receipt.and_then(|receipt| Some((receipt, leases.begin(receipt, what, now).ok()?))) {
             Some((receipt, number)) => {
                 using.receipts.push(receipt);
-                settled.push(one(*message, number));
+                settled.push(one(message, number, outcome));
             }
-            None => unheld.push(*message),
+            None => drop(unheld.insert(message, outcome)),
         }
     }
     if !unheld.is_empty() {
+        let asked: Vec<Sequence> = unheld.keys().copied().collect();
         let read = api.read(move |store| {
-            unheld.iter().map(|message| store.delivery(Delivery { endpoint: key, message: *message })).collect()
+            asked.iter().map(|message| store.delivery(Delivery { endpoint: key, message: *message })).collect()
         });
         let deliveries: Vec<Option<DeliveryOfMessage>> = read.await?;
         settled.extend(deliveries.into_iter().flatten().filter_map(|delivery| match delivery.state {
-            DeliveryState::Waiting(row) => Some(one(row.delivery.message, row.next)),
+            DeliveryState::Waiting(row) => {
+                Some(one(row.delivery.message, row.next, unheld.remove(&row.delivery.message)?))
+            }
             _ => None,
         }));
     }

@@ -26,7 +26,7 @@ use http::{Method, StatusCode};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 const TYPE: &str = "secevent+jwt";
@@ -44,7 +44,12 @@ pub(super) struct Issued {
 }
 
 impl Issued {
-    fn put(&mut self, id: &str, message: Sequence) {
+    /// Whether a message goes under this id: not while another one is out under it. Who acknowledges the id means one of them.
+    fn put(&mut self, id: &str, message: Sequence, out: &HashSet<Sequence>) -> bool {
+        let others = self.messages.get(id).into_iter().flatten();
+        if others.into_iter().any(|other| *other != message && out.contains(other)) {
+            return false;
+        }
         let messages = self.messages.entry(id.to_owned()).or_insert_with(|| {
             self.in_order.push_back(id.to_owned());
             Vec::new()
@@ -56,6 +61,7 @@ impl Issued {
             let oldest = self.in_order.pop_front();
             oldest.map(|oldest| self.messages.remove(&oldest));
         }
+        true
     }
 }
 
@@ -135,15 +141,17 @@ async fn poll(mut call: Call) -> Result<Response, Error> {
     let (api, key) = (&call.api, endpoint.key);
     let desk = api.backend().pipes().desk(key);
     let now = api.backend().now();
-    let taken: Vec<Sequence> = input.ack.iter().flat_map(|id| messages_of(&desk, id)).collect();
     let acknowledged = told(now, Ok(200), "acknowledged".to_owned());
-    lease::settle(api, key, &taken, Use::Acknowledge, &acknowledged, AfterAttempt::Delivered).await?;
-    for (id, SetError { err, description }) in &input.set_errs {
+    let taken = input.ack.iter().flat_map(|id| messages_of(&desk, id));
+    let taken = taken.map(|message| (message, acknowledged.clone())).collect();
+    lease::settle(api, key, taken, Use::Acknowledge, AfterAttempt::Delivered).await?;
+    let refused = input.set_errs.iter().flat_map(|(id, SetError { err, description })| {
         let reason: String = format!("{err}: {description}").chars().take(250).collect();
         let refused = told(now, Ok(503), reason);
-        let dead = AfterAttempt::Ended(EndReason::Exhausted);
-        lease::settle(api, key, &messages_of(&desk, id), Use::Refuse, &refused, dead).await?;
-    }
+        messages_of(&desk, id).into_iter().map(move |message| (message, refused.clone()))
+    });
+    let dead = AfterAttempt::Ended(EndReason::Exhausted);
+    lease::settle(api, key, refused.collect(), Use::Refuse, dead).await?;
     let mut out = PollOut { sets: BTreeMap::new(), more_available: false };
     if limit > 0 {
         let wait = if input.return_immediately { Duration::ZERO } else { WAIT_MAX };
@@ -151,12 +159,15 @@ async fn poll(mut call: Call) -> Result<Response, Error> {
         let leased = lease::receive(api, key, &"".into(), limit, None, &mut watch, in_time(wait)).await?;
         let now = api.backend().now();
         let issuer = call.own_url().unwrap_or_else(|| "urn:bellwire".to_owned());
-        for Leased { given: Given { message, .. }, .. } in &leased {
-            let (id, token) = token(&endpoint, message, &issuer, now)?;
-            if id != message.id.to_string() {
-                desk.issued.lock().put(&id, message.sequence());
-            }
-            out.sets.insert(id, token);
+        let made = leased.iter().map(|Leased { given: Given { message, .. }, .. }| {
+            token(&endpoint, message, &issuer, now).map(|(own, token)| (message, own, token))
+        });
+        let made = made.collect::<Result<Vec<_>, Error>>();
+        let made = made.inspect_err(|_| lease::undo(api, key, &leased))?;
+        let held = desk.leases.lock().messages();
+        for (message, own, token) in made {
+            let own = own.filter(|own| desk.issued.lock().put(own, message.sequence(), &held));
+            out.sets.insert(own.unwrap_or_else(|| message.id.to_string()), token);
         }
     }
     out.more_available = lease::is_there_more(api, &endpoint).await?;
@@ -172,13 +183,19 @@ struct Claims<'a> {
     events: BTreeMap<String, &'a RawValue>,
 }
 
-/// The token of a message with its id: the message's payload if that is one, or one with the payload as its event (RFC 8417).
-fn token(endpoint: &Endpoint, message: &Message, issuer: &str, now: Timestamp) -> Result<(String, String), Error> {
+/// The token of a message: the message's payload if that is one, with the id that it has then, or one with the payload as its event (RFC 8417)
+/// and the message's id.
+fn token(
+    endpoint: &Endpoint,
+    message: &Message,
+    issuer: &str,
+    now: Timestamp,
+) -> Result<(Option<String>, String), Error> {
     let payload = message.payload.as_deref().unwrap_or_default();
     let id = message.id.to_string();
-    if matches!(&message.content_type, ContentType::Other(media) if media.contains(TYPE)) {
+    if matches!(&message.content_type, ContentType::Other(media) if is_token(media)) {
         let token = String::from_utf8_lossy(payload).trim().to_owned();
-        return Ok((own_id(&token).unwrap_or(id), token));
+        return Ok((own_id(&token), token));
     }
     let secret = endpoint.signing_secrets(now).find(|secret| secret.kind() == SecretKind::Symmetric);
     let text = secret.map(|secret| secret.reveal_text());
@@ -202,10 +219,15 @@ fn token(endpoint: &Endpoint, message: &Message, issuer: &str, now: Timestamp) -
     let claims = Claims { iss: issuer, iat: message.sequence().time().as_seconds(), jti: &id, events };
     let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::HS256) };
     let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&bytes));
-    Ok((id.clone(), token.map_err(|error| Error::Internal(error.to_string()))?))
+    Ok((None, token.map_err(|error| Error::Internal(error.to_string()))?))
 }
 
-/// The `jti` of a token that somebody else made. Who polls verifies it; we only pass it on.
+/// A media type has letters of either size, and parameters.
+fn is_token(media: &str) -> bool {
+    media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/secevent+jwt"))
+}
+
+/// The `jti` of a token that somebody else made, unless it reads like a message's. Who polls verifies it; we only pass it on.
 fn own_id(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Id {
@@ -213,7 +235,7 @@ fn own_id(token: &str) -> Option<String> {
     }
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let Id { jti } = serde_json::from_slice(&claims).ok()?;
-    (1..=ID_MAX).contains(&jti.len()).then_some(jti)
+    ((1..=ID_MAX).contains(&jti.len()) && jti.parse::<MessageId>().is_err()).then_some(jti)
 }
 
 #[cfg(test)]
@@ -225,7 +247,7 @@ mod tests {
         let mut issued = Issued::default();
         for n in 0..ISSUED_KEPT as u64 + 10 {
             for _ in 0..2 {
-                issued.put(&format!("set-{n}"), Sequence::from_u64(n));
+                assert!(issued.put(&format!("set-{n}"), Sequence::from_u64(n), &HashSet::new()));
             }
         }
         assert_eq!((issued.messages.len(), issued.in_order.len()), (ISSUED_KEPT, ISSUED_KEPT));

@@ -4,6 +4,7 @@ use crate::pipe::{PIPE, numbers, world, world_with};
 use crate::world::World;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bellwire_store::Change;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -166,4 +167,104 @@ async fn a_token_that_was_handed_out_is_nobody_else_s_until_its_lease_ends() {
     assert_eq!(sets.len(), 2);
     assert_eq!(numbers(&world.receive(json!({})).await), [2]);
     assert!(world.poll_at_once().await.0.is_empty());
+}
+
+fn foreign(claims: &Value) -> String {
+    format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+impl World {
+    async fn send_token(&self, token: &str, content_type: &str) {
+        let params = json!({ "rawPayload": token, "headers": { "content-type": content_type } });
+        let body = json!({ "eventType": "a.b", "payload": {}, "transformationsParams": params });
+        self.post("/api/v1/app/acme/msg", body).await.expect(202);
+    }
+}
+
+/// RFC 8417 section 2.2: a `jti` is unique among those of its issuer only.
+#[tokio::test]
+async fn tokens_of_two_makers_with_the_same_id_are_not_taken_for_one() {
+    let world = world().await;
+    let (one, other) = (foreign(&json!({ "jti": "7", "iss": "a" })), foreign(&json!({ "jti": "7", "iss": "b" })));
+    for token in [&one, &other] {
+        world.send_token(token, "application/secevent+jwt").await;
+    }
+    let (sets, _) = world.poll_at_once().await;
+    assert_eq!((sets.len(), &sets["7"]), (2, &json!(one)), "{sets:?}");
+    assert!(sets.iter().any(|(id, token)| id.starts_with("msg_") && *token == json!(other)), "{sets:?}");
+    // Who goes by the token's own id has taken one of them.
+    world.poll(json!({ "maxEvents": 0, "ack": ["7"] })).await;
+    assert_eq!(world.statuses().await, [0, 1]);
+    world.pass(Duration::from_secs(31));
+    let (sets, _) = world.poll_at_once().await;
+    assert_eq!(sets, Map::from_iter([("7".to_owned(), json!(other))]));
+    world.poll(json!({ "maxEvents": 0, "ack": ["7"] })).await;
+    assert_eq!(world.statuses().await, [0, 0]);
+}
+
+#[tokio::test]
+async fn a_token_whose_id_reads_like_a_message_s_is_not_taken_for_that_message() {
+    let world = world().await;
+    world.send_n(0..1).await;
+    let victim = world.poll_at_once().await.0.keys().next().expect("a token").clone();
+    world.pass(Duration::from_secs(31));
+    let token = foreign(&json!({ "jti": victim, "iss": "a" }));
+    world.send_token(&token, "application/secevent+jwt").await;
+    let (sets, _) = world.poll_at_once().await;
+    assert!(sets.len() == 2 && sets[&victim] != json!(token), "{sets:?}");
+    world.poll(json!({ "maxEvents": 0, "ack": [victim] })).await;
+    assert_eq!(world.statuses().await, [0, 1]);
+}
+
+/// RFC 9110 section 8.3.1: media types have letters of either size, and parameters.
+#[tokio::test]
+async fn a_token_is_one_however_its_type_is_written() {
+    let token = foreign(&json!({ "jti": "set-1", "iss": "a" }));
+    for (content_type, is_token) in [
+        ("application/SecEvent+JWT", true),
+        ("application/secevent+jwt; charset=utf-8", true),
+        ("text/x-not-secevent+jwt", false),
+    ] {
+        let world = world().await;
+        world.send_token(&token, content_type).await;
+        assert_eq!(world.poll_at_once().await.0.contains_key("set-1"), is_token, "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_can_sign_nothing_costs_no_attempt() {
+    let world = World::embedded();
+    world.application("acme").await;
+    let secret = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+    let pipe = json!({ "lease": 10, "maxAttempts": 1 });
+    let body = json!({ "uid": "pipe", "kind": "pipe", "secret": secret, "pipe": pipe });
+    world.post("/api/v1/app/acme/endpoint", body).await.expect(201);
+    world.send_n(0..2).await;
+    for _ in 0..3 {
+        let refused = world.post(&format!("{PIPE}/pull/set"), json!({ "returnImmediately": true })).await.expect(409);
+        assert_eq!(refused["code"], "secret_cannot_sign_tokens");
+        world.pass(Duration::from_secs(11));
+    }
+    // Nobody has them, and they can be had in another way.
+    let leased = world.receive(json!({})).await;
+    assert_eq!(numbers(&leased), [0, 1]);
+    assert!(leased.iter().all(|one| one["attempt"] == 1), "{leased:?}");
+}
+
+#[tokio::test]
+async fn what_is_refused_in_one_poll_is_written_in_one_commit() {
+    let world = world().await;
+    world.send_n(0..3).await;
+    let (sets, _) = world.poll_at_once().await;
+    let errors: Map<String, Value> = sets.keys().map(|id| (id.clone(), json!({ "err": id }))).collect();
+    let settled = || world.kept().changes.iter().filter(|change| matches!(change, Change::Settle(_))).count();
+    let before = settled();
+    world.poll(json!({ "maxEvents": 0, "setErrs": errors })).await;
+    assert_eq!(settled() - before, 1);
+    assert_eq!(world.statuses().await, [2, 2, 2]);
+    // Each has its own reason.
+    for id in sets.keys() {
+        let attempts = world.get(&format!("/api/v1/app/acme/attempt/msg/{id}")).await.expect(200);
+        assert_eq!(attempts["data"][0]["response"], json!(format!("{id}: ")), "{attempts}");
+    }
 }
