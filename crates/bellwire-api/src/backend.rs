@@ -113,6 +113,8 @@ pub enum ModuleEdit {
     Grant(Option<Permissions>),
     /// Lets this version run, or the one before.
     RollBack(Option<u32>),
+    /// The server's hooks file has made it, and removes it when it is not declared there any more.
+    Declare,
     /// Removes it.
     Remove,
 }

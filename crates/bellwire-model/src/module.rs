@@ -138,12 +138,15 @@ pub struct Module {
     pub active: Option<u32>,
     /// What the operator has granted.
     pub granted: Permissions,
+    /// It was made by the server's hooks file, and goes when that does not declare it any more.
+    pub is_declared: bool,
 }
 
 impl Module {
     /// With its first version, which waits for what it wants to be granted.
     pub fn new(name: String, first: ModuleVersion) -> Module {
-        let mut module = Module { name, versions: Vec::new(), active: None, granted: Permissions::default() };
+        let mut module =
+            Module { name, versions: Vec::new(), active: None, granted: Permissions::default(), is_declared: false };
         module.add(first);
         module
     }

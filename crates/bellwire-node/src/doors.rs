@@ -255,6 +255,7 @@ fn edit_module(
         }
         ModuleEdit::Grant(more) => modules.grant(name, more).map(Some),
         ModuleEdit::RollBack(to) => modules.roll_back(name, to).map(Some),
+        ModuleEdit::Declare => modules.declare(name).map(Some),
         ModuleEdit::Remove => modules.remove(name).map(|()| None),
     };
     edited.map_err(module_refusal)

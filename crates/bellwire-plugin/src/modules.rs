@@ -61,6 +61,8 @@ struct ModuleRow {
     granted_respond: bool,
     #[serde(default)]
     granted_emit: bool,
+    #[serde(default)]
+    is_declared: bool,
     versions: Vec<VersionRow>,
 }
 
@@ -224,6 +226,17 @@ impl Modules {
         self.edit(name, |module| module.roll_back(to).map_err(ModuleError::Refused))
     }
 
+    /// The server's hooks file has made this module.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn declare(&self, name: &str) -> Result<Arc<Module>, ModuleError> {
+        self.edit(name, |module| {
+            module.is_declared = true;
+            Ok(())
+        })
+    }
+
     /// Removes a module with all its versions.
     ///
     /// # Errors
@@ -365,6 +378,7 @@ impl ModuleRow {
             granted_environment: module.granted.environment.clone(),
             granted_respond: module.granted.respond,
             granted_emit: module.granted.emit,
+            is_declared: module.is_declared,
             versions: module.versions.iter().map(version).collect(),
         }
     }
@@ -388,6 +402,7 @@ impl ModuleRow {
                 respond: self.granted_respond,
                 emit: self.granted_emit,
             },
+            is_declared: self.is_declared,
         })
     }
 }
@@ -470,6 +485,9 @@ mod tests {
         assert_eq!(modules.roll_back("deploy", None).expect("goes back").active, Some(1));
         assert_eq!(open().get("deploy").and_then(|module| module.active), Some(1));
         modules.add("other", "one", Timestamp::EPOCH).expect("the same text under another name");
+        assert!(!open().get("deploy").expect("is there").is_declared);
+        modules.declare("deploy").expect("is there");
+        assert!(open().get("deploy").expect("is there").is_declared);
         modules.remove("deploy").expect("removed");
         assert!(matches!(modules.remove("deploy"), Err(ModuleError::Missing)));
         assert_eq!(open().all().len(), 1);

@@ -10,8 +10,8 @@ use axum::body::Body;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bellwire_api::backend::{Backend, NewCode};
-use bellwire_api::{Api, Principal, Settings, mint_token};
+use bellwire_api::backend::{Backend, ModuleEdit, NewCode};
+use bellwire_api::{Api, Principal, Settings, mint_token, runs_module};
 use bellwire_model::{Metadata, Module, OrganisationId, Permissions};
 use bellwire_node::clock;
 use hmac::{Hmac, KeyInit, Mac};
@@ -106,6 +106,8 @@ impl Caller {
             let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
             work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
         }
+        // Now that nothing of the file runs them.
+        work.remove_plugins(plan).await;
         let Work { done, faults, .. } = work;
         if faults.is_empty() { Ok(done) } else { Err(Faults::new(&document.path, faults)) }
     }
@@ -229,8 +231,42 @@ impl Work<'_> {
             }
         }
         match there {
-            None => self.done.created += 1,
+            None => {
+                let edit =
+                    self.caller.backend.edit_module(&self.caller.organisation, name.clone(), ModuleEdit::Declare);
+                if let Err(refusal) = edit.await {
+                    let text = format!("it is installed, and cannot be noted as this file's: {refusal:?}");
+                    self.faults.push(self.document.fault(&["plugins", name], text, None));
+                }
+                self.done.created += 1;
+            }
             Some(_) => self.done.updated += 1,
+        }
+    }
+
+    /// Removes modules that an earlier file made and this one does not declare. One that something else runs stays until nothing does.
+    async fn remove_plugins(&mut self, plan: &Plan) {
+        let is_declared = |name: &str| plan.plugins.iter().any(|plugin| plugin.name == name);
+        let modules = self.caller.backend.modules(&self.caller.organisation);
+        for module in modules.iter().filter(|module| module.is_declared && !is_declared(&module.name)) {
+            let name = &module.name;
+            let user = {
+                let catalogue = self.caller.backend.catalogue().read();
+                let mut all = catalogue.applications_of(&self.caller.organisation).flat_map(|entry| &entry.endpoints);
+                all.find(|endpoint| runs_module(&endpoint.kind, name)).map(|endpoint| endpoint.id)
+            };
+            match user {
+                Some(endpoint) if self.caller.tries => {
+                    tracing::warn!(module = %name, endpoint.id = %endpoint, "a module is not declared any more, and stays because an endpoint runs it");
+                }
+                Some(_) => {}
+                None => {
+                    let (status, answer) = self.caller.call(Method::DELETE, &format!("/plugin/{name}"), None).await;
+                    if self.expect(status, &answer, &[]) {
+                        self.done.removed += 1;
+                    }
+                }
+            }
         }
     }
 

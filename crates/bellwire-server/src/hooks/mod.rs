@@ -20,8 +20,8 @@
 //! A new file is first tried on a copy of the configuration ([`rehearsal`]); only if all of it is right, the server's own is
 //! changed, else the old one stays in force ([`keeper`]). `bellwire check hooks.toml` is that rehearsal on an empty server.
 //!
-//! What the file declares carries a uid that begins with `hooks.`. What it no longer declares is removed; applications stay,
-//! because their messages do.
+//! What the file declares carries a uid that begins with `hooks.`; modules, which have none, are noted as its own when it makes them. What it
+//! no longer declares is removed; applications stay, because their messages do, and modules that something else runs.
 
 pub(crate) mod file;
 pub(crate) mod plan;

@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Rehearsal {
     real: Arc<dyn Backend>,
     catalogue: RwLock<Catalogue>,
-    /// What the file installs, in front of what is installed.
-    modules: RwLock<BTreeMap<String, Arc<Module>>>,
+    /// What the file installs or, as `None`, removes, in front of what is installed.
+    modules: RwLock<BTreeMap<String, Option<Arc<Module>>>>,
     configuration: tokio::sync::Mutex<()>,
     sequence: AtomicU64,
     key: AtomicU32,
@@ -211,7 +211,7 @@ impl Backend for Rehearsal {
         settings: &serde_json::Value,
     ) -> Result<(), Vec<PluginFault>> {
         let module = settings["module"].as_str().and_then(|name| self.modules.read().get(name).cloned());
-        let Some(module) = module else { return self.real.check_plugin(organisation, runs, settings) };
+        let Some(Some(module)) = module else { return self.real.check_plugin(organisation, runs, settings) };
         let about_it = |fault: &PluginFault| fault.path == ["module"];
         let mut faults = self.real.check_plugin(organisation, runs, settings).err().unwrap_or_default();
         faults.retain(|fault| !about_it(fault));
@@ -225,7 +225,12 @@ impl Backend for Rehearsal {
     fn modules(&self, organisation: &OrganisationId) -> Vec<Arc<Module>> {
         let mut all: BTreeMap<String, Arc<Module>> =
             self.real.modules(organisation).into_iter().map(|module| (module.name.clone(), module)).collect();
-        all.extend(self.modules.read().iter().map(|(name, module)| (name.clone(), Arc::clone(module))));
+        for (name, module) in &*self.modules.read() {
+            match module {
+                Some(module) => drop(all.insert(name.clone(), Arc::clone(module))),
+                None => drop(all.remove(name)),
+            }
+        }
         all.into_values().collect()
     }
 
@@ -259,10 +264,15 @@ impl Backend for Rehearsal {
                     module.grant(more);
                     module
                 }
+                (ModuleEdit::Declare, Some(there)) => Module { is_declared: true, ..Module::clone(&there) },
+                (ModuleEdit::Remove, Some(_)) => {
+                    self.modules.write().insert(name, None);
+                    return Ok(None);
+                }
                 _ => return Err(ModuleRefusal::Missing),
             };
             let module = Arc::new(module);
-            self.modules.write().insert(module.name.clone(), Arc::clone(&module));
+            self.modules.write().insert(module.name.clone(), Some(Arc::clone(&module)));
             Ok(Some(module))
         })
     }

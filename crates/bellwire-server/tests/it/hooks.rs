@@ -252,6 +252,39 @@ fn a_plugin_from_a_file_is_taken_up_when_it_changes_and_the_old_one_runs_when_th
     assert!(!folder.path().join("plugins").exists());
 }
 
+#[test]
+fn a_plugin_that_the_file_made_goes_when_it_is_not_declared_any_more_and_nothing_else_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["made", "lent", "before"] {
+        std::fs::write(folder.path().join(format!("{name}.js")), "function handle() { return 'x' }").unwrap();
+    }
+    write(folder.path(), "[applications.acme]\n");
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    let installed = || -> Vec<String> {
+        let (_, answer) = program.call("GET", "/plugin", Value::Null);
+        answer["data"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for name in ["before", "other"] {
+        let body = json!({ "name": name, "code": "function handle() { return 'y' }" });
+        assert_eq!(program.call("POST", "/plugin", body).0, 200);
+    }
+    let plugin = |name: &str| format!("[plugins.{name}]\nfile = \"{name}.js\"\n");
+    let run = "[endpoints.run]\napplication = \"acme\"\nplugin = { runs = \"javascript\", module = \"made\" }\n";
+    let all = ["made", "lent", "before"].map(plugin).concat();
+    write(folder.path(), &format!("[applications.acme]\n{all}{run}"));
+    eventually("all are installed", || (installed() == ["before", "lent", "made", "other"]).then_some(()));
+    // An endpoint that the file knows nothing of runs one of them.
+    let body = json!({ "uid": "own", "kind": "plugin", "plugin": { "runs": "javascript", "module": "lent" } });
+    let (status, endpoint) = program.call("POST", "/app/acme/endpoint", body);
+    assert_eq!(status, 201, "{endpoint}");
+    write(folder.path(), "[applications.acme]\n");
+    eventually("what nobody runs is gone", || (installed() == ["before", "lent", "other"]).then_some(()));
+    eventually("it is told", || program.has_said("stays because an endpoint runs it").then_some(()));
+    assert_eq!(program.call("DELETE", "/app/acme/endpoint/own", Value::Null).0, 204);
+    write(folder.path(), "[applications.acme]\n\n");
+    eventually("nor is the other one", || (installed() == ["before", "other"]).then_some(()));
+}
+
 /// A program that writes its arguments and one variable to a file beside it.
 fn script(folder: &Path, name: &str) {
     use std::os::unix::fs::PermissionsExt as _;
