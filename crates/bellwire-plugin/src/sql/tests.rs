@@ -4,7 +4,7 @@ use super::*;
 use crate::event::tests::received;
 use serde_json::{Value as Json, json};
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn client() -> Client {
@@ -154,9 +154,25 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
     );
 }
 
-/// Speaks as much of PostgreSQL as it takes to be connected to; then says `forever` to every statement, again and again, or refuses it if that
-/// is nothing. Answers its port, and counts the bytes that somebody took.
-fn strange_postgres(forever: &'static [u8], taken: Arc<AtomicUsize>) -> u16 {
+/// Speaks as much of PostgreSQL as it takes to be connected to.
+struct StrangePostgres {
+    dsn: String,
+    /// How many connections there were.
+    connections: Arc<AtomicUsize>,
+    /// How many zeros somebody took.
+    taken: Arc<AtomicUsize>,
+}
+
+/// What it says to every statement.
+#[derive(Clone, Copy)]
+enum Says {
+    /// A refusal, and so many bytes with it.
+    Refusal(usize),
+    /// This, and zeros without end.
+    Zeros(&'static [u8]),
+}
+
+fn strange_postgres(says: Says) -> StrangePostgres {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let message = |kind: u8, body: &[u8]| {
@@ -165,29 +181,55 @@ fn strange_postgres(forever: &'static [u8], taken: Arc<AtomicUsize>) -> u16 {
     };
     let ready = message(b'Z', b"I");
     let welcome = [message(b'R', &[0; 4]), ready.clone()].concat();
-    let refusal = [message(b'E', b"SERROR\0C55000\0Mrefused here\0\0"), ready].concat();
+    let answer = match says {
+        Says::Refusal(bytes) => {
+            let detail = "x".repeat(bytes);
+            let refusal = message(b'E', format!("SERROR\0C55000\0Mrefused here\0D{detail}\0\0").as_bytes());
+            [refusal, ready].concat()
+        }
+        Says::Zeros(begin) => begin.to_vec(),
+    };
+    let (connections, taken) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let counted = (Arc::clone(&connections), Arc::clone(&taken));
     std::thread::spawn(move || {
         for mut tcp in listener.incoming().map_while(Result::ok) {
-            let (welcome, refusal, taken) = (welcome.clone(), refusal.clone(), Arc::clone(&taken));
+            counted.0.fetch_add(1, Ordering::SeqCst);
+            let (welcome, answer, taken) = (welcome.clone(), answer.clone(), Arc::clone(&counted.1));
             std::thread::spawn(move || {
-                let mut bytes = [0; 4_096];
-                // What it is asked first is whether it has TLS, or who comes.
-                let mut answer = welcome;
-                while tcp.read(&mut bytes).is_ok_and(|count| count > 0) && tcp.write_all(&answer).is_ok() {
-                    while answer.as_slice() == forever && tcp.write_all(&[0; 1 << 16]).is_ok() {
+                // One message, which begins with its kind, but for the first of all; and its length.
+                let hears = |tcp: &mut TcpStream, kind: usize| {
+                    let mut head = [0; 5];
+                    tcp.read_exact(&mut head[1 - kind..]).ok()?;
+                    let length = u32::from_be_bytes(head[1..].try_into().ok()?);
+                    tcp.read_exact(&mut vec![0; usize::try_from(length).ok()?.checked_sub(4)?]).ok()
+                };
+                if hears(&mut tcp, 0).is_none() || tcp.write_all(&welcome).is_err() {
+                    return;
+                }
+                while hears(&mut tcp, 1).is_some() && tcp.write_all(&answer).is_ok() {
+                    while matches!(says, Says::Zeros(_)) && tcp.write_all(&[0; 1 << 16]).is_ok() {
                         taken.fetch_add(1 << 16, Ordering::SeqCst);
                     }
-                    answer = if forever.is_empty() { refusal.clone() } else { forever.to_vec() };
                 }
             });
         }
     });
-    port
+    StrangePostgres { dsn: format!("postgres://app@127.0.0.1:{port}/shop?sslmode=disable"), connections, taken }
+}
+
+/// One whose owners may name servers on this machine.
+fn local_client() -> Client {
+    let guard = bellwire_egress::Guard {
+        allowed_networks: vec!["127.0.0.0/8".parse().expect("a network")],
+        ..Default::default()
+    };
+    let settings = bellwire_egress::Settings { guard, ..Default::default() };
+    bellwire_egress::Egress::new(settings).expect("egress").client().expect("a client")
 }
 
 #[tokio::test]
 async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
-    let dsn = format!("postgres://app@127.0.0.1:{}/shop?sslmode=disable", strange_postgres(b"", Arc::default()));
+    let dsn = strange_postgres(Says::Refusal(0)).dsn;
     let named: Named = [("shop".to_owned(), dsn.clone())].into();
     let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
     let run = async |settings: Json| {
@@ -203,22 +245,29 @@ async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
 
 #[tokio::test]
 async fn a_server_that_says_that_a_gigabyte_comes_is_not_heard_out() {
-    let taken = Arc::<AtomicUsize>::default();
-    let port = strange_postgres(b"D\x40\0\0\0", Arc::clone(&taken));
-    let dsn = format!("postgres://app@127.0.0.1:{port}/shop?sslmode=disable");
-    let guard = bellwire_egress::Guard {
-        allowed_networks: vec!["127.0.0.0/8".parse().expect("a network")],
-        ..Default::default()
-    };
-    let settings = bellwire_egress::Settings { guard, ..Default::default() };
-    let client = bellwire_egress::Egress::new(settings).expect("egress").client().expect("a client");
-    let pools = Pools::new(None, &TlsSettings::default());
-    let settings = json!({ "dsn": dsn, "statements": ["SELECT 1"], "timeout_ms": 60_000 });
+    let server = strange_postgres(Says::Zeros(b"D\x40\0\0\0"));
+    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 60_000 });
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received("{}");
     let answer = sql.run(&Event::new(&message, 1), &Named::new(), &Arc::default(), &pools, &client).await.answer;
     assert!(matches!(&answer, Answer::Broken(FailureClass::Plugin, _)), "{answer:?}");
     // What the sockets hold comes on top.
-    let taken = taken.load(Ordering::SeqCst);
+    let taken = server.taken.load(Ordering::SeqCst);
     assert!(taken < 64 << 20, "{taken} bytes");
+}
+
+#[tokio::test]
+async fn what_a_server_may_answer_is_counted_anew_for_each_event() {
+    // A transaction that is not begun is rolled back, so it says this twice to each event.
+    let server = strange_postgres(Says::Refusal(8 << 20));
+    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 30_000 });
+    let sql: Sql = crate::settings::read(&settings).expect("settings");
+    let message = received("{}");
+    for n in 1..=6 {
+        let answer = sql.run(&Event::new(&message, n), &Named::new(), &Arc::default(), &pools, &client).await.answer;
+        assert!(matches!(&answer, Answer::Broken(_, why) if why.contains("refused here")), "event {n}: {answer:?}");
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1, "it is used again");
 }
