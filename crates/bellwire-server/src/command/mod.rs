@@ -60,21 +60,20 @@ fn text(error: &anyhow::Error) -> String {
 
 /// What to do: what the one who failed says, or what is known of the kind of error.
 fn hint(error: &anyhow::Error) -> Option<String> {
+    let unopened = error.chain().find_map(|cause| cause.downcast_ref());
+    if let Some(OpenError::Newer { .. }) = unopened {
+        return Some(
+            "take that version, or a later one; or restore a copy of the folder from before it was used".into(),
+        );
+    }
     if let Some(hint) = error.downcast_ref::<Hint>() {
         return Some(hint.hint().to_owned());
     }
     if error.is::<Mistakes>() {
         return Some("config.default.toml has every setting, its default and its unit".into());
     }
-    match error.chain().find_map(|cause| cause.downcast_ref()) {
-        Some(OpenError::Held { .. }) => {
-            return Some("stop the other server, or choose another folder with --data".into());
-        }
-        Some(OpenError::Newer { .. }) => {
-            let hint = "take that version, or a later one; or restore a copy of the folder from before it was used";
-            return Some(hint.into());
-        }
-        _ => {}
+    if let Some(OpenError::Held { .. }) = unopened {
+        return Some("stop the other server, or choose another folder with --data".into());
     }
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
     match io.kind() {
@@ -134,7 +133,7 @@ mod tests {
     fn a_folder_that_a_later_version_used_has_a_hint() {
         let newer = OpenError::Newer { folder: "data".into(), found: 35, known: 34 };
         assert_eq!(
-            text(&anyhow::Error::from(newer).context("the data folder cannot be opened")),
+            text(&anyhow::Error::from(newer).context(Hint::new("the data folder cannot be opened", "is it one?"))),
             "error: the data folder cannot be opened\n  caused by: the data folder data was used by a later version: its schema is at \
              step 35, and this version knows 34\n\
              hint: take that version, or a later one; or restore a copy of the folder from before it was used\n"
