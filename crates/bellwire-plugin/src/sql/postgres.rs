@@ -26,6 +26,8 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 /// however long its server says that it is.
 const ANSWERED_BYTES_MAX: usize = 32 << 20;
 
+const TOO_MUCH: &str = "the database answers with more than 32 MiB to one event";
+
 /// Connections of one shard.
 pub(super) struct Pools {
     tls: Option<Tls>,
@@ -53,14 +55,9 @@ impl AsyncRead for Bounded {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
-        let left = self
-            .left
-            .0
-            .load(Ordering::Relaxed)
-            .checked_sub(read)
-            .ok_or_else(|| io::Error::other(format!("its answers have more than {ANSWERED_BYTES_MAX} bytes")))?;
-        self.left.0.store(left, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+        let left = self.left.0.load(Ordering::Relaxed).checked_sub(read);
+        self.left.0.store(left.unwrap_or(0), Ordering::Relaxed);
+        Poll::Ready(left.map(drop).ok_or_else(|| io::Error::other(TOO_MUCH)))
     }
 }
 
@@ -128,10 +125,12 @@ impl Pools {
         // Cut off by the deadline, the connection is closed, and the database rolls back.
         let left = deadline.saturating_duration_since(Instant::now());
         let done = transact(&mut held.client, &statements, left).await;
+        // Of a stream that is cut off, the client says only that its connection is closed.
+        let too_much = held.left.0.load(Ordering::Relaxed) == 0;
         if done.is_ok() || !held.client.is_closed() {
             pool.give_back(held);
         }
-        done.map_err(|error| failed(&error))
+        done.map_err(|error| if too_much { later(TOO_MUCH.to_owned()) } else { failed(&error) })
     }
 
     async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Held, String> {
