@@ -58,7 +58,7 @@ impl Partitions {
             Ok(begun) => begun,
             Err(why) => return self.aside.put(&places, &why, false, now),
         };
-        let mut leading = Leading { link, id, partitions, asked: None };
+        let mut leading = Leading { link, id, partitions, is_asked: false };
         for (place, beginning) in beginnings {
             match beginning {
                 Ok(Beginning::At(next)) => self.position.go_on(place, next, self.position.epoch(place)),

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use url::Host;
 
 /// An answer has about so much, of one partition and of all; one batch comes whole, whatever its size.
@@ -40,8 +39,8 @@ pub(super) struct Leading {
     /// The broker's number.
     pub(super) id: i32,
     pub(super) partitions: Vec<Led>,
-    /// Since when an answer is awaited.
-    pub(super) asked: Option<Instant>,
+    /// An answer is awaited.
+    pub(super) is_asked: bool,
 }
 
 /// A partition, and since which epoch it is led by this broker.
@@ -236,7 +235,7 @@ impl Leading {
             self.partitions.rotate_left(1);
         }
         let from: Vec<(Led, i64)> = self.partitions.iter().filter_map(|led| Some((*led, next(led.place)?))).collect();
-        self.asked = Some(Instant::now());
+        self.is_asked = true;
         let asking = self.link.ask(FETCH, |request| {
             request.i32(-1);
             request.i32(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));

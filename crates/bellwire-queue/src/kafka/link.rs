@@ -13,6 +13,7 @@ use bellwire_egress::{Client, Reached};
 use bytes::{Buf, Bytes, BytesMut};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 use url::Host;
 
 /// No answer with records is longer: the largest batch of a topic must fit.
@@ -31,6 +32,8 @@ pub(super) struct Link {
     next: i32,
     /// What was asked and is not answered.
     waiting: Option<(i32, Api)>,
+    /// When that was asked, or when something last came.
+    heard: Instant,
     /// Of each request that the broker knows: its key, its oldest and its newest version.
     versions: Vec<(i16, i16, i16)>,
 }
@@ -48,7 +51,7 @@ impl Link {
             let reached = client.reach(host, *port, server.tls, limit).await;
             let stream = reached.map_err(PublishError::Unreachable)?;
             let (name, read, versions) = (name.clone(), BytesMut::new(), Vec::new());
-            let mut link = Link { stream, name, read, next: 0, waiting: None, versions };
+            let mut link = Link { stream, name, read, next: 0, waiting: None, heard: Instant::now(), versions };
             link.greet(server).await.map_err(|error| match error {
                 // Nothing of a message was sent yet.
                 PublishError::Lost(text) => PublishError::Unconnected(text),
@@ -140,7 +143,7 @@ impl Link {
             let text = "it is larger than any request of Kafka".to_owned();
             return Err(PublishError::Refused { text, forever: true });
         };
-        self.waiting = Some((self.next, api));
+        (self.waiting, self.heard) = (Some((self.next, api)), Instant::now());
         self.next = self.next.wrapping_add(1);
         let written = async {
             self.stream.write_all(&bytes).await?;
@@ -169,7 +172,7 @@ impl Link {
                     let why = "it ended the connection; it may want another user, or TLS (kafka+ssl://), or none";
                     return Err(self.lost(why));
                 }
-                Ok(_) => {}
+                Ok(_) => self.heard = Instant::now(),
                 Err(error) => return Err(self.lost(&error.to_string())),
             }
         }
@@ -190,6 +193,11 @@ impl Link {
         let frame = self.read.split_to(length).freeze();
         let flexible = self.waiting.is_some_and(|(_, api)| api.flexible);
         Ok(Some(Reader::new(frame, flexible)))
+    }
+
+    /// For how long nothing has come of an answer that is awaited, as far as anybody has looked.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.waiting.map(|_| self.heard.elapsed())
     }
 
     /// The broker, as people know it.

@@ -119,6 +119,13 @@ impl Cluster {
         self.answers(node);
     }
 
+    /// Stops it as it stands, or lets it go on.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn signal(&mut self, node: usize, name: &str) {
+        let process = self.nodes[node].process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &process]).status().unwrap().success());
+    }
+
     /// As if the disk had: changes what was written, wherever it is in a partition that this node has.
     #[allow(dead_code, reason = "not every test needs it")]
     pub(crate) fn spoil(&mut self, node: usize, partition: &str, text: &str) {

@@ -114,3 +114,27 @@ async fn kafka_that_has_lost_what_was_taken_is_found_out_though_it_has_more_now(
     keys.dedup();
     assert_eq!(keys.len(), kept.all.len());
 }
+
+#[tokio::test]
+#[ignore = "needs Kafka: scripts/test queues"]
+async fn kafka_is_read_on_in_the_others_while_a_leader_is_silent() {
+    let mut real = Cluster::start(2, &Door::Plain);
+    real.ask("placed events min.insync.replicas=1 1 2");
+    real.ask("producer none");
+    real.send("events", Some(0), numbers(0..3));
+    real.send("events", Some(1), numbers(10..13));
+    let server = server("kafka", real.port(), None);
+    real.signal(1, "STOP");
+    let mut kept = Kept::default();
+    without_interruption(&server, &mut kept, async |mut has| {
+        // In less time than a broker has for its answer.
+        let soon = Duration::from_secs(10);
+        let is_soon = tokio::time::timeout(soon, has.wait_for(|has| *has >= 3)).await.is_ok();
+        assert!(is_soon, "what the other leads is read at once");
+        real.signal(1, "CONT");
+        has.wait_for(|has| *has >= 6).await.unwrap();
+    })
+    .await;
+    assert_eq!(payloads(&kept.all), [numbers(0..3), numbers(10..13)].concat());
+    assert!(!kept.is_amiss, "{:?}", kept.amiss);
+}
