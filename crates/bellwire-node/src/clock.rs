@@ -6,31 +6,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Engine time: starts at the wall clock, or at the newest time in the store if that is later, and then follows the
 /// monotonic clock. A jump of the wall clock moves it at the next start at the earliest, and never back.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     started: Instant,
     base: Timestamp,
 }
 
 impl Clock {
     /// `newest` is the time of the newest row in the store.
-    pub fn start(newest: Timestamp) -> Self {
+    pub(crate) fn start(newest: Timestamp) -> Self {
         Clock { started: Instant::now(), base: wall().max(newest) }
     }
 
     /// Engine time.
-    #[must_use]
-    pub fn engine(&self) -> Timestamp {
+    pub(crate) fn engine(&self) -> Timestamp {
         self.base.plus(self.started.elapsed())
     }
 
     /// Both times.
-    #[must_use]
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { engine: self.engine(), wall: wall() }
     }
 
     /// How long until `time`, zero if it has passed.
-    pub fn until(&self, time: Timestamp) -> Duration {
+    pub(crate) fn until(&self, time: Timestamp) -> Duration {
         time.since(self.engine())
     }
 }

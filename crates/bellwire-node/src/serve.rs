@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::doors::Doors;
 use crate::observe::{self, Metrics};
 use crate::receiving::{self, Receiving};
-use crate::shard::{Moving, Shard};
+use crate::shard::Shard;
 use crate::traces::Tracer;
 use crate::wiring;
 use anyhow::Context;
@@ -134,8 +134,7 @@ impl Server {
             let backend: Arc<dyn Backend> = Arc::clone(&doors) as Arc<dyn Backend>;
             let resident = resident.take().map(|resident| {
                 let operators: Arc<dyn Backend> = Arc::new(Doors { operator: true, ..Doors::clone(&doors) });
-                let api = api.clone();
-                Box::new(move || resident(operators, api)) as Moving
+                (resident, operators, api.clone())
             });
             let api = bellwire_api::Api::new(backend, api.clone());
             let client = Arc::new(OnceLock::new());

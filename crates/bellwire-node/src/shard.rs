@@ -5,9 +5,10 @@ use crate::connections::{self, ConnectionLimits, Routers};
 use crate::core::Core;
 use crate::doors::Doors;
 use crate::pump::Pump;
-use crate::serve::Residing;
+use crate::serve::Resident;
 use anyhow::Context;
 use bellwire_api::Api;
+use bellwire_api::backend::Backend;
 use bellwire_delivery::{Push, PushSettings};
 use bellwire_egress::{Client, Egress};
 use bellwire_engine::{Engine, Input};
@@ -26,9 +27,6 @@ pub(crate) const READERS: usize = 6;
 /// How often the last uses of tokens are written down.
 const TOKENS_PERIOD: Duration = Duration::from_secs(30);
 
-/// Makes, on its thread, what lives there.
-pub(crate) type Moving = Box<dyn FnOnce() -> Residing + Send>;
-
 /// What a shard is made of.
 pub(crate) struct Shard {
     pub(crate) core: Arc<Core>,
@@ -43,8 +41,8 @@ pub(crate) struct Shard {
     pub(crate) routers: Routers,
     /// On the one shard that looks after the tokens.
     pub(crate) tokens: Option<Api>,
-    /// On the one shard that has it.
-    pub(crate) resident: Option<Moving>,
+    /// On the one shard that has it, with what it is given.
+    pub(crate) resident: Option<(Resident, Arc<dyn Backend>, bellwire_api::Settings)>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) egress: Arc<Egress>,
     /// For whoever fetches something on this shard; filled when its thread runs.
@@ -122,7 +120,7 @@ impl Shard {
             connections::serve(listener, tls, routers, limits, stopped).await;
         };
         let mut keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
-        let mut declaring = resident.map(|moves_in| tokio::task::spawn_local(moves_in()));
+        let mut residing = resident.map(|(resident, door, api)| tokio::task::spawn_local(resident(door, api)));
         // None of them ends before the server is told to stop but by a panic. A server that accepts and does not deliver, or says that it
         // fetches and does not, is worse than none.
         tokio::select! {
@@ -133,7 +131,7 @@ impl Shard {
             }
             error = failure(Some(&mut fetching)) => return Err(error).context("the task that runs sources failed"),
             error = failure(Some(&mut keeping)) => return Err(error).context("the task that looks after tokens failed"),
-            error = failure(declaring.as_mut()) => {
+            error = failure(residing.as_mut()) => {
                 return Err(error).context("the task that lives beside the server failed");
             }
         }
@@ -142,8 +140,8 @@ impl Shard {
         if !fetching.is_finished() {
             fetching.await.context("the task that runs sources failed")?;
         }
-        if let Some(declaring) = declaring {
-            declaring.abort();
+        if let Some(residing) = residing {
+            residing.abort();
         }
         if let Some(api) = tokens {
             write_down(&api).await;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub const MODULES: &str = "plugins";
 
 /// Outgoing requests; `own` is where we listen ourselves.
-pub fn egress(config: &Config, own: SocketAddr) -> bellwire_egress::Settings {
+pub(crate) fn egress(config: &Config, own: SocketAddr) -> bellwire_egress::Settings {
     let mut settings = config.egress_settings();
     settings.guard.own_addresses = vec![own];
     settings
