@@ -20,6 +20,16 @@ async fn without_interruption(server: &Server, kept: &mut Kept, what: impl Async
     assert!(done.is_ok(), "taken: {:?}; amiss: {:?}", payloads(&kept.all), kept.amiss);
 }
 
+/// Two brokers: the first leads `events/0`, which has 0 to 2, the second `events/1`, which has 10 to 12.
+fn two_leaders() -> Cluster {
+    let mut real = Cluster::start(2, &Door::Plain);
+    real.ask("placed events min.insync.replicas=1 1 2");
+    real.ask("producer none");
+    real.send("events", Some(0), numbers(0..3));
+    real.send("events", Some(1), numbers(10..13));
+    real
+}
+
 #[tokio::test]
 #[ignore = "needs Kafka: scripts/test queues"]
 async fn kafka_is_read_on_in_the_others_while_a_partition_is_spoilt() {
@@ -63,11 +73,7 @@ async fn kafka_is_read_on_in_the_others_while_a_partition_is_spoilt() {
 #[tokio::test]
 #[ignore = "needs Kafka: scripts/test queues"]
 async fn kafka_is_read_on_in_the_others_while_a_leader_is_gone() {
-    let mut real = Cluster::start(2, &Door::Plain);
-    real.ask("placed events min.insync.replicas=1 1 2");
-    real.ask("producer none");
-    real.send("events", Some(0), numbers(0..3));
-    real.send("events", Some(1), numbers(10..13));
+    let mut real = two_leaders();
     let server = server("kafka", real.port(), None);
     let mut kept = Kept::default();
     without_interruption(&server, &mut kept, async |mut has| {
@@ -118,11 +124,7 @@ async fn kafka_that_has_lost_what_was_taken_is_found_out_though_it_has_more_now(
 #[tokio::test]
 #[ignore = "needs Kafka: scripts/test queues"]
 async fn kafka_is_read_on_in_the_others_while_a_leader_is_silent() {
-    let mut real = Cluster::start(2, &Door::Plain);
-    real.ask("placed events min.insync.replicas=1 1 2");
-    real.ask("producer none");
-    real.send("events", Some(0), numbers(0..3));
-    real.send("events", Some(1), numbers(10..13));
+    let mut real = two_leaders();
     let server = server("kafka", real.port(), None);
     real.signal(1, "STOP");
     let mut kept = Kept::default();
