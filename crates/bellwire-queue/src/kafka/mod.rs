@@ -5,6 +5,7 @@
 //! far a source has read is the source's to keep, in the commit of what it read: so each record is a message once.
 
 mod wire;
+mod compression;
 mod records;
 mod scram;
 mod link;
@@ -14,6 +15,8 @@ mod position;
 mod leader;
 mod aside;
 mod follow;
+mod fetch;
+mod unpack;
 mod feed;
 
 pub(crate) use feed::Partitions;

@@ -1,16 +1,12 @@
 //! What is kept in a partition: batches of records, as they are sent, fetched and compressed.
 //!
-//! A batch that cannot be read, for whatever reason, is an error, never passed over. What a broker claims takes no memory, and what it has
-//! compressed no more than [`INFLATED_MAX`].
+//! A batch that cannot be read, for whatever reason, is an error, never passed over. What a broker claims takes no memory.
 
+use super::compression::{Packed, unpacked};
 use super::wire::{Odd, Reader, Writer};
 use bytes::Bytes;
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::collections::BTreeSet;
-use std::io::Read;
 
-/// What is compressed may have so many bytes when it is not.
-const INFLATED_MAX: usize = 64 << 20;
 /// A batch may have so many records. Clients send what has come together within some milliseconds.
 const RECORDS_MAX: usize = 200_000;
 /// Of a record's headers so many are looked at.
@@ -103,12 +99,8 @@ pub(super) enum BatchError {
     Old,
     #[error("its checksum is wrong")]
     Checksum,
-    #[error("it is compressed in a way that is not known here (number {0})")]
-    Compression(i16),
-    #[error("it cannot be unpacked ({0}): {1}")]
-    Packed(&'static str, String),
-    #[error("unpacked it has more than {INFLATED_MAX} bytes")]
-    TooLarge,
+    #[error(transparent)]
+    Packed(#[from] Packed),
     #[error("it has more than {RECORDS_MAX} records")]
     TooMany,
 }
@@ -257,71 +249,6 @@ fn piece(reader: &mut Reader) -> Result<Option<Bytes>, Odd> {
     }
 }
 
-fn unpacked(compression: i16, packed: &Bytes) -> Result<Bytes, BatchError> {
-    match compression {
-        0 => Ok(packed.clone()),
-        1 => inflate("gzip", flate2::bufread::MultiGzDecoder::new(&packed[..])),
-        2 => snappy(packed),
-        3 => inflate("lz4", lz4_flex::frame::FrameDecoder::new(&packed[..])),
-        4 => zstd(packed),
-        other => Err(BatchError::Compression(other)),
-    }
-}
-
-fn inflate(name: &'static str, decoder: impl Read) -> Result<Bytes, BatchError> {
-    let mut inflated = Vec::new();
-    let read = decoder.take(INFLATED_MAX as u64 + 1).read_to_end(&mut inflated);
-    read.map_err(|error| BatchError::Packed(name, error.to_string()))?;
-    if inflated.len() > INFLATED_MAX {
-        return Err(BatchError::TooLarge);
-    }
-    Ok(inflated.into())
-}
-
-/// One frame after the other: who packs a batch may end one whenever there was nothing more for a while.
-fn zstd(packed: &Bytes) -> Result<Bytes, BatchError> {
-    let fault = |error: &dyn std::error::Error| BatchError::Packed("zstd", error.to_string());
-    let (mut frames, mut inflated) = (&packed[..], Vec::new());
-    let mut decoder = FrameDecoder::new();
-    loop {
-        let room = (INFLATED_MAX + 1 - inflated.len()) as u64;
-        let frame = StreamingDecoder::new_with_decoder(&mut frames, &mut decoder).map_err(|error| fault(&error))?;
-        frame.take(room).read_to_end(&mut inflated).map_err(|error| fault(&error))?;
-        if inflated.len() > INFLATED_MAX {
-            return Err(BatchError::TooLarge);
-        }
-        if frames.is_empty() {
-            return Ok(inflated.into());
-        }
-    }
-}
-
-/// Java's clients put blocks into a frame of their own, others have one block.
-fn snappy(packed: &Bytes) -> Result<Bytes, BatchError> {
-    let mut inflated = Vec::new();
-    let Some(framed) = packed.strip_prefix(b"\x82SNAPPY\0") else {
-        return unpack_snappy(packed, &mut inflated).map(|()| inflated.into());
-    };
-    let mut blocks = Reader::new(packed.slice_ref(framed), false);
-    // A version, and the oldest that can read it.
-    blocks.take(8)?;
-    while !blocks.is_empty() {
-        let block = blocks.blob()?.unwrap_or_default();
-        unpack_snappy(&block, &mut inflated)?;
-    }
-    Ok(inflated.into())
-}
-
-fn unpack_snappy(block: &[u8], into: &mut Vec<u8>) -> Result<(), BatchError> {
-    let fault = |error: snap::Error| BatchError::Packed("snappy", error.to_string());
-    let (before, length) = (into.len(), snap::raw::decompress_len(block).map_err(fault)?);
-    if before.saturating_add(length) > INFLATED_MAX {
-        return Err(BatchError::TooLarge);
-    }
-    into.resize(before + length, 0);
-    snap::raw::Decoder::new().decompress(block, &mut into[before..]).map(|_| ()).map_err(fault)
-}
-
 /// Knows which batches of one answer belong to transactions that came to nothing, and which are none but the broker's own notes.
 pub(super) struct Committed {
     /// By their first offset: whose transaction was given up.
@@ -385,12 +312,15 @@ mod tests {
     #[test]
     fn what_is_sent_can_be_read() {
         let mut two = made(3);
-        two.extend(packed(0, 3, &made(3)[HEAD..]));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut gzip, &made(3)[HEAD..]).expect("is written");
+        two.extend(packed(1, 3, &gzip.finish().expect("is done")));
         // Of the third only a part came.
         two.extend(&made(1)[..HEAD + 3]);
         let (found, fault) = batches(two.into());
         assert!(fault.is_none(), "{fault:?}");
-        assert_eq!(found.iter().map(|batch| (batch.offset, batch.end)).collect::<Vec<_>>(), [(0, 3), (3, 6)]);
+        let heads = found.iter().map(|batch| (batch.offset, batch.end, batch.is_compressed()));
+        assert_eq!(heads.collect::<Vec<_>>(), [(0, 3, false), (3, 6, true)]);
         for batch in found {
             for (number, found) in (0..).zip(batch.records().expect("are records")) {
                 let Record { key, headers, value, at } = record(number);
@@ -399,55 +329,6 @@ mod tests {
                 assert_eq!(read, [("webhook-id".to_owned(), headers[0].1.clone())]);
                 assert_eq!((found.key, found.value), (key, Some(value)));
             }
-        }
-    }
-
-    #[test]
-    fn every_compression_is_unpacked_and_an_unknown_one_is_an_error() {
-        let plain = made(3)[HEAD..].to_vec();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        std::io::Write::write_all(&mut gzip, &plain).expect("is written");
-        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
-        std::io::Write::write_all(&mut lz4, &plain).expect("is written");
-        let raw = snap::raw::Encoder::new().compress_vec(&plain).expect("is packed");
-        let mut framed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
-        for half in [&plain[..20], &plain[20..]] {
-            let block = snap::raw::Encoder::new().compress_vec(half).expect("is packed");
-            framed.extend(u32::try_from(block.len()).expect("is short").to_be_bytes());
-            framed.extend(block);
-        }
-        let (first, second) = plain.split_at(plain.len() / 3);
-        let frame =
-            |plain: &[u8]| ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest);
-        let frames = [frame(first), frame(second)].concat();
-        let expected = batches(made(3).into()).0[0].records().expect("records");
-        for (number, bytes) in [
-            (1, gzip.finish().expect("is done")),
-            (2, raw),
-            (2, framed),
-            (3, lz4.finish().expect("is done")),
-            (4, frame(&plain)),
-            (4, frames),
-        ] {
-            let found = batches(packed(number, 0, &bytes).into()).0;
-            assert!(found[0].is_compressed());
-            assert_eq!(found[0].records().expect("are unpacked"), expected, "{number}");
-            let cut = batches(packed(number, 0, &bytes[..bytes.len() / 2]).into()).0;
-            cut[0].records().expect_err("is half of it");
-        }
-        let unknown = batches(packed(5, 0, &plain).into()).0;
-        assert!(unknown[0].records().expect_err("is unknown").to_string().contains("not known here (number 5)"));
-    }
-
-    #[test]
-    fn what_unpacks_to_more_than_memory_is_for_is_refused() {
-        let zeros = vec![0; INFLATED_MAX + 1];
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut gzip, &zeros).expect("is written");
-        let snappy = snap::raw::Encoder::new().compress_vec(&zeros).expect("is packed");
-        for (number, bytes) in [(1, gzip.finish().expect("is done")), (2, snappy)] {
-            let found = batches(packed(number, 0, &bytes).into()).0;
-            assert!(matches!(found[0].records(), Err(BatchError::TooLarge)), "{number}");
         }
     }
 
