@@ -187,7 +187,7 @@ mod tests {
             brokers: ports.iter().map(|(id, port)| (*id, broker(*port))).collect(),
             ..Layout::default()
         };
-        let earlier = layout(&[Some(1), Some(2), Some(1), None], &[5, 5, UNSAID, 5], &[(1, 10), (2, 20)]);
+        let earlier = layout(&[Some(1), Some(2), Some(1), None], &[5, 5, 5, 5], &[(1, 10), (2, 20), (3, 29)]);
         let later = layout(&[Some(2), Some(3), Some(3), Some(3), Some(3)], &[6, 4, UNSAID, 5, 0], &[(3, 30)]);
         let expected =
             layout(&[Some(2), Some(2), Some(3), Some(3), Some(3)], &[6, 5, UNSAID, 5, 0], &[(2, 20), (3, 30)]);
