@@ -97,7 +97,7 @@ impl RequestOut {
             method: received.method.clone(),
             path: received.path.clone(),
             query: received.query.clone(),
-            headers: received.headers.clone(),
+            headers: received.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             remote_address: received.remote.map(|address| address.to_string()),
             dedupe_key: received.dedupe.clone(),
             body: None,

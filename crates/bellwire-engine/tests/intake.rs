@@ -5,8 +5,8 @@ use bellwire_engine::{
 };
 use bellwire_model::{
     AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
-    EndpointId, EndpointKey, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received, RequestDigest,
-    Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
+    EndpointId, EndpointKey, KeptHeaders, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received,
+    RequestDigest, Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Batch, Change, Task, TaskStatus, Work};
 use bytes::Bytes;
@@ -137,7 +137,7 @@ fn a_received_request_is_known_by_its_key_in_this_window_and_in_the_one_before()
             method: "POST".into(),
             path: "/in/…".into(),
             query: None,
-            headers: Vec::new(),
+            headers: KeptHeaders::default(),
             remote: None,
             hops: 0,
             dedupe: Some("a".into()),
@@ -178,6 +178,22 @@ fn more_than_the_queue_holds_is_refused_as_busy() {
     assert_eq!(intake.offer(now(), draft(), 0).err(), Some(OfferError::Busy), "what is being committed counts");
     intake.committed();
     queued(intake.offer(now(), draft(), 0));
+}
+
+#[test]
+fn a_draft_that_was_refused_is_whole_and_can_be_offered_again() {
+    let mut intake = intake();
+    let mut again = with_event(1);
+    for _ in 0..6 {
+        queued(intake.offer(now(), draft(), 0));
+    }
+    assert_eq!(intake.offer_from(now(), &mut again, 0).err(), Some(OfferError::Busy));
+    intake.seal();
+    intake.committed();
+    let (message, _) = queued(intake.offer_from(now(), &mut again, intake.looked()));
+    let whole = with_event(1);
+    assert_eq!((message.payload.as_ref(), &message.received), (Some(&whole.payload), &whole.received));
+    assert_eq!((&message.event_type, &message.content_type), (&whole.event_type, &whole.content_type));
 }
 
 #[test]
@@ -565,7 +581,7 @@ fn a_page_of_a_source_is_durable_with_its_place_or_not_at_all() {
             method: "OUTBOX".into(),
             path: "outbox".into(),
             query: None,
-            headers: Vec::new(),
+            headers: KeptHeaders::default(),
             remote: None,
             hops: 0,
             dedupe: None,

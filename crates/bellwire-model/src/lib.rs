@@ -57,8 +57,8 @@ pub use operational::{OPERATIONAL_UID, OperationalType, operational_after};
 pub use retry::{RETRY_AFTER_MAX, RetrySchedule, ScheduleError, after_attempt};
 pub use shape::{ContentFilter, FilterSource, Format, Prepared, Shape, Transformation};
 pub use source::{
-    Conflict, Dedupe, DedupeFrom, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptRequest, Networks, Received, Recipe,
-    RequestOutcome, SECRETS_MAX, Source, SourceAnswer, SourceKey, SourceSecret,
+    Conflict, Dedupe, DedupeFrom, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptHeaders, KeptRequest, Networks, Received,
+    Recipe, RequestOutcome, SECRETS_MAX, Source, SourceAnswer, SourceKey, SourceSecret,
 };
 pub use subscription::{EndedSubscription, Ending, Subscription, SubscriptionKey, UnsubscribeStep};
 pub use token::{ApiToken, Cutoff, Fingerprint, Logout, Scope, TokenChange};

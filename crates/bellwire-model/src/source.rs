@@ -12,6 +12,7 @@ use crate::way::Way;
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -266,7 +267,7 @@ pub struct Received {
     /// Without its question mark; what is secret in it is masked.
     pub query: Option<String>,
     /// Names in small letters, in the order they came; what is secret in them is masked.
-    pub headers: Vec<(String, String)>,
+    pub headers: KeptHeaders,
     /// Who sent it, as far as that is known.
     pub remote: Option<IpAddr>,
     /// From how many sources of ours it has been passed on.
@@ -278,14 +279,79 @@ pub struct Received {
 impl Received {
     /// What it holds in memory.
     pub fn content_bytes(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let query = self.query.as_ref().map_or(0, String::len);
-        self.method.len() + self.path.len() + query + headers + self.dedupe.as_ref().map_or(0, String::len)
+        let dedupe = self.dedupe.as_ref().map_or(0, String::len);
+        self.method.len() + self.path.len() + query + self.headers.content_bytes() + dedupe
     }
 
     /// The first header of this name, which is in small letters.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
+    }
+}
+
+/// Headers, in one piece of memory: every message that came in at a source has a dozen.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct KeptHeaders {
+    /// All names and values, one after the other.
+    text: String,
+    /// Where each of them ends.
+    ends: Vec<u32>,
+}
+
+impl KeptHeaders {
+    /// None yet, with room for so many, and so many bytes of names and values.
+    pub fn with_capacity(headers: usize, bytes: usize) -> Self {
+        KeptHeaders { text: String::with_capacity(bytes), ends: Vec::with_capacity(2 * headers) }
+    }
+
+    /// Adds one. Of what does not fit into four gigabytes, nothing is kept.
+    pub fn push(&mut self, name: &str, value: &str) {
+        let end = |bytes: usize| u32::try_from(self.text.len() + bytes).ok();
+        if let (Some(name_end), Some(value_end)) = (end(name.len()), end(name.len() + value.len())) {
+            self.text.push_str(name);
+            self.text.push_str(value);
+            self.ends.extend([name_end, value_end]);
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len() / 2
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// How many bytes names and values have.
+    pub fn content_bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Each name and value, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let mut from = 0;
+        self.ends.chunks_exact(2).map(move |ends| {
+            let (name, value) = (from..ends[0] as usize, ends[0] as usize..ends[1] as usize);
+            from = value.end;
+            (&self.text[name], &self.text[value])
+        })
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for KeptHeaders {
+    fn from_iter<T: IntoIterator<Item = (N, V)>>(all: T) -> Self {
+        let mut headers = KeptHeaders::default();
+        all.into_iter().for_each(|(name, value)| headers.push(name.as_ref(), value.as_ref()));
+        headers
+    }
+}
+
+impl fmt::Debug for KeptHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -360,5 +426,15 @@ mod tests {
         let none = Networks::default();
         let anybody = "203.0.113.1".parse().expect("an address");
         assert!(none.allow(anybody) && !none.trust(anybody));
+    }
+
+    #[test]
+    fn kept_headers_come_back_in_their_order() {
+        let all = [("x-a", "1"), ("empty", ""), ("x-a", "ü, 2")];
+        let headers: KeptHeaders = all.into_iter().collect();
+        assert_eq!(headers.iter().collect::<Vec<_>>(), all);
+        assert_eq!((headers.len(), headers.content_bytes(), headers.is_empty()), (3, 3 + 1 + 5 + 3 + 5, false));
+        assert!(KeptHeaders::default().iter().next().is_none() && KeptHeaders::default().is_empty());
+        assert_eq!(format!("{headers:?}"), r#"[("x-a", "1"), ("empty", ""), ("x-a", "ü, 2")]"#);
     }
 }

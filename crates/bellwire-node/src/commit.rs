@@ -27,6 +27,11 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// What engines decided waits so long for a message to share its commit with; nobody waits for it.
 const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
+/// After a commit that at least so many waited for,
+const MANY: usize = 16;
+/// the next ones are given so long to come together.
+const GATHERING_WAIT: Duration = Duration::from_micros(200);
+
 /// Wakes the committing thread, at no cost while it is awake.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
@@ -118,7 +123,8 @@ fn run(core: &Core) {
         match core.store.commit(&sealed.batch) {
             Ok(()) => {
                 core.metrics.committed(started.elapsed(), &sealed.batch);
-                let from_doors = sealed.awaited > 0;
+                let awaited = sealed.awaited;
+                let from_doors = awaited > 0;
                 if from_doors && refused.take().is_some() {
                     accept_again(core);
                 }
@@ -127,7 +133,12 @@ fn run(core: &Core) {
                 let changes = configuration(&sealed.batch.changes);
                 // Given back first, so that its room is used again.
                 drop(sealed);
-                let shards = core.intake.lock().committed();
+                let shards = {
+                    let mut intake = core.intake.lock();
+                    let shards = intake.committed();
+                    core.note_crowd(&intake);
+                    shards
+                };
                 // Before the mail: who still finds it undurable has not missed the mail.
                 core.durable.store(number, Ordering::Release);
                 for (mailbox, committed) in core.mailboxes.iter().zip(shards) {
@@ -138,6 +149,10 @@ fn run(core: &Core) {
                 }
                 core.applied.store(number, Ordering::Release);
                 tasks.committed(number);
+                if awaited >= MANY {
+                    // They come again, or others like them: what is written for every batch is then written for more of them.
+                    std::thread::sleep(GATHERING_WAIT);
+                }
                 if !from_doors && !core.stopping() {
                     // Only outcomes: let the next ones gather, unless a message comes.
                     core.bell.wait(FOR_REQUESTS, COMPANY_WAIT, || core.intake.lock().queued().0 > 0);
@@ -171,6 +186,7 @@ fn run(core: &Core) {
                     let mut intake = core.intake.lock();
                     intake.failed();
                     intake.hold_doors(true);
+                    core.note_crowd(&intake);
                 }
                 for mailbox in &core.mailboxes {
                     mailbox.put(Mail::Refused(sealed.number, refusal.clone()));

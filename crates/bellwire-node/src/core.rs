@@ -47,6 +47,10 @@ pub(crate) struct Core {
     /// How the sources are doing that fetch their messages themselves.
     pub(crate) sources: Arc<States>,
     failing: Mutex<Option<String>>,
+    /// Whether there is something in `failing`.
+    is_failing: AtomicBool,
+    /// Whether the intake was crowded when it was looked at last. Asked for every request, when its lock is what all of them want.
+    is_crowded: AtomicBool,
     stopping: AtomicBool,
     deadline_passed: AtomicBool,
     shards_running: AtomicU32,
@@ -85,6 +89,8 @@ impl Core {
             pipes,
             sources,
             failing: Mutex::new(None),
+            is_failing: AtomicBool::new(false),
+            is_crowded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             deadline_passed: AtomicBool::new(false),
             shards_running: AtomicU32::new(u32::try_from(shards).unwrap_or(u32::MAX)),
@@ -125,7 +131,17 @@ impl Core {
     }
 
     pub(crate) fn set_failing(&self, why: Option<String>) {
-        *self.failing.lock() = why;
+        let mut failing = self.failing.lock();
+        self.is_failing.store(why.is_some(), Ordering::SeqCst);
+        *failing = why;
+    }
+
+    /// Notes whether the intake is crowded, for [`Core::crowded`].
+    pub(crate) fn note_crowd(&self, intake: &Intake) {
+        let is_crowded = intake.is_crowded();
+        if self.is_crowded.load(Ordering::Relaxed) != is_crowded {
+            self.is_crowded.store(is_crowded, Ordering::Relaxed);
+        }
     }
 
     /// The committing thread ends when nothing is left.
@@ -139,10 +155,10 @@ impl Core {
         if self.stopping() {
             return Some("the server is shutting down");
         }
-        if self.failing.lock().is_some() {
+        if self.is_failing.load(Ordering::SeqCst) {
             return Some("the store cannot commit at the moment");
         }
-        self.intake.lock().is_crowded().then_some("too many messages wait to be stored")
+        self.is_crowded.load(Ordering::Relaxed).then_some("too many messages wait to be stored")
     }
 
     /// Whatever still cannot be stored is given up; it was acknowledged to nobody, or is stored already as pending.

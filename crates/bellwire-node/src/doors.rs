@@ -55,22 +55,20 @@ impl Doors {
     }
 
     /// With `listen`, answers to what is new are heard from its first attempt on.
-    async fn accept(&self, draft: Draft, listen: bool) -> Result<(Accepted, Option<Listening>), AcceptError> {
+    async fn accept(&self, mut draft: Draft, listen: bool) -> Result<(Accepted, Option<Listening>), AcceptError> {
         let keyed = draft.idempotency.is_some() || draft.event.is_some() || draft.earlier.is_some();
         let started = self.core.clock.engine();
         let offer = loop {
             let mut looked = 0;
             if keyed {
-                looked = self.core.intake.lock().looked();
+                looked = self.core.durable.load(Ordering::Acquire);
                 match self.known(&draft)? {
                     Known::Nothing => {}
                     Known::Message(sequence) => return Ok((self.same(sequence).await?, None)),
                     Known::Refused(why) => return Err(why),
                 }
             }
-            // A draft that must be offered again is the rare case, and only then worth a copy.
-            let offered = if keyed { draft.clone() } else { break self.offer(started, draft, 0, listen) };
-            let offer = self.offer(started, offered, looked, listen);
+            let offer = self.offer(started, &mut draft, looked, listen);
             match offer.0 {
                 Err(OfferError::LookAgain) => {}
                 // Who has the key is on its way. If it does not arrive, the key is free.
@@ -107,12 +105,13 @@ impl Doors {
     fn offer(
         &self,
         started: Timestamp,
-        draft: Draft,
+        draft: &mut Draft,
         looked: u64,
         listen: bool,
     ) -> (Result<Offer, OfferError>, Option<Listening>) {
         let mut intake = self.core.intake.lock();
-        let offer = intake.offer(started, draft, looked);
+        let offer = intake.offer_from(started, draft, looked);
+        self.core.note_crowd(&intake);
         let listening = match &offer {
             Ok(Offer::Queued { message, .. }) if listen => self.core.answers.listen(message.sequence()),
             _ => None,
@@ -137,7 +136,13 @@ impl Doors {
                 tokio::task::spawn_blocking(look).await.map_err(|error| AcceptError::Failed(error.to_string()))?;
             let known = known.map_err(|error| AcceptError::Failed(error.to_string()))?;
             let new = drafts.iter().zip(known).filter(|(_, known)| !known).map(|(draft, _)| draft.clone()).collect();
-            match self.core.intake.lock().offer_page(self.core.clock.engine(), new, changes.clone(), looked) {
+            let offer = {
+                let mut intake = self.core.intake.lock();
+                let offer = intake.offer_page(self.core.clock.engine(), new, changes.clone(), looked);
+                self.core.note_crowd(&intake);
+                offer
+            };
+            match offer {
                 Err(OfferError::LookAgain) => {}
                 offer => break offer.map_err(refused)?,
             }

@@ -7,6 +7,7 @@ use crate::sources::websub::{self, Position};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request};
+use axum::response::Response;
 use axum::routing::any;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bellwire_api::backend::{AcceptError, Accepted as FromDoors, Backend as _, EndpointAnswer};
@@ -26,6 +27,8 @@ use std::time::Duration;
 use tower::ServiceExt;
 use zeroize::Zeroizing;
 
+/// Before the token of a source that has no path of its own.
+const BY_TOKEN: &str = "/in/";
 /// For a key, or a subscription that is confirmed, from the first DNS query to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -62,12 +65,22 @@ pub(crate) fn routes(router: Router, receiving: Arc<Receiving>) -> Router {
     };
     let at_token = move |Path(token): Path<String>, request: Request| {
         let receiving = Arc::clone(&by_token);
-        async move { receiving.receiver.receive_by_token(&*receiving, &token, request).await }
+        async move { receiving.receive(&token, request).await }
     };
-    router.route("/in/{token}", any(at_token)).fallback(at_path)
+    router.route(&format!("{BY_TOKEN}{{token}}"), any(at_token)).fallback(at_path)
+}
+
+/// The token of a source in a path, if it stands there as it is. In another spelling it is found by [`routes`].
+pub(crate) fn token(path: &str) -> Option<&str> {
+    path.strip_prefix(BY_TOKEN).filter(|rest| !rest.is_empty() && !rest.contains(['/', '%']))
 }
 
 impl Receiving {
+    /// A request at the source that has this token, or had it.
+    pub(crate) async fn receive(&self, token: &str, request: Request) -> Response {
+        self.receiver.receive_by_token(self, token, request).await
+    }
+
     fn at_path(&self, path: &str) -> Option<Arc<Source>> {
         let catalogue = self.doors.core.catalogue.read();
         catalogue.sources().by_path(path).cloned()
@@ -317,4 +330,25 @@ pub(crate) fn check(
         bellwire_receiver::Fault { path, text }
     }));
     if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_taken_from_a_path_only_if_it_stands_there_as_it_is() {
+        for (path, expected) in [
+            ("/in/aZ0_-", Some("aZ0_-")),
+            ("/in/", None),
+            ("/in", None),
+            ("/in/a/", None),
+            ("/in/a/b", None),
+            ("/in/%61Z0", None),
+            ("/IN/a", None),
+            ("/into", None),
+        ] {
+            assert_eq!(token(path), expected, "{path}");
+        }
+    }
 }

@@ -260,7 +260,7 @@ fn routers(
     let receiving = Arc::new(receiving);
     let all = |api: Router| receiving::routes(metrics(core, api, metrics_token), Arc::clone(&receiving));
     let api = bellwire_api::router(api);
-    Routers { programs: all(api.clone()), pages: all(bellwire_api::for_pages(api)) }
+    Routers { programs: all(api.clone()), pages: all(bellwire_api::for_pages(api)), sources: receiving }
 }
 
 /// The metrics beside `router`.

@@ -5,7 +5,7 @@
 //! digits, and what is not asked for is not built.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use bellwire_model::{AttemptNumber, Message, Received};
+use bellwire_model::{AttemptNumber, KeptHeaders, Message, Received};
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -446,16 +446,16 @@ impl Serialize for Pairs<'_> {
 }
 
 /// An object of headers; one that comes several times is joined by commas, RFC 9110 §5.3.
-struct Headers<'a>(&'a [(String, String)]);
+struct Headers<'a>(&'a KeptHeaders);
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut joined: Vec<(String, Cow<'_, str>)> = Vec::with_capacity(self.0.len());
-        for (name, value) in self.0 {
+        for (name, value) in self.0.iter() {
             let name = name.to_ascii_lowercase();
             match joined.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, values)) => *values = format!("{values}, {value}").into(),
-                None => joined.push((name, value.as_str().into())),
+                None => joined.push((name, value.into())),
             }
         }
         serializer.collect_map(joined)
@@ -483,7 +483,7 @@ impl Serialize for Event<'_> {
             map.serialize_entry("headers", &Headers(&received.headers))?;
         } else {
             map.serialize_entry("query", &Pairs(Vec::new()))?;
-            map.serialize_entry("headers", &Headers(&[]))?;
+            map.serialize_entry("headers", &Headers(&KeptHeaders::default()))?;
         }
         match self.json() {
             // Checked to be JSON when it was made.
@@ -542,11 +542,7 @@ pub(crate) mod tests {
             method: "POST".to_owned(),
             path: "/in/x".to_owned(),
             query: Some("a=1&b=2&a=%C3%A9".to_owned()),
-            headers: vec![
-                ("x-github-event".to_owned(), "push".to_owned()),
-                ("accept".to_owned(), "a".to_owned()),
-                ("accept".to_owned(), "b".to_owned()),
-            ],
+            headers: [("x-github-event", "push"), ("accept", "a"), ("accept", "b")].into_iter().collect(),
             remote: Some([192, 0, 2, 7].into()),
             hops: 0,
             dedupe: None,

@@ -1,7 +1,7 @@
 //! What is kept of a request: bounded, and without what is secret in it.
 
 use crate::verify::Ready;
-use bellwire_model::{Received, SourceId};
+use bellwire_model::{KeptHeaders, Received, SourceId};
 use http::request::Parts;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,6 +10,8 @@ use std::net::IpAddr;
 const HEADERS_MAX: usize = 100;
 /// and so many bytes of them all.
 const HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// About so many bytes has one.
+const HEADER_BYTES_USUAL: usize = 40;
 /// So much of a query is kept, and of a path.
 const TEXT_BYTES_MAX: usize = 2_048;
 const MASK: &str = "***";
@@ -43,25 +45,20 @@ pub(crate) fn received(
     }
 }
 
-fn headers(parts: &Parts, secret: &[String]) -> Vec<(String, String)> {
+fn headers(parts: &Parts, secret: &[String]) -> KeptHeaders {
     let all = parts.headers.iter();
     kept_headers(all.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))), secret)
 }
 
 /// What is kept of headers, whose names are in small letters: bounded, and without the values of what is secret.
-pub fn kept_headers<'a>(
-    all: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
-    secret: &[String],
-) -> Vec<(String, String)> {
-    let mut left = HEADERS_BYTES_MAX;
-    let mut kept = Vec::with_capacity(all.size_hint().0.min(HEADERS_MAX));
+pub fn kept_headers<'a>(all: impl Iterator<Item = (&'a str, Cow<'a, str>)>, secret: &[String]) -> KeptHeaders {
+    let count = all.size_hint().0.min(HEADERS_MAX);
+    let mut kept = KeptHeaders::with_capacity(count, count * HEADER_BYTES_USUAL);
     for (name, value) in all.take(HEADERS_MAX) {
         let is_secret = SECRET_HEADERS.contains(&name) || secret.iter().any(|own| own == name);
         let value = if is_secret { MASK.into() } else { value };
-        let bytes = name.len() + value.len();
-        if bytes <= left {
-            left -= bytes;
-            kept.push((name.to_owned(), value.into_owned()));
+        if kept.content_bytes() + name.len() + value.len() <= HEADERS_BYTES_MAX {
+            kept.push(name, &value);
         }
     }
     kept
@@ -122,6 +119,6 @@ mod tests {
         let parts = parts(&format!("/hooks/{long}?{long}"), &[("a", &long), ("b", &long), ("c", "small")]);
         let kept = kept(&parts, true);
         assert_eq!((kept.path.len(), kept.query.as_ref().map(String::len)), (2_048, Some(2_048)));
-        assert_eq!(kept.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(kept.headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "c"]);
     }
 }

@@ -18,6 +18,7 @@
 //! `shape`), how it is kept (`store`).
 
 mod receive;
+mod incoming;
 mod address;
 mod limit;
 mod verify;

@@ -1,17 +1,14 @@
 //! One request on its way from the socket to a message.
 
+use crate::incoming::{Incoming, hops};
 use crate::keys::FetchedKeys;
 use crate::limit::Limits;
 use crate::respond::{self, Refusal, Responded};
-use crate::verify::{Prepared, Ready};
-use crate::{Accepted, Backend, Outcome, Unaccepted, address, dedupe, ended, handshake, kept};
+use crate::verify::Prepared;
+use crate::{Accepted, Backend, Outcome, Unaccepted, address, ended, handshake};
 use axum::body::{Body, Bytes};
-use bellwire_engine::{ApplicationEntry, Draft, fan_out};
-use bellwire_model::{
-    Conflict, ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, KeptRequest, Message, Received, RequestOutcome,
-    Source, Timestamp, TraceParent,
-};
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_engine::Draft;
+use bellwire_model::{Conflict, HOPS_MAX, KeptRequest, Message, Received, RequestOutcome, Source, Timestamp};
 use bellwire_signature::source::{Proof, ReceivedRequest, Refusal as Unproven};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
@@ -19,12 +16,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-/// How long a payload is kept, unless retention is shorter; as for messages of the API.
-const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
-const EVENT_TYPE_MAX: usize = 256;
-const CONTENT_TYPE_MAX: usize = 256;
 /// What is remembered of sources is looked through once in so many requests.
 const FORGET_EVERY: u64 = 65_536;
 
@@ -41,16 +33,12 @@ pub struct Receiver {
     requests: AtomicU64,
 }
 
-/// A request whose head has been looked at.
-struct Incoming<'a> {
-    source: &'a Arc<Source>,
-    application: Arc<ApplicationEntry>,
-    parts: &'a Parts,
-    ready: Arc<Ready>,
-    own_path: bool,
-    remote: Option<IpAddr>,
-    hops: u8,
-    now: Timestamp,
+/// What a request comes to, if it is not refused.
+enum Taken {
+    /// A message, once it is durable.
+    Draft(Draft, Arc<Received>),
+    /// An answer, and no message.
+    Answered(Responded),
 }
 
 impl Receiver {
@@ -116,8 +104,37 @@ impl Receiver {
         let remote = peer.map(|peer| address::client(peer, &parts.headers, &source.networks));
         let hops = hops(&parts);
         let incoming = Incoming { source: &source, application, parts: &parts, ready, own_path, remote, hops, now };
+        let end = |ended, request: &dyn Fn() -> (Arc<Received>, Bytes)| {
+            self.end(backend, &source, now, remote, ended, request)
+        };
         let mut read = Bytes::new();
-        let (responded, reason) = match self.take(backend, &incoming, body, &mut read).await {
+        let (draft, received) = match self.take(backend, &incoming, body, &mut read).await {
+            Ok(Taken::Draft(draft, received)) => (draft, received),
+            Ok(Taken::Answered(responded)) => {
+                return end(Ok(responded), &|| (Arc::new(incoming.received()), read.clone()));
+            }
+            Err(refusal) => return end(Err(refusal), &|| (Arc::new(incoming.received()), read.clone())),
+        };
+        let payload = draft.payload.clone();
+        // All that points into what the connection has read is let go of. So the connection reads on into the same memory, while most
+        // requests wait for their commit.
+        drop(incoming);
+        drop((parts, read));
+        let ended = accept(backend, &source, draft, &payload).await;
+        end(ended, &|| (Arc::clone(&received), payload.clone()))
+    }
+
+    /// The end of every request: it is counted, noted and, if it made no message, kept.
+    fn end(
+        &self,
+        backend: &dyn Backend,
+        source: &Source,
+        now: Timestamp,
+        remote: Option<IpAddr>,
+        ended: Result<Responded, Refusal>,
+        request: &dyn Fn() -> (Arc<Received>, Bytes),
+    ) -> Response<Body> {
+        let (responded, reason) = match ended {
             Ok(responded) => (responded, None),
             Err(refusal) => {
                 let reason = refusal.reason.clone();
@@ -129,26 +146,39 @@ impl Receiver {
         // Nobody fills our log, or our disk, with what we refuse.
         let noted = responded.kept.is_some() && self.limits.may_keep(source.key, now);
         if let Some(reason) = reason {
-            let (status, remote) = (status.as_u16(), incoming.remote);
+            let status = status.as_u16();
             match noted {
                 true => tracing::info!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
                 false => tracing::debug!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
             }
         }
         if let Some(outcome) = responded.kept.filter(|_| noted) {
-            backend.keep(incoming.kept(backend, outcome, status, &read));
+            let (received, body) = request();
+            // Of a duplicate, the message has the body.
+            let body = match outcome {
+                RequestOutcome::Duplicate { conflict: false, .. } => &[],
+                _ => &body[..body.len().min(KeptRequest::BODY_MAX)],
+            };
+            backend.keep(KeptRequest {
+                id: backend.request_id(),
+                source: source.key,
+                outcome,
+                status: status.as_u16(),
+                received,
+                body: Bytes::copy_from_slice(body),
+            });
         }
         responded.answer
     }
 
-    /// The flow. What was read of the body is left in `read`.
+    /// The flow up to what is to become a message, or to an answer. What was read of the body is left in `read`.
     async fn take(
         &self,
         backend: &dyn Backend,
         incoming: &Incoming<'_>,
         body: Body,
         read: &mut Bytes,
-    ) -> Result<Responded, Refusal> {
+    ) -> Result<Taken, Refusal> {
         let (source, parts) = (incoming.source, incoming.parts);
         let taken = source.methods.iter().any(|method| parts.method.as_str() == method);
         // A question may come by a method of its own.
@@ -188,28 +218,17 @@ impl Receiver {
             body_type: source.content_type.as_deref(),
         };
         if let Some(reply) = incoming.ready.verifier.handshake(&request, false) {
-            return handshake::answer(backend, source, reply).await;
+            return handshake::answer(backend, source, reply).await.map(Taken::Answered);
         }
         if !taken {
             return Err(incoming.method_refused());
         }
         let proof = self.prove(backend, incoming, &request).await?;
         if let Some(reply) = incoming.ready.verifier.handshake(&request, true) {
-            return handshake::answer(backend, source, reply).await;
+            return handshake::answer(backend, source, reply).await.map(Taken::Answered);
         }
-        let draft = incoming.draft(backend, &proof, read.clone());
-        let (accepted, says) = match source.answer.wait {
-            None => (backend.accept(draft).await.map_err(unavailable)?, None),
-            Some(wait) => backend.accept_and_wait(draft, wait).await.map_err(unavailable)?,
-        };
-        match accepted {
-            Accepted::New(message) => {
-                tracing::debug!(source.id = %source.id, message.id = %message.id, "a request became a message");
-                let answer = says.map_or_else(|| respond::accepted(source), |says| respond::passed_on(source, says));
-                Ok(Responded { answer, outcome: Outcome::Accepted, kept: None })
-            }
-            Accepted::Same(message) => again(source, message.as_deref(), read),
-        }
+        let (draft, received) = incoming.draft(backend, &proof, read);
+        Ok(Taken::Draft(draft, received))
     }
 
     async fn prove(
@@ -269,6 +288,22 @@ fn of_ended<'a>(
     async move { ended::answer(backend, ended, asked?, vacant).await }
 }
 
+/// Hands in what is proven, and answers when it is durable.
+async fn accept(backend: &dyn Backend, source: &Source, draft: Draft, payload: &Bytes) -> Result<Responded, Refusal> {
+    let (accepted, says) = match source.answer.wait {
+        None => (backend.accept(draft).await.map_err(unavailable)?, None),
+        Some(wait) => backend.accept_and_wait(draft, wait).await.map_err(unavailable)?,
+    };
+    match accepted {
+        Accepted::New(message) => {
+            tracing::debug!(source.id = %source.id, message.id = %message.id, "a request became a message");
+            let answer = says.map_or_else(|| respond::accepted(source), |says| respond::passed_on(source, says));
+            Ok(Responded { answer, outcome: Outcome::Accepted, kept: None })
+        }
+        Accepted::Same(message) => again(source, message.as_deref(), payload),
+    }
+}
+
 /// A request that came before.
 fn again(source: &Source, message: Option<&Message>, body: &Bytes) -> Result<Responded, Refusal> {
     let first = message.and_then(|message| message.payload.as_ref());
@@ -280,101 +315,6 @@ fn again(source: &Source, message: Option<&Message>, body: &Bytes) -> Result<Res
     let outcome = if conflict { Outcome::Conflict } else { Outcome::Duplicate };
     let kept = RequestOutcome::Duplicate { message: message.map(|message| message.id), conflict };
     Ok(Responded { answer: respond::duplicate(source), outcome, kept: Some(kept) })
-}
-
-impl Incoming<'_> {
-    fn method_refused(&self) -> Refusal {
-        let reason = format!("the source does not take {}", self.parts.method);
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Outcome::Invalid, reason);
-        Refusal { allow: Some(self.source.methods.join(", ")), ..refusal }
-    }
-
-    /// As the sender has it, as far as the request tells.
-    fn url(&self) -> String {
-        let headers = &self.parts.headers;
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let first = |name: &str| text(name).and_then(|list| list.split(',').next()).map(str::trim);
-        let authority = self.parts.uri.authority().map(|authority| authority.as_str());
-        let host = first("x-forwarded-host").or(authority).or_else(|| text("host")).unwrap_or_default();
-        // Senders post to what they were given, which on the open internet is https.
-        let scheme = first("x-forwarded-proto").unwrap_or("https");
-        let path = self.parts.uri.path_and_query().map_or("/", |text| text.as_str());
-        format!("{scheme}://{host}{path}")
-    }
-
-    /// Where the sender stands in a trace, if messages are traced. Without one, a trace begins with the message.
-    fn trace_parent(&self, backend: &dyn Backend) -> Option<TraceParent> {
-        let value = self.parts.headers.get("traceparent").filter(|_| backend.traces())?;
-        TraceParent::parse(value.to_str().ok()?)
-    }
-
-    fn received(&self) -> Received {
-        kept::received(self.source.id, self.parts, self.own_path, self.remote, self.hops, Some(&self.ready))
-    }
-
-    fn draft(&self, backend: &dyn Backend, proof: &Proof, body: Bytes) -> Draft {
-        let source = self.source;
-        let keys = dedupe::keys(source, proof, &body, self.now);
-        let mut received = self.received();
-        received.dedupe = keys.as_ref().map(|keys| keys.text.clone());
-        let event_type = match &source.event_type {
-            EventTypeFrom::Fixed(name) => name.clone(),
-            EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
-                event_type(proof.event_type.as_deref(), &self.ready.event_type)
-            }
-        };
-        // A slice would hold on to the connection's whole read buffer for as long as the message waits.
-        let payload = Bytes::copy_from_slice(&body);
-        let content_type = match source.content_type.as_deref() {
-            None => content_type(self.parts),
-            Some("application/json") => ContentType::Json,
-            Some(other) => ContentType::Other(other.to_owned()),
-        };
-        let candidate = Candidate::new(&event_type, None, &[], &[], &payload).typed(&content_type);
-        let fan_out = fan_out(&self.application, |endpoint| match judge(endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(why) => {
-                backend.filter_failed(endpoint, &why);
-                false
-            }
-        });
-        drop(candidate);
-        Draft {
-            application: source.application,
-            fan_out,
-            event_type,
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload,
-            content_type,
-            transformations_params: None,
-            trace: self.trace_parent(backend),
-            received: Some(Arc::new(received)),
-            earlier: keys.as_ref().map(|keys| keys.earlier),
-            expires_at: self.now.plus(KEPT_FOR),
-            deliver_at: None,
-            idempotency: None,
-            event: keys.map(|keys| keys.own),
-        }
-    }
-
-    fn kept(&self, backend: &dyn Backend, outcome: RequestOutcome, status: StatusCode, body: &Bytes) -> KeptRequest {
-        // Of a duplicate, the message has the body.
-        let body = match outcome {
-            RequestOutcome::Duplicate { conflict: false, .. } => &[],
-            _ => &body[..body.len().min(KeptRequest::BODY_MAX)],
-        };
-        KeptRequest {
-            id: backend.request_id(),
-            source: self.source.key,
-            outcome,
-            status: status.as_u16(),
-            received: Arc::new(self.received()),
-            body: Bytes::copy_from_slice(body),
-        }
-    }
 }
 
 fn not_found() -> Response<Body> {
@@ -413,70 +353,5 @@ async fn read_body(parts: &Parts, body: Body, bytes_max: usize) -> Result<Bytes,
     }
 }
 
-/// How often the message has been passed on. What cannot be read counts as too often: nobody but a server like this one sends it.
-fn hops(parts: &Parts) -> u8 {
-    match parts.headers.get(HOPS_HEADER) {
-        None => 0,
-        Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX),
-    }
-}
-
-/// The payload's media type, if it is one that can be passed on.
-fn content_type(parts: &Parts) -> ContentType {
-    let given = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    match given.filter(|text| (1..=CONTENT_TYPE_MAX).contains(&text.len())) {
-        Some("application/json") => ContentType::Json,
-        Some(text) => ContentType::Other(text.to_owned()),
-        None => ContentType::Other("application/octet-stream".to_owned()),
-    }
-}
-
-/// In the letters that event types have: what is none of them becomes `_`, once for a run of them.
-fn event_type(given: Option<&str>, default: &str) -> String {
-    let mut name = String::new();
-    for c in given.unwrap_or_default().chars() {
-        let c = if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-        if name.len() < EVENT_TYPE_MAX && !(c == '_' && name.ends_with('_')) {
-            name.push(c);
-        }
-    }
-    let trimmed = name.trim_matches(|c| matches!(c, '_' | '.'));
-    if trimmed.is_empty() { default.to_owned() } else { trimmed.to_owned() }
-}
-
 #[cfg(test)]
 mod refusals;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn event_types_are_put_into_their_letters() {
-        for (given, expected) in [
-            (Some("push"), "push"),
-            (Some("invoice.paid"), "invoice.paid"),
-            (Some("orders/create"), "orders_create"),
-            (Some("com.example: it's  new!"), "com.example_it_s_new"),
-            (Some("__..a"), "a"),
-            (Some("☂"), "github"),
-            (Some(""), "github"),
-            (None, "github"),
-        ] {
-            assert_eq!(event_type(given, "github"), expected);
-        }
-        assert_eq!(event_type(Some(&"x".repeat(300)), "").len(), 256);
-    }
-
-    #[test]
-    fn hops_that_cannot_be_read_are_too_many() {
-        let hops = |value: Option<&str>| {
-            let mut request = Request::builder();
-            if let Some(value) = value {
-                request = request.header(HOPS_HEADER, value);
-            }
-            super::hops(&request.body(()).expect("a request").into_parts().0)
-        };
-        assert_eq!((hops(None), hops(Some("3")), hops(Some("-1")), hops(Some("999"))), (0, 3, HOPS_MAX, HOPS_MAX));
-    }
-}

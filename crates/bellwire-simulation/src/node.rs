@@ -5,7 +5,8 @@ use bellwire_engine::{
     Leases, OfferError, Operational, Receipt, Sealed, Use, fan_out,
 };
 use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, Received, RequestDigest, RetrySchedule, Sequence, SourceId, Timestamp,
+    ApplicationKey, ContentType, DedupeKey, KeptHeaders, Received, RequestDigest, RetrySchedule, Sequence, SourceId,
+    Timestamp,
 };
 use bellwire_store::{Change, Recovered};
 use bytes::Bytes;
@@ -191,7 +192,7 @@ fn received(number: u8) -> Received {
         method: "POST".into(),
         path: "/in/…".into(),
         query: None,
-        headers: Vec::new(),
+        headers: KeptHeaders::default(),
         remote: None,
         hops: 0,
         dedupe: Some(number.to_string()),

@@ -81,7 +81,7 @@ pub(super) fn headers(
 ) -> BTreeMap<String, String> {
     let mut headers = BTreeMap::new();
     if let Some(received) = &message.received {
-        headers.extend(received.headers.iter().cloned());
+        headers.extend(received.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
     headers.extend(endpoint.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
     headers.extend(own.iter().cloned());

@@ -199,7 +199,7 @@ impl World {
             method: "POST".into(),
             path: "/in/…".into(),
             query: None,
-            headers: vec![("x-a".into(), "b".into())],
+            headers: [("x-a", "b")].into_iter().collect(),
             remote: Some([192, 0, 2, n].into()),
             hops: 0,
             dedupe: None,

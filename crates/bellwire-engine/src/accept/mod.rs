@@ -336,14 +336,22 @@ impl Intake {
     ///
     /// # Errors
     /// See [`OfferError`]; nothing was taken.
-    pub fn offer(&mut self, now: Timestamp, draft: Draft, looked: BatchNumber) -> Result<Offer, OfferError> {
+    pub fn offer(&mut self, now: Timestamp, mut draft: Draft, looked: BatchNumber) -> Result<Offer, OfferError> {
+        self.offer_from(now, &mut draft, looked)
+    }
+
+    /// As [`Intake::offer`]. A draft that was not queued is as it was and can be offered again; of one that was, nothing is left.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn offer_from(&mut self, now: Timestamp, draft: &mut Draft, looked: BatchNumber) -> Result<Offer, OfferError> {
         if self.closed {
             return Err(OfferError::Closed);
         }
-        if let Some(same) = self.check_keys(&draft, looked)? {
+        if let Some(same) = self.check_keys(draft, looked)? {
             return Ok(same);
         }
-        let bytes = bytes_of(&draft);
+        let bytes = bytes_of(draft);
         let crowded = self.queued > 0 && self.queued_bytes.saturating_add(bytes) > self.settings.queue_bytes_max;
         if self.held || self.queued >= self.settings.queue_messages_max || crowded {
             if let Some(key) =
@@ -380,8 +388,8 @@ impl Intake {
             self.begin_batch();
         }
         let taken = new.len();
-        for (draft, own) in new {
-            self.take(now, draft, own);
+        for (mut draft, own) in new {
+            self.take(now, &mut draft, own);
         }
         self.queued += changes.len();
         self.back().changes.extend(changes);
@@ -400,7 +408,7 @@ impl Intake {
         change: impl FnOnce(&[Arc<Message>]) -> Change,
     ) -> Result<BatchNumber, OfferError> {
         let new = self.admit(now, drafts, 1, looked)?;
-        let messages: Vec<_> = new.into_iter().map(|(draft, own)| self.take(now, draft, own).0).collect();
+        let messages: Vec<_> = new.into_iter().map(|(mut draft, own)| self.take(now, &mut draft, own).0).collect();
         self.queued += 1;
         self.back().changes.push(change(&messages));
         Ok(self.last_number())
@@ -448,11 +456,11 @@ impl Intake {
         Ok(new)
     }
 
-    /// Puts a draft into the newest batch.
-    fn take(&mut self, now: Timestamp, draft: Draft, bytes: usize) -> (Arc<Message>, BatchNumber) {
+    /// Puts a draft into the newest batch, and leaves an empty one behind.
+    fn take(&mut self, now: Timestamp, draft: &mut Draft, bytes: usize) -> (Arc<Message>, BatchNumber) {
         let batch = self.last_number();
         let sequence = self.source.next(now);
-        let mut payload = draft.payload;
+        let mut payload = std::mem::take(&mut draft.payload);
         if self.planted.has(Bug::PayloadMixed)
             && let Some(first) = self.open.back().and_then(|open| open.accepted.first())
         {
@@ -461,14 +469,14 @@ impl Intake {
         let message = Arc::new(Message {
             id: MessageId::new(sequence, &mut self.rng),
             application: draft.application,
-            event_type: draft.event_type,
-            event_id: draft.event_id,
-            channels: draft.channels,
-            tags: draft.tags,
+            event_type: std::mem::take(&mut draft.event_type),
+            event_id: draft.event_id.take(),
+            channels: std::mem::take(&mut draft.channels),
+            tags: std::mem::take(&mut draft.tags),
             payload: Some(payload),
-            content_type: draft.content_type,
-            transformations_params: draft.transformations_params,
-            received: draft.received,
+            content_type: std::mem::replace(&mut draft.content_type, ContentType::Json),
+            transformations_params: draft.transformations_params.take(),
+            received: draft.received.take(),
             trace: draft.trace,
             expires_at: draft.expires_at,
             deliver_at: draft.deliver_at,
@@ -484,8 +492,8 @@ impl Intake {
         self.queued_bytes += bytes;
         let open = self.back();
         open.bytes += bytes;
-        let accepted =
-            Accepted { message: Arc::clone(&message), fan_out: draft.fan_out, idempotency, event: draft.event };
+        let fan_out = std::mem::take(&mut draft.fan_out);
+        let accepted = Accepted { message: Arc::clone(&message), fan_out, idempotency, event: draft.event };
         open.accepted.push(accepted);
         (message, batch)
     }

@@ -10,7 +10,9 @@ pub(crate) mod tls;
 
 use self::clients::{Clients, Place};
 use self::scanner::{Phase, Scanner};
+use crate::receiving::{self, Receiving};
 use axum::Router;
+use axum::body::Body;
 use bellwire_egress::with_causes;
 use bellwire_receiver::Peer;
 use hyper::service::Service;
@@ -50,6 +52,8 @@ pub(crate) struct ConnectionLimits {
 /// Who answers requests.
 #[derive(Clone)]
 pub(crate) struct Routers {
+    /// Those at `/in/{token}`, which most requests of a receiver are: by a router they would take a good deal longer.
+    pub(crate) sources: Arc<Receiving>,
     /// Those of programs.
     pub(crate) programs: Router,
     /// Those of web pages, which name their origin.
@@ -252,6 +256,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     place: Option<Place>,
 ) {
     let counted = Arc::clone(&watched);
+    let sources = routers.sources;
     let io = TokioIo::new(Scanned::new(stream, watched, place));
     let programs = hyper_util::service::TowerToHyperService::new(routers.programs);
     let pages = hyper_util::service::TowerToHyperService::new(routers.pages);
@@ -260,11 +265,17 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         if !request.uri().path().starts_with("/api/") {
             request.extensions_mut().insert(Peer(peer));
         }
-        let router = if request.headers().contains_key(http::header::ORIGIN) { &pages } else { &programs };
-        let (watched, answer) = (Arc::clone(&counted), router.call(request));
-        let answering = Answering::new(watched);
+        let way = match receiving::token(request.uri().path()).map(str::to_owned) {
+            Some(token) => Way::Source(Arc::clone(&sources), token, request),
+            None if request.headers().contains_key(http::header::ORIGIN) => Way::Router(pages.call(request)),
+            None => Way::Router(programs.call(request)),
+        };
+        let answering = Answering::new(Arc::clone(&counted));
         async move {
-            let answer = answer.await?;
+            let answer = match way {
+                Way::Source(sources, token, request) => sources.receive(&token, request.map(Body::new)).await,
+                Way::Router(answer) => answer.await?,
+            };
             if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                 answering.0.upgraded.store(true, Ordering::Relaxed);
             }
@@ -291,6 +302,14 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     if let Err(error) = ended {
         tracing::debug!(error = %with_causes(&error), "a connection was closed");
     }
+}
+
+/// By whom a request is answered.
+#[expect(clippy::large_enum_variant, reason = "a router's future holds the request, too")]
+enum Way<A> {
+    /// The sources, of which one has this token.
+    Source(Arc<Receiving>, String, hyper::Request<hyper::body::Incoming>),
+    Router(A),
 }
 
 /// Counts an answer from its request to the end of its body, or until its client is gone.

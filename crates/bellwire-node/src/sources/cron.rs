@@ -3,7 +3,7 @@
 use super::hand::{Brought, Hand};
 use super::schedule::{self, Due, Instant, Schedule};
 use anyhow::Context;
-use bellwire_model::{ContentType, Cron, Sequence, Timestamp};
+use bellwire_model::{ContentType, Cron, KeptHeaders, Sequence, Timestamp};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -76,7 +76,7 @@ fn brought(cron: &Cron, template: &str, instant: &Instant) -> Brought {
         payload: fill(template, &time, instant.previous.as_ref().map(schedule::text).as_deref()).into(),
         content_type: ContentType::Json,
         place: cron.schedule.clone(),
-        headers: Vec::new(),
+        headers: KeptHeaders::default(),
         hops: 0,
     }
 }

@@ -8,8 +8,8 @@ use bellwire_api::backend::{AcceptError, Backend};
 use bellwire_egress::Client;
 use bellwire_engine::{Draft, fan_out};
 use bellwire_model::{
-    ContentType, DedupeKey, EventTypeFrom, KeptRequest, Received, RequestId, RequestOutcome, Source, SourceCursor,
-    SourceId, Timestamp,
+    ContentType, DedupeKey, EventTypeFrom, KeptHeaders, KeptRequest, Received, RequestId, RequestOutcome, Source,
+    SourceCursor, SourceId, Timestamp,
 };
 use bellwire_plugin::sql::{Named, tls::Tls};
 use bellwire_receiver::Outcome;
@@ -41,7 +41,7 @@ pub(crate) struct Brought {
     /// In the place of a request's path: where it was found.
     pub(crate) place: String,
     /// In the place of a request's headers, names in small letters.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: KeptHeaders,
     /// By how many servers like this one it has been passed on.
     pub(crate) hops: u8,
 }
@@ -272,7 +272,7 @@ pub(super) fn draft(doors: &Doors, source: &Source, brought: Brought) -> anyhow:
 }
 
 /// What is kept in the place of a request.
-fn received(source: &Source, key: String, place: String, headers: Vec<(String, String)>, hops: u8) -> Received {
+fn received(source: &Source, key: String, place: String, headers: KeptHeaders, hops: u8) -> Received {
     Received {
         source: source.id,
         method: source.way.name().to_ascii_uppercase(),

@@ -141,7 +141,7 @@ impl Inside {
 /// What a component is given of an event.
 pub(super) fn event(event: &Event<'_>) -> types::Event {
     let message = event.message();
-    let header = |(name, value): &(String, String)| types::Header { name: name.clone(), value: value.clone() };
+    let header = |(name, value): (&str, &str)| types::Header { name: name.to_owned(), value: value.to_owned() };
     let received = message.received.as_deref().map(|received| types::Request {
         source: received.source.to_string(),
         method: received.method.clone(),

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::program::Program;
-use bellwire_model::{Networks, Recipe, SecretText, SourceSecret};
+use bellwire_model::{HOPS_HEADER, Networks, Recipe, SecretText, SourceSecret};
 use futures_util::FutureExt;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;

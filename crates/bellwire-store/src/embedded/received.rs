@@ -3,7 +3,7 @@
 //! A version, the source's id, the hops, the sender's address, then texts, each with its length before it.
 
 use super::fault::Fault;
-use bellwire_model::{Ksuid, Received, SourceId};
+use bellwire_model::{KeptHeaders, Ksuid, Received, SourceId};
 use std::net::IpAddr;
 
 const VERSION: u8 = 1;
@@ -35,7 +35,7 @@ pub(super) fn write(received: &Received) -> Vec<u8> {
         write_text(&mut bytes, text);
     }
     write_number(&mut bytes, received.headers.len());
-    for (name, value) in &received.headers {
+    for (name, value) in received.headers.iter() {
         write_text(&mut bytes, name);
         write_text(&mut bytes, value);
     }
@@ -70,7 +70,11 @@ fn read_parts(rest: &mut Rest<'_>) -> Option<Received> {
     let query = if flags & HAS_QUERY != 0 { Some(rest.text()?) } else { None };
     let dedupe = if flags & HAS_DEDUPE != 0 { Some(rest.text()?) } else { None };
     let count = rest.number()?;
-    let headers = (0..count).map(|_| Some((rest.text()?, rest.text()?))).collect::<Option<Vec<_>>>()?;
+    // What is left bounds what they can be.
+    let mut headers = KeptHeaders::with_capacity(count.min(rest.0.len()), rest.0.len());
+    for _ in 0..count {
+        headers.push(rest.str()?, rest.str()?);
+    }
     Some(Received { source, method, path, query, headers, remote, hops, dedupe })
 }
 
@@ -89,7 +93,7 @@ fn write_number(bytes: &mut Vec<u8>, mut number: usize) {
 
 struct Rest<'a>(&'a [u8]);
 
-impl Rest<'_> {
+impl<'a> Rest<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -111,10 +115,14 @@ impl Rest<'_> {
     }
 
     fn text(&mut self) -> Option<String> {
+        self.str().map(str::to_owned)
+    }
+
+    fn str(&mut self) -> Option<&'a str> {
         let length = self.number()?;
         let (text, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        String::from_utf8(text.to_vec()).ok()
+        std::str::from_utf8(text).ok()
     }
 }
 

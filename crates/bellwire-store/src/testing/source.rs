@@ -119,7 +119,7 @@ pub(super) fn received(n: u8) -> Received {
         method: "POST".into(),
         path: "/in/…".into(),
         query: n.is_multiple_of(2).then(|| "a=b&c".to_owned()),
-        headers: vec![("content-type".into(), "application/json".into()), ("x-n".into(), format!("ü{n}"))],
+        headers: [("content-type", "application/json"), ("x-n", &format!("ü{n}"))].into_iter().collect(),
         remote: if n.is_multiple_of(2) { None } else { Some([192, 0, 2, n].into()) },
         hops: n,
         dedupe: (n % 2 == 1).then(|| format!("delivery-{n}")),
