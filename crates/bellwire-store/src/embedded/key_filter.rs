@@ -11,13 +11,13 @@ use rusqlite::{Connection, params};
 
 /// Bits of a block.
 const BLOCK_BITS: u32 = 512;
-/// With so many keys a block is full: then about one key in a hundred that is not there seems to be.
-const BLOCK_KEYS: usize = 48;
+/// With so many keys a block is full: then about one key in five hundred that is not there seems to be.
+const BLOCK_KEYS: usize = 32;
 /// How many bits a key sets.
 const PROBES: u32 = 6;
-/// The least number of blocks: 128 kB.
-const BLOCKS_MIN: usize = 1 << 11;
-/// The greatest: 32 MB, for 25 million keys. With more of them it is wrong more often.
+/// The least number of blocks: 512 kB, of which memory is taken as keys come.
+const BLOCKS_MIN: usize = 1 << 13;
+/// The greatest: 32 MB, for 17 million keys. With more of them it is wrong more often.
 const BLOCKS_MAX: usize = 1 << 19;
 
 /// What is known of the keys; nothing, if nobody has begun to gather them.

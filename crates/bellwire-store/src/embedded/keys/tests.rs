@@ -146,7 +146,7 @@ fn what_is_not_in_the_tables_yet_is_known_after_the_filter_was_made_anew() {
     let now = Timestamp::from_seconds(1_700_000_000);
     while store.upkeep(now).expect("upkeep") {}
     // As many as the filter has room for at first, and then some that only the logs have and memory.
-    fill(&store, 1_000..99_000, now);
+    fill(&store, 1_000..263_000, now);
     let before = store.tail.read().filter.bytes();
     let later = now.plus(Duration::from_secs(1));
     store.commit(&keyed(later, 0..1_000)).expect("commits");
