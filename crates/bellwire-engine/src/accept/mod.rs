@@ -41,8 +41,8 @@ use std::sync::Arc;
 
 /// So many records of engines go into one batch at most; also the block of sequences that is left free for them.
 const RECORDS_PER_BATCH_MAX: usize = 1 << 14;
-/// So many keys of committed batches are remembered.
-const KEYS_KEPT: usize = 1 << 16;
+/// So many keys of committed batches are remembered: what comes between a door's look and its offer, many times over.
+const KEYS_KEPT: usize = 1 << 14;
 
 /// Counts batches from 1, within a process.
 pub type BatchNumber = u64;

@@ -1,5 +1,6 @@
 //! Which event a request is about, so that the same one is not taken twice; and of what type it is.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -46,7 +47,21 @@ pub(crate) struct Identity {
     event_type: Vec<Alternative>,
 }
 
-type Alternative = Vec<(Field, bool)>;
+type Alternative = Vec<Part>;
+
+#[derive(Clone, Debug, PartialEq)]
+struct Part {
+    field: Field,
+    /// The field as recipes write it.
+    name: String,
+    is_optional: bool,
+}
+
+impl Part {
+    fn new(field: Field, is_optional: bool) -> Part {
+        Part { name: field.to_string(), field, is_optional }
+    }
+}
 
 impl Identity {
     /// Reads the alternatives of both; what is wrong comes with the name of the list and the place in it.
@@ -67,14 +82,14 @@ impl Identity {
         };
         let mut identity = Identity { dedupe: list("dedupe", dedupe), event_type: list("event_type", event_type) };
         for name in ["webhook-id", "Idempotency-Key"] {
-            identity.dedupe.push(vec![(Field::Header(name.to_owned()), false)]);
+            identity.dedupe.push(vec![Part::new(Field::Header(name.to_owned()), false)]);
         }
         if faults.is_empty() { Ok(identity) } else { Err(faults) }
     }
 
     /// The headers of the first alternative.
     pub(crate) fn dedupe_headers(&self) -> impl Iterator<Item = &str> {
-        self.dedupe.first().into_iter().flatten().filter_map(|(field, _)| match field {
+        self.dedupe.first().into_iter().flatten().filter_map(|part| match &part.field {
             Field::Header(name) => Some(name.as_str()),
             _ => None,
         })
@@ -89,22 +104,25 @@ impl Identity {
                 hash.update((bytes.len() as u64).to_be_bytes());
                 hash.update(bytes);
             };
-            for ((field, _), values) in alternative.iter().zip(&parts) {
-                update(field.to_string().as_bytes());
+            for (part, values) in alternative.iter().zip(&parts) {
+                update(part.name.as_bytes());
                 update(&(values.len() as u64).to_be_bytes());
                 values.iter().for_each(|value| update(value.as_bytes()));
             }
-            let texts: Vec<&str> = parts.iter().flatten().map(String::as_str).collect();
-            Some(DedupeKey { hash: hash.finalize().into(), text: shortened(texts.join(" ")) })
+            let text = match parts.as_slice() {
+                [values] if values.len() == 1 => values[0].to_string(),
+                parts => parts.iter().flatten().map(Cow::as_ref).collect::<Vec<_>>().join(" "),
+            };
+            Some(DedupeKey { hash: hash.finalize().into(), text: shortened(text) })
         })
     }
 
     /// The first alternative that is there, its parts joined with dots.
     pub(crate) fn event_type(&self, scope: &Scope<'_>) -> Option<String> {
         self.event_type.iter().find_map(|alternative| {
-            let texts: Vec<String> =
-                parts(alternative, scope)?.into_iter().filter_map(|v| v.into_iter().next()).collect();
-            let texts: Vec<&str> = texts.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+            let parts = parts(alternative, scope)?;
+            let texts = parts.iter().filter_map(|values| values.first()).map(Cow::as_ref);
+            let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
             Some(texts.join(".")).filter(|name| !name.is_empty() && name.len() <= TEXT_BYTES_MAX)
         })
     }
@@ -115,24 +133,24 @@ fn alternative(text: &str) -> Result<Alternative, String> {
         .split(" + ")
         .map(|field| {
             let (name, optional) = field.strip_suffix('?').map_or((field, false), |name| (name, true));
-            Field::parse(name).map(|field| (field, optional))
+            Field::parse(name).map(|field| Part::new(field, optional))
         })
         .collect::<Result<_, _>>()?;
-    if fields.iter().all(|(_, optional)| *optional) {
+    if fields.iter().all(|part| part.is_optional) {
         return Err("one field at least must be there without `?`".to_owned());
     }
     Ok(fields)
 }
 
 /// A part that is empty, or that cannot be read, is not there: nothing must be taken for a duplicate by mistake.
-fn parts(alternative: &Alternative, scope: &Scope<'_>) -> Option<Vec<Vec<String>>> {
+fn parts<'a>(alternative: &Alternative, scope: &Scope<'a>) -> Option<Vec<Vec<Cow<'a, str>>>> {
     alternative
         .iter()
-        .map(|(field, optional)| {
-            let values = field.texts(scope).unwrap_or_default();
+        .map(|part| {
+            let values = part.field.texts(scope).unwrap_or_default();
             let is_there = !values.is_empty() && values.iter().all(|value| !value.is_empty());
-            match (is_there, optional) {
-                (true, _) => Some(values.into_iter().map(std::borrow::Cow::into_owned).collect()),
+            match (is_there, part.is_optional) {
+                (true, _) => Some(values),
                 (false, true) => Some(Vec::new()),
                 (false, false) => None,
             }
