@@ -9,13 +9,12 @@ use base64::prelude::BASE64_STANDARD;
 use bellwire_delivery::{Keep, Push, PushSettings, RefreshedToken};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
-    Access, ActiveSecret, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, ContentType,
-    Credentials, Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId, Oauth, OauthGrant, Outcome,
-    RefreshToken, SecretText, Sequence, Timestamp,
+    Access, ActiveSecret, ApplicationKey, AssertionAlgorithm, ClientAssertion, ClientAuthentication, Credentials,
+    Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId, Oauth, OauthGrant, Outcome, RefreshToken,
+    SecretText, Sequence, Timestamp,
 };
 use bellwire_signature::header_hmac::{HashAlgorithm, MacEncoding, Template, TemplateUse};
 use bellwire_signature::{HeaderHmac, Secret};
-use bytes::Bytes;
 use rand::SeedableRng;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -114,21 +113,8 @@ fn push(settings: PushSettings) -> Push {
 }
 
 fn message() -> Message {
-    Message {
-        id: MessageId::from_parts(Sequence::first_at(WALL), [7; 12]),
-        application: ApplicationKey(1),
-        event_type: "invoice.paid".into(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Some(Bytes::from_static(BODY)),
-        content_type: ContentType::Json,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-        transformations_params: None,
-        received: None,
-        trace: None,
-    }
+    let id = MessageId::from_parts(Sequence::first_at(WALL), [7; 12]);
+    Message::new(id, ApplicationKey(1), "invoice.paid", BODY, Timestamp::FAR_FUTURE)
 }
 
 fn endpoint(url: &str, credentials: Credentials) -> Arc<Endpoint> {

@@ -4,11 +4,10 @@
 use bellwire_delivery::{HeaderNames, Push, PushSettings};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
-    ActiveSecret, ApplicationKey, ContentType, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Message,
-    MessageId, Outcome, RetryAfter, Sequence, Timestamp,
+    ActiveSecret, ApplicationKey, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId,
+    Outcome, RetryAfter, Sequence, Timestamp,
 };
 use bellwire_signature::{Secret, SignedHeaders, VerifyKey, verify};
-use bytes::Bytes;
 use rand::SeedableRng;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -56,21 +55,8 @@ fn complete(bytes: &[u8]) -> bool {
 const PAYLOAD: &str = "{ \"b\":1, \"a\" : 123456789012345678901234567890, \"b\":2,\n\"c\":\"\\u00e9\" }";
 
 fn message() -> Message {
-    Message {
-        id: MessageId::from_parts(Sequence::first_at(WALL), [7; 12]),
-        application: ApplicationKey(1),
-        event_type: "invoice.paid".into(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Some(Bytes::from_static(PAYLOAD.as_bytes())),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-    }
+    let id = MessageId::from_parts(Sequence::first_at(WALL), [7; 12]);
+    Message::new(id, ApplicationKey(1), "invoice.paid", PAYLOAD, Timestamp::FAR_FUTURE)
 }
 
 fn secret(seed: u64) -> Secret {

@@ -2,8 +2,7 @@
 
 use bellwire_delivery::reshape;
 use bellwire_model::{
-    ApplicationKey, ContentType, Endpoint, EndpointId, EndpointKey, Message, MessageId, Sequence, Shape, Timestamp,
-    Transformation,
+    ApplicationKey, Endpoint, EndpointId, EndpointKey, Message, MessageId, Sequence, Shape, Timestamp, Transformation,
 };
 use bellwire_shape::{ScriptLimits, Scripts};
 use bytes::Bytes;
@@ -32,21 +31,8 @@ impl AsRef<[u8]> for Payload {
 }
 
 fn message(kept: &Arc<()>) -> Message {
-    Message {
-        id: MessageId::from_parts(Sequence::ZERO, [7; 12]),
-        application: ApplicationKey(1),
-        event_type: "a".to_owned(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Some(Bytes::from_owner(Payload(Arc::clone(kept)))),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-    }
+    let payload = Bytes::from_owner(Payload(Arc::clone(kept)));
+    Message::new(MessageId::from_parts(Sequence::ZERO, [7; 12]), ApplicationKey(1), "a", payload, Timestamp::FAR_FUTURE)
 }
 
 /// Asks, and does not hear the answer yet.

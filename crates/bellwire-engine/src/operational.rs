@@ -9,9 +9,9 @@
 use crate::catalogue::{ApplicationEntry, Catalogue};
 use crate::fan_out::fan_out;
 use bellwire_model::{
-    Application, ApplicationKey, AttemptId, Endpoint, FanOut, MessageId, OperationalType, Outcome, Timestamp, matches,
+    Application, ApplicationKey, AttemptId, Endpoint, FanOut, Message, MessageId, OperationalType, Outcome, Timestamp,
+    matches,
 };
-use bellwire_model::{ContentType, Message};
 use bellwire_store::{Change, Task, TaskStatus};
 use bytes::Bytes;
 use serde::Serialize;
@@ -159,21 +159,7 @@ impl Operational {
         if let (Data::Attempt(data), Some(attempt)) = (&mut self.data, attempt) {
             data.last_attempt.id = attempt.to_string();
         }
-        Message {
-            id,
-            application: self.application,
-            event_type: self.kind.name().to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(self.payload()),
-            content_type: ContentType::Json,
-            expires_at: now.plus(KEPT_FOR),
-            deliver_at: None,
-            transformations_params: None,
-            received: None,
-            trace: None,
-        }
+        Message::new(id, self.application, self.kind.name(), self.payload(), now.plus(KEPT_FOR))
     }
 
     /// To whom.

@@ -2,9 +2,9 @@
 
 use bellwire_engine::{CommittedShard, Effect, Ended, Engine, EngineSettings, Fresh, Input, Notice, Start, Undurable};
 use bellwire_model::{
-    AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, Delivery, DisabledBy, EndReason, Endpoint,
-    EndpointId, EndpointKey, FailureClass, Limits, Message, MessageId, Now, OrganisationId, Outcome, RetrySchedule,
-    Sequence, SequenceSource, Timestamp, Trigger, Waiting,
+    AfterAttempt, Application, ApplicationId, ApplicationKey, Delivery, DisabledBy, EndReason, Endpoint, EndpointId,
+    EndpointKey, FailureClass, Limits, Message, MessageId, Now, OrganisationId, Outcome, RetrySchedule, Sequence,
+    SequenceSource, Timestamp, Trigger, Waiting,
 };
 use bytes::Bytes;
 use std::num::NonZeroU16;
@@ -109,21 +109,8 @@ impl Bench {
 
     fn message(&mut self) -> Arc<Message> {
         let sequence = self.source.next(self.now);
-        Arc::new(Message {
-            id: MessageId::from_parts(sequence, [0; 12]),
-            application: ApplicationKey(1),
-            event_type: "a.b".into(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(Bytes::from_static(b"{}")),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-        })
+        let id = MessageId::from_parts(sequence, [0; 12]);
+        Arc::new(Message::new(id, ApplicationKey(1), "a.b", "{}", Timestamp::FAR_FUTURE))
     }
 
     fn accept(&mut self, endpoints: &[EndpointKey]) -> Arc<Message> {

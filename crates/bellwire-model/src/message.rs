@@ -42,6 +42,31 @@ pub struct Message {
 }
 
 impl Message {
+    /// One with a payload of JSON, and nothing else set.
+    pub fn new(
+        id: MessageId,
+        application: ApplicationKey,
+        event_type: impl Into<String>,
+        payload: impl Into<Bytes>,
+        expires_at: Timestamp,
+    ) -> Self {
+        Message {
+            id,
+            application,
+            event_type: event_type.into(),
+            event_id: None,
+            channels: Vec::new(),
+            tags: Vec::new(),
+            payload: Some(payload.into()),
+            content_type: ContentType::Json,
+            transformations_params: None,
+            received: None,
+            trace: None,
+            expires_at,
+            deliver_at: None,
+        }
+    }
+
     /// What it holds in memory that grows with what was sent: the payload, and what can be read beside it.
     pub fn content_bytes(&self) -> usize {
         let params = self.transformations_params.as_ref().map_or(0, |text| text.len());

@@ -4,11 +4,8 @@
 //! `cargo run --release -p bellwire-store --example keys -- [keys] [folder]`; fails if a look-up takes a millisecond or more (p99), or a key
 //! more than 64 bytes.
 
-use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, FanOut, Message, MessageId, Sequence, SequenceSource, Timestamp,
-};
+use bellwire_model::{ApplicationKey, DedupeKey, FanOut, Message, MessageId, Sequence, SequenceSource, Timestamp};
 use bellwire_store::{Accepted, Batch, EmbeddedStore, Settings, Store};
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -86,21 +83,8 @@ fn fill(store: &EmbeddedStore, keys: u64) -> Result<Timestamp, Box<dyn Error>> {
 }
 
 fn accepted(sequence: Sequence, n: u64) -> Accepted {
-    let message = Message {
-        id: MessageId::from_parts(sequence, [1; 12]),
-        application: ApplicationKey(1),
-        event_type: "a".to_owned(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Some(Bytes::from_static(b"{}")),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-    };
+    let id = MessageId::from_parts(sequence, [1; 12]);
+    let message = Message::new(id, ApplicationKey(1), "a", "{}", Timestamp::FAR_FUTURE);
     Accepted { message: Arc::new(message), fan_out: FanOut::default(), idempotency: None, event: Some(key("known", n)) }
 }
 

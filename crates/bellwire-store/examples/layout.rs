@@ -4,8 +4,8 @@
 //! `cargo run --release -p bellwire-store --example layout -- [messages] [folder] [batch]`; with a batch size, that one alone
 
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, Attempt, AttemptId, ContentType, Delivery, EndpointKey, FanOut, Message, MessageId,
-    Outcome, Sequence, SequenceSource, Timestamp, Trigger, Waiting,
+    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndpointKey, FanOut, Message, MessageId, Outcome,
+    Sequence, SequenceSource, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Accepted, Batch, Change, EmbeddedStore, Settings, Store};
 use bytes::Bytes;
@@ -158,21 +158,10 @@ impl Load {
         self.now = self.now.plus(Duration::from_micros(10));
         let sequence = self.sequences.next(self.now);
         let endpoint = self.random() as u32 % ENDPOINTS;
-        let message = Message {
-            id: MessageId::from_parts(sequence, self.tail()),
-            application: ApplicationKey(1 + endpoint % APPLICATIONS),
-            event_type: "invoice.paid".to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(self.payload.clone()),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            expires_at: self.now.plus(Duration::from_secs(90 * 24 * 3600)),
-            deliver_at: None,
-        };
+        let id = MessageId::from_parts(sequence, self.tail());
+        let application = ApplicationKey(1 + endpoint % APPLICATIONS);
+        let expires_at = self.now.plus(Duration::from_secs(90 * 24 * 3600));
+        let message = Message::new(id, application, "invoice.paid", self.payload.clone(), expires_at);
         let fan_out = FanOut::from_slice(&[EndpointKey(1 + endpoint)]);
         Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }
     }

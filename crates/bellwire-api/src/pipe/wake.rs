@@ -229,31 +229,16 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_model::{ApplicationKey, ContentType, Delivery, MessageId, Timestamp};
+    use bellwire_model::{ApplicationKey, Delivery, MessageId, Timestamp};
     use bellwire_store::{Accepted, Settled, told};
-    use bytes::Bytes;
     use futures_util::FutureExt;
 
     fn batch(sequences: &[u64], endpoint: u32, bytes: usize) -> Batch {
-        let accepted = sequences.iter().map(|n| Accepted {
-            message: Arc::new(Message {
-                id: MessageId::from_parts(Sequence::from_u64(*n), [0; 12]),
-                application: ApplicationKey(1),
-                event_type: "a".to_owned(),
-                event_id: None,
-                channels: Vec::new(),
-                tags: Vec::new(),
-                payload: Some(Bytes::from(vec![0; bytes])),
-                content_type: ContentType::Json,
-                transformations_params: None,
-                expires_at: Timestamp::FAR_FUTURE,
-                deliver_at: None,
-                received: None,
-                trace: None,
-            }),
-            fan_out: [EndpointKey(endpoint)].into_iter().collect(),
-            idempotency: None,
-            event: None,
+        let accepted = sequences.iter().map(|n| {
+            let id = MessageId::from_parts(Sequence::from_u64(*n), [0; 12]);
+            let message = Message::new(id, ApplicationKey(1), "a", vec![0; bytes], Timestamp::FAR_FUTURE);
+            let fan_out = [EndpointKey(endpoint)].into_iter().collect();
+            Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }
         });
         Batch { accepted: accepted.collect(), ..Batch::default() }
     }

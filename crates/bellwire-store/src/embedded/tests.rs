@@ -4,7 +4,7 @@ use super::folder::Reserve;
 use super::opening::write_ahead;
 use super::*;
 use crate::{Accepted, Span};
-use bellwire_model::{ContentType, MessageId, RequestDigest};
+use bellwire_model::{MessageId, RequestDigest};
 use bytes::Bytes;
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
@@ -15,21 +15,8 @@ pub(super) fn open(folder: &Path) -> EmbeddedStore {
 }
 
 fn batch(sequence: u64) -> Batch {
-    let message = Message {
-        id: MessageId::from_parts(Sequence::from_u64(sequence), [0; 12]),
-        application: ApplicationKey(1),
-        event_type: "a".to_owned(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Some(Bytes::from(vec![0; 10_000])),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-    };
+    let id = MessageId::from_parts(Sequence::from_u64(sequence), [0; 12]);
+    let message = Message::new(id, ApplicationKey(1), "a", vec![0; 10_000], Timestamp::FAR_FUTURE);
     let fan_out = [EndpointKey(1)].into_iter().collect();
     let accepted = vec![Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }];
     Batch { accepted, ..Batch::default() }

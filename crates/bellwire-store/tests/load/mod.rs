@@ -1,8 +1,8 @@
 //! Batches as one engine would send them, small and plain.
 
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, Attempt, AttemptId, ContentType, Delivery, EndpointKey, FanOut, Message, MessageId,
-    Sequence, SequenceSource, Timestamp, Trigger,
+    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndpointKey, FanOut, Message, MessageId, Sequence,
+    SequenceSource, Timestamp, Trigger,
 };
 use bellwire_store::Accepted;
 use bytes::Bytes;
@@ -20,21 +20,8 @@ impl Load {
 
     pub(crate) fn accepted(&mut self, endpoints: &[u32]) -> Accepted {
         let sequence = self.sequences.next(self.now);
-        let message = Message {
-            id: MessageId::from_parts(sequence, [1; 12]),
-            application: ApplicationKey(1),
-            event_type: "a".to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: Some(Bytes::from_static(&[b'x'; 300])),
-            content_type: ContentType::Json,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-        };
+        let id = MessageId::from_parts(sequence, [1; 12]);
+        let message = Message::new(id, ApplicationKey(1), "a", Bytes::from_static(&[b'x'; 300]), Timestamp::FAR_FUTURE);
         let fan_out: FanOut = endpoints.iter().copied().map(EndpointKey).collect();
         Accepted { message: Arc::new(message), fan_out, idempotency: None, event: None }
     }

@@ -6,9 +6,9 @@
 use super::report::Report;
 use super::source::{ApplicationRow, EndpointRow, EventTypeRow, MessageRow};
 use bellwire_model::{
-    ActiveSecret, Application, ApplicationId, ApplicationKey, ContentType, Delivery, DisabledBy, Endpoint, EndpointId,
-    EndpointKey, EventType, FanOut, Limits, Message, MessageId, Metadata, OrganisationId, Sequence, Timestamp, Trigger,
-    Waiting, matches,
+    ActiveSecret, Application, ApplicationId, ApplicationKey, Delivery, DisabledBy, Endpoint, EndpointId, EndpointKey,
+    EventType, FanOut, Limits, Message, MessageId, Metadata, OrganisationId, Sequence, Timestamp, Trigger, Waiting,
+    matches,
 };
 use bellwire_signature::svix::{SvixKey, read_secret, read_secret_text};
 use bellwire_store::{Accepted, Recovered};
@@ -262,19 +262,9 @@ impl Taken {
         let mut fan_out: FanOut = waiting.iter().map(|waiting| waiting.delivery.endpoint).collect();
         fan_out.sort_unstable();
         let message = Message {
-            id,
-            application: application.key,
-            event_type: row.event_type,
             event_id: row.uid.clone(),
             channels: channels.unwrap_or_default(),
-            tags: Vec::new(),
-            payload: Some(payload.into()),
-            content_type: ContentType::Json,
-            expires_at,
-            deliver_at: None,
-            transformations_params: None,
-            received: None,
-            trace: None,
+            ..Message::new(id, application.key, row.event_type, payload, expires_at)
         };
         let event = row.uid.as_deref().map(|uid| bellwire_api::event_key(application.id, uid));
         self.report.messages.brought();
