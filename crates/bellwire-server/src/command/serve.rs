@@ -1,6 +1,7 @@
 //! `bellwire serve`: the server, until it is told to stop.
 
-use crate::hooks::keeper::{Handle, Outcome, keeper};
+use crate::hooks::file::Faults;
+use crate::hooks::keeper::{Handle, keeper};
 use anyhow::Context;
 use bellwire_config::{Config, Sources};
 use bellwire_node::observe;
@@ -33,13 +34,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let signals = signals().context("cannot wait for signals")?;
     let (resident, hooks) = config.server.hooks.clone().map(keeper).unzip();
     let mut running = Running { server: Server::start(&config, resident)?, hooks };
-    match running.declare() {
-        Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
-        Some(Err(faults)) => {
-            running.server.stop();
-            return Err(anyhow::Error::new(faults).context("the hooks file cannot be used"));
-        }
-        None => {}
+    if let Err(faults) = running.declare() {
+        running.server.stop();
+        return Err(anyhow::Error::new(faults).context("the hooks file cannot be used"));
     }
     let Running { server, .. } = &running;
     tracing::info!(address = %server.address(), tls = server.is_secure(), data = %config.server.data.display(), version = env!("CARGO_PKG_VERSION"), "ready");
@@ -66,14 +63,15 @@ struct Running {
 }
 
 impl Running {
-    /// Makes the configuration what the hooks file declares, and has requests taken from the first time on. `None` if there is no such
-    /// file, or the server is ending.
-    fn declare(&mut self) -> Option<Outcome> {
-        let outcome = self.hooks.as_mut()?.apply()?;
-        if outcome.is_ok() {
+    /// Makes the configuration what the hooks file declares, and has requests taken from the first time on. Nothing happens if there is no
+    /// such file, or the server is ending.
+    fn declare(&mut self) -> Result<(), Faults> {
+        if let Some(outcome) = self.hooks.as_mut().and_then(Handle::apply) {
+            let done = outcome?;
             self.server.open();
+            tracing::info!(%done, "the hooks file is in force");
         }
-        Some(outcome)
+        Ok(())
     }
 
     /// Reads again what can be read again while running: the hooks file, the certificate and its key. With `changed_only`, what has changed.
@@ -89,12 +87,8 @@ impl Running {
         if !self.hooks.as_ref().is_some_and(|hooks| !changed_only || hooks.has_changed()) {
             return;
         }
-        match self.declare() {
-            Some(Ok(done)) => tracing::info!(%done, "the hooks file is in force"),
-            Some(Err(faults)) => {
-                tracing::error!(error = %faults, "the hooks file cannot be used; what it said before stays in force");
-            }
-            None => {}
+        if let Err(faults) = self.declare() {
+            tracing::error!(error = %faults, "the hooks file cannot be used; what it said before stays in force");
         }
     }
 }

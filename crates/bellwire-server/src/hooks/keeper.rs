@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What became of the file.
-pub(crate) type Outcome = Result<Done, Faults>;
+type Outcome = Result<Done, Faults>;
 
 /// Asks for the file to be read again, and hears what became of it.
 pub(crate) struct Handle {
