@@ -11,6 +11,7 @@
 mod sqlite;
 mod pool;
 mod postgres;
+mod connect;
 #[cfg(feature = "mysql")]
 mod mysql;
 pub mod tls;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use tls::Tls;
 use tokio::time::{Instant, timeout_at};
 
+pub use connect::{Wire, connect};
 pub use postgres::reach;
 pub use sqlite::Files;
 

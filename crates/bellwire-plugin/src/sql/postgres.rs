@@ -1,12 +1,12 @@
 //! PostgreSQL.
 
+use super::connect::{Wire, connect};
 use super::pool::Connections;
 use super::tls::Tls;
 use super::{Bound, Failed, Value};
 use bellwire_egress::{Client as Egress, Reached, with_causes};
 use bytes::BytesMut;
 use std::error::Error as StdError;
-use std::future::Future;
 use std::io;
 use std::net::Ipv6Addr;
 use std::pin::Pin;
@@ -18,9 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Error};
 
 /// What a server that an endpoint's owner names may say in answer to the statements of one event. The client takes in a message whole,
 /// however long its server says that it is.
@@ -137,55 +136,20 @@ impl Pools {
         let mut config: Config = dsn.parse().map_err(|_| "the DSN cannot be read".to_owned())?;
         let left = deadline.saturating_duration_since(Instant::now());
         config.connect_timeout(left.min(Duration::from_secs(10))).application_name("bellwire");
-        if let Some(egress) = guard {
-            let (stream, host) = reach(egress, &config, left).await?;
-            let left_to_say = Left(Arc::new(AtomicUsize::new(ANSWERED_BYTES_MAX)));
-            let stream = Bounded { stream, left: left_to_say.clone() };
-            let client = within(left, self.connect_over(&config, stream, &host)).await?;
-            return Ok(Held { client, left: left_to_say });
-        }
-        let connecting = async {
-            // The connection's own task ends with the client.
-            let client = match &self.tls {
-                Some(tls) => {
-                    let (client, connection) = config.connect(tls.clone()).await?;
-                    tokio::spawn(async move { drop(connection.await) });
-                    client
-                }
-                None => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    tokio::spawn(async move { drop(connection.await) });
-                    client
-                }
-            };
-            Ok::<_, Error>(Held { client, left: Left::default() })
+        let allowance = Left::default();
+        let over = match guard {
+            Some(egress) => {
+                let (stream, host) = reach(egress, &config, left).await?;
+                allowance.0.store(ANSWERED_BYTES_MAX, Ordering::Relaxed);
+                let stream: Box<dyn Wire> = Box::new(Bounded { stream, left: allowance.clone() });
+                Some((stream, host))
+            }
+            None => None,
         };
-        connecting.await.map_err(|error| format!("the database cannot be reached: {}", with_causes(&error)))
+        let client = connect(config, self.tls.clone(), over, Box::new(|| {})).await;
+        let client = client.map_err(|error| format!("the database cannot be reached: {}", with_causes(&error)))?;
+        Ok(Held { client, left: allowance })
     }
-
-    async fn connect_over(&self, config: &Config, stream: Bounded, host: &str) -> Result<Client, String> {
-        let failed = |error: &dyn StdError| format!("the database cannot be reached: {}", with_causes(error));
-        // The connection's own task ends with the client.
-        match &self.tls {
-            Some(tls) => {
-                let tls = MakeTlsConnect::<Bounded>::make_tls_connect(&mut tls.clone(), host);
-                let tls = tls.map_err(|error| failed(&error))?;
-                let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| failed(&error))?;
-                tokio::spawn(async move { drop(connection.await) });
-                Ok(client)
-            }
-            None => {
-                let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| failed(&error))?;
-                tokio::spawn(async move { drop(connection.await) });
-                Ok(client)
-            }
-        }
-    }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let late = |_| "the database cannot be reached: it did not answer in time".to_owned();
-    tokio::time::timeout(limit, work).await.map_err(late)?
 }
 
 /// A stream to the one host that a DSN names, and the host: at an address that the guard allows, or by way of the operator's proxy.

@@ -1,6 +1,8 @@
 //! TLS to PostgreSQL: rustls, with the same authorities and the same strictness as for outgoing requests. Also for whoever reads
 //! such a database elsewhere in the program.
 
+use rustls::pki_types::ServerName;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,9 +13,9 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Makes TLS streams for any host.
-#[derive(Clone)]
-pub struct Tls(TlsConnector);
+/// Makes TLS streams for any host; by default for none.
+#[derive(Clone, Default)]
+pub struct Tls(Option<TlsConnector>);
 
 impl Tls {
     /// By these settings.
@@ -21,12 +23,13 @@ impl Tls {
     /// # Errors
     /// If the machine's authorities cannot be read.
     pub fn new(settings: &bellwire_egress::TlsSettings) -> Result<Tls, rustls::Error> {
-        Ok(Tls::by(bellwire_egress::tls_client_config(settings)?))
+        let config = bellwire_egress::tls_client_config(settings)?;
+        Ok(Tls(Some(TlsConnector::from(Arc::new(config)))))
     }
 
-    /// By this configuration.
-    pub fn by(config: rustls::ClientConfig) -> Tls {
-        Tls(TlsConnector::from(Arc::new(config)))
+    /// To this host.
+    pub(super) fn to(&self, host: &str) -> Connect {
+        Connect { connector: self.0.clone(), host: host.to_owned() }
     }
 }
 
@@ -36,18 +39,17 @@ where
 {
     type Stream = Stream<S>;
     type TlsConnect = Connect;
-    type Error = rustls::pki_types::InvalidDnsNameError;
+    type Error = Infallible;
 
-    fn make_tls_connect(&mut self, host: &str) -> Result<Connect, Self::Error> {
-        let name = rustls::pki_types::ServerName::try_from(host.to_owned())?;
-        Ok(Connect { connector: self.0.clone(), name })
+    fn make_tls_connect(&mut self, host: &str) -> Result<Connect, Infallible> {
+        Ok(self.to(host))
     }
 }
 
 /// Makes one stream.
 pub struct Connect {
-    connector: TlsConnector,
-    name: rustls::pki_types::ServerName<'static>,
+    connector: Option<TlsConnector>,
+    host: String,
 }
 
 impl<S> TlsConnect<S> for Connect
@@ -59,7 +61,11 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move { self.connector.connect(self.name, stream).await.map(Stream) })
+        Box::pin(async move {
+            let connector = self.connector.ok_or_else(|| io::Error::other("no TLS is set up"))?;
+            let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
+            connector.connect(name, stream).await.map(Stream)
+        })
     }
 }
 

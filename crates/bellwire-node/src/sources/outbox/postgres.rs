@@ -8,16 +8,13 @@ use super::super::hand::PAGE_MAX;
 use super::gaps::{GAPS_MAX, Snapshot};
 use super::{Gaps, Page, Payload, Row, cut, quoted};
 use anyhow::{Context, bail};
-use bellwire_egress::{Client as Egress, Reached};
+use bellwire_egress::Client as Egress;
 use bellwire_model::{Outbox, Then, Timestamp};
-use bellwire_plugin::sql::{self, tls::Tls};
-use std::future::poll_fn;
+use bellwire_plugin::sql::{self, Wire, tls::Tls};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls};
+use tokio_postgres::{Client, Config, IsolationLevel};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// No statement of ours takes longer.
@@ -172,52 +169,18 @@ async fn connect(dsn: &str, guard: Option<&Egress>, tls: Option<Tls>, woken: &Ar
     // What is wrong with it is not repeated: it may hold a password.
     let mut config: Config = dsn.parse().map_err(|_| anyhow::anyhow!("the DSN cannot be read"))?;
     config.connect_timeout(CONNECT_WAIT).application_name("bellwire");
-    let reached = match guard {
-        Some(egress) => Some(sql::reach(egress, &config, CONNECT_WAIT).await.map_err(anyhow::Error::msg)?),
+    let over = match guard {
+        Some(egress) => {
+            let (stream, host) = sql::reach(egress, &config, CONNECT_WAIT).await.map_err(anyhow::Error::msg)?;
+            let stream: Box<dyn Wire> = Box::new(stream);
+            Some((stream, host))
+        }
         None => None,
     };
-    let connecting = async {
-        anyhow::Ok(match (reached, tls) {
-            (Some((stream, host)), Some(mut tls)) => {
-                let tls = MakeTlsConnect::<Reached>::make_tls_connect(&mut tls, &host)?;
-                let (client, connection) = config.connect_raw(stream, tls).await?;
-                tokio::spawn(drive(connection, Arc::clone(woken)));
-                client
-            }
-            (Some((stream, _)), None) => {
-                let (client, connection) = config.connect_raw(stream, NoTls).await?;
-                tokio::spawn(drive(connection, Arc::clone(woken)));
-                client
-            }
-            (None, Some(tls)) => {
-                let (client, connection) = config.connect(tls).await?;
-                tokio::spawn(drive(connection, Arc::clone(woken)));
-                client
-            }
-            (None, None) => {
-                let (client, connection) = config.connect(NoTls).await?;
-                tokio::spawn(drive(connection, Arc::clone(woken)));
-                client
-            }
-        })
-    };
+    let woken = Arc::clone(woken);
+    let connecting = sql::connect(config, tls, over, Box::new(move || woken.notify_one()));
     let connected = tokio::time::timeout(2 * CONNECT_WAIT, connecting).await;
     connected.context("the database did not answer in time")?.context("the database cannot be reached")
-}
-
-/// Until the client is dropped, or the connection ends.
-async fn drive<S, T>(mut connection: Connection<S, T>, woken: Arc<Notify>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-        if matches!(message, AsyncMessage::Notification(_)) {
-            woken.notify_one();
-        }
-    }
-    // Whoever waits finds out by asking.
-    woken.notify_one();
 }
 
 async fn column(client: &Client, table: &str, column: &str) -> anyhow::Result<Column> {

@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use std::collections::HashSet;
 use std::str::FromStr;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, IsolationLevel, NoTls, Row, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use crate::command::Hint;
-use bellwire_plugin::sql::tls::Tls;
+use bellwire_plugin::sql::{self, tls::Tls};
 
 /// Rows are read so many at a time.
 const PAGE: i32 = 500;
@@ -108,16 +108,11 @@ impl Source {
         ))?;
         config.application_name("bellwire import").options("-c default_transaction_read_only=on");
         let refused = || Hint::new("no connection to the database", "the server only needs to be allowed to read");
-        let client = if config.get_ssl_mode() == SslMode::Require {
-            let (client, connection) =
-                config.connect(Tls::new(tls).context("cannot set up TLS")?).await.with_context(refused)?;
-            tokio::spawn(connection);
-            client
-        } else {
-            let (client, connection) = config.ssl_mode(SslMode::Disable).connect(NoTls).await.with_context(refused)?;
-            tokio::spawn(connection);
-            client
+        let tls = match config.get_ssl_mode() {
+            SslMode::Require => Some(Tls::new(tls).context("cannot set up TLS")?),
+            _ => None,
         };
+        let client = sql::connect(config, tls, None, Box::new(|| {})).await.with_context(refused)?;
         Ok(Source { client })
     }
 
