@@ -234,7 +234,7 @@ async fn run(api: &Api, script: Script) -> Result<Option<Transformed>, ScriptErr
     // Gone with whoever waits here.
     let asked_by = Arc::new(());
     api.settings().scripts.run_for(&asked_by, script, move |done| drop(sender.send(done)));
-    receiver.await.unwrap_or_else(|_| Err(ScriptError("the server is shutting down".to_owned())))
+    receiver.await.unwrap_or_else(|_| Err(ScriptError::Failed("the server is shutting down".to_owned())))
 }
 
 fn refused(error: &ScriptError) -> Error {

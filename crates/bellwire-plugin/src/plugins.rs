@@ -123,7 +123,7 @@ impl Shared {
         code: &str,
         now: Timestamp,
     ) -> Result<Arc<Module>, ModuleError> {
-        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.0))?;
+        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.to_string()))?;
         self.modules.of(own).add(name, code, now)
     }
 
@@ -133,7 +133,7 @@ impl Shared {
     /// [`ModuleError::Refused`].
     pub fn inspect_script(&self, code: &str, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
         let version = modules::text_version(code, now)?;
-        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.0))?;
+        self.handlers.check(&code.into()).map_err(|error| ModuleError::Refused(error.to_string()))?;
         Ok(version)
     }
 

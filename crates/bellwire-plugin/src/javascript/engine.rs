@@ -1,7 +1,9 @@
 //! A handler's run, turn by turn: it runs until it waits for an answer from outside, steps aside, and goes on with the answer on
 //! whichever thread is free.
 
+use crate::answer::Console;
 use bellwire_shape::{Bounds, Engines, Job, Sandbox, ScriptError};
+use parking_lot::Mutex;
 use rquickjs::context::EvalOptions;
 use rquickjs::{CatchResultExt, Ctx, Function, Module, Object, Value};
 use serde::Deserialize;
@@ -19,6 +21,23 @@ pub(super) struct Turn {
     pub(super) lane: u64,
     pub(super) code: Arc<str>,
     pub(super) what: What,
+    /// Nobody waits for it any longer.
+    pub(super) until: Option<Instant>,
+    pub(super) written: Written,
+}
+
+/// What a run writes to its console. It lies outside of the sandbox: whoever waits has it, whatever becomes of the run.
+pub(super) type Written = Arc<Mutex<Console>>;
+
+fn nowhere() -> Written {
+    Arc::new(Mutex::new(Console::new(0)))
+}
+
+impl Turn {
+    /// One that no run waits for.
+    pub(super) fn of_nobody(lane: u64, code: Arc<str>, what: What) -> Turn {
+        Turn { lane, code, what, until: None, written: nowhere() }
+    }
 }
 
 /// What a turn begins with.
@@ -45,9 +64,9 @@ pub(super) enum Done {
     /// It loads.
     Loaded,
     /// It waits for these, and perhaps for others from before.
-    Waits { suspended: Suspended, console: String, calls: Vec<Call> },
+    Waits { suspended: Suspended, calls: Vec<Call> },
     /// It is over.
-    Ended { console: String, end: Result<End, ScriptError> },
+    Ended(Result<End, ScriptError>),
 }
 
 /// Something that a handler wants fetched.
@@ -88,7 +107,6 @@ pub(super) struct Emit {
 
 #[derive(Deserialize)]
 struct Taken {
-    console: String,
     calls: Vec<Call>,
     waiting: usize,
     done: Option<Over>,
@@ -111,14 +129,20 @@ struct Thrown {
 /// A sandbox with the prelude and one script in it.
 pub(super) struct Engine {
     sandbox: Sandbox,
+    /// Where its console goes: to the run that it is on.
+    console: Arc<Mutex<Written>>,
 }
 
 impl Engine {
     fn load(code: &str, bounds: Bounds, deadline: Duration) -> Result<Engine, ScriptError> {
         let sandbox = Sandbox::new(bounds, FILE)?;
+        let console = Arc::new(Mutex::new(nowhere()));
+        let writes = Arc::clone(&console);
         sandbox.within(deadline, |ctx| {
             let failed = |error| sandbox.thrown(error);
-            let driver: Object<'_> = evaluate(ctx, PRELUDE, "prelude.js").catch(ctx).map_err(failed)?;
+            let prelude: Function<'_> = evaluate(ctx, PRELUDE, "prelude.js").catch(ctx).map_err(failed)?;
+            let out = Function::new(ctx.clone(), move |line: String| writes.lock().lock().write(line.as_bytes()));
+            let driver: Object<'_> = out.and_then(|out| prelude.call((out,))).catch(ctx).map_err(failed)?;
             let functions = Object::new(ctx.clone()).catch(ctx).map_err(failed)?;
             let exported = match is_module(code) {
                 true => Some(module(ctx, code).catch(ctx).map_err(failed)?),
@@ -139,13 +163,13 @@ impl Engine {
                 if found.is_function() {
                     functions.set(name, found).catch(ctx).map_err(failed)?;
                 } else if name == "handle" {
-                    return Err(ScriptError("the script must define a function named handle".to_owned()));
+                    return Err(ScriptError::Failed("the script must define a function named handle".to_owned()));
                 }
             }
             driver.set("functions", functions).catch(ctx).map_err(failed)?;
             ctx.globals().set(DRIVER, driver).catch(ctx).map_err(failed)
         })?;
-        Ok(Engine { sandbox })
+        Ok(Engine { sandbox, console })
     }
 
     /// One turn: `function` of the prelude with `input`, and everything that follows from it without waiting.
@@ -159,16 +183,16 @@ impl Engine {
             // A job that was cut off leaves a run that never ends; so the clock is looked at here as well.
             while ctx.execute_pending_job() {
                 if self.sandbox.is_late() {
-                    return Err(ScriptError("late".to_owned()));
+                    return Err(ScriptError::Failed("late".to_owned()));
                 }
             }
             if self.sandbox.is_late() {
-                return Err(ScriptError("late".to_owned()));
+                return Err(ScriptError::Failed("late".to_owned()));
             }
             let take: Function<'_> = driver.get("take").catch(ctx).map_err(failed)?;
             let taken: String = take.call(()).catch(ctx).map_err(failed)?;
             serde_json::from_str(&taken)
-                .map_err(|error| ScriptError(format!("what the handler did cannot be read: {error}")))
+                .map_err(|error| ScriptError::Failed(format!("what the handler did cannot be read: {error}")))
         })
     }
 }
@@ -206,6 +230,7 @@ impl Job for Turn {
     fn run(self, engines: &mut Engines<Engine>) -> Result<Done, ScriptError> {
         let deadline = engines.limits().deadline;
         let begun = Instant::now();
+        let left = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(begun));
         let (mut engine, used, function, input) = match self.what {
             What::Load => {
                 let engine = Engine::load(&self.code, engines.bounds(), deadline)?;
@@ -219,30 +244,31 @@ impl Job for Turn {
             What::Begin(input) => {
                 let mut engine = match engines.take(self.lane, &self.code) {
                     Some(engine) => engine,
-                    None => Engine::load(&self.code, engines.bounds(), deadline)?,
+                    None => Engine::load(&self.code, engines.bounds(), deadline.min(left))?,
                 };
                 engine.sandbox.count();
                 (engine, Duration::ZERO, "begin", input)
             }
             What::Settle(Suspended { engine, used }, input) => (engine, used, "settle", input),
         };
-        let taken = engine.turn(function, input, deadline.saturating_sub(used))?;
+        *engine.console.lock() = self.written;
+        let taken = engine.turn(function, input, deadline.saturating_sub(used).min(left))?;
         let used = used + begun.elapsed();
-        let Taken { console, calls, waiting, done } = taken;
+        let Taken { calls, waiting, done } = taken;
         let end = match done {
             Some(Over::Ended(end)) => Ok(end),
             Some(Over::Failed { error: Thrown { name, message, stack } }) => {
                 Err(engine.sandbox.described(&name, &message, &stack))
             }
             None if waiting > 0 => {
-                return Ok(Done::Waits { suspended: Suspended { engine, used }, console, calls });
+                return Ok(Done::Waits { suspended: Suspended { engine, used }, calls });
             }
-            None => Err(ScriptError("handle waits for something that never comes".to_owned())),
+            None => Err(ScriptError::Failed("handle waits for something that never comes".to_owned())),
         };
         // What still waits for an answer that nobody wants any more would meet the next run.
         if end.is_ok() && waiting == 0 && engine.sandbox.is_tidy(used) {
             engines.keep(self.lane, self.code, engine);
         }
-        Ok(Done::Ended { console, end })
+        Ok(Done::Ended(end))
     }
 }

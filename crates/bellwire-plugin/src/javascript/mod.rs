@@ -18,9 +18,10 @@ use crate::settings::{Fault, Millis};
 use bellwire_egress::Client;
 use bellwire_model::{Code, EndpointKey, FailureClass, Permissions, Runs};
 use bellwire_shape::{Pool, ScriptError, ScriptLimits};
-use engine::{Call, Done, End, Said, Suspended, Turn, What};
+use engine::{Call, Done, End, Said, Suspended, Turn, What, Written};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,9 +84,9 @@ impl Handlers {
         /// A lane for scripts that are only tried.
         const TRYING: u64 = 1 << 63;
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let turn = Turn { lane: TRYING, code: Arc::clone(script), what: What::Load };
+        let turn = Turn::of_nobody(TRYING, Arc::clone(script), What::Load);
         self.0.run(turn, move |done| drop(sender.send(done.map(drop))));
-        receiver.recv().unwrap_or_else(|_| Err(ScriptError("no thread is left for scripts".to_owned())))
+        receiver.recv().unwrap_or_else(|_| Err(ScriptError::Failed("no thread is left for scripts".to_owned())))
     }
 
     async fn turn(&self, turn: Turn) -> Result<Done, ScriptError> {
@@ -97,12 +98,12 @@ impl Handlers {
                 discard(&pool, lane, code, suspended);
             }
         });
-        receiver.await.unwrap_or_else(|_| Err(ScriptError("no thread is left for scripts".to_owned())))
+        receiver.await.unwrap_or_else(|_| Err(ScriptError::Failed("no thread is left for scripts".to_owned())))
     }
 }
 
 fn discard(pool: &Pool<Turn>, lane: u64, code: Arc<str>, suspended: Suspended) {
-    pool.run(Turn { lane, code, what: What::Discard(suspended) }, drop);
+    pool.run(Turn::of_nobody(lane, code, What::Discard(suspended)), drop);
 }
 
 impl Javascript {
@@ -111,7 +112,7 @@ impl Javascript {
         match (&self.script, &self.module) {
             (Some(script), None) => {
                 if let Err(error) = handlers.check(script) {
-                    faults.push(Fault::new(&["script"], error.0));
+                    faults.push(Fault::new(&["script"], error.to_string()));
                 }
             }
             (None, Some(name)) => {
@@ -156,11 +157,12 @@ impl Javascript {
             Ok(input) => input,
             Err(error) => return Ran::broken(FailureClass::Plugin, format!("the event cannot be written: {error}")),
         };
-        let mut console = Console::new(CONSOLE_MAX);
+        let written: Written = Arc::new(Mutex::new(Console::new(CONSOLE_MAX)));
         let deadline = Instant::now() + self.timeout_ms.0;
         let fetch = permissions.as_ref().map(|wants| wants.fetch.clone());
         let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, Asks::Text, deadline);
-        let running = drive(&code, input, u64::from(lane.0), handlers, &mut console, &mut fetches);
+        let running = drive(&code, input, u64::from(lane.0), handlers, &written, deadline, &mut fetches);
+        let late = |text: String| (Answer::Broken(FailureClass::Timeout, text), Vec::new());
         let (answer, emitted) = match timeout_at(deadline, running).await {
             Ok(Ok(end)) => {
                 let said = said(end, handlers.0.limits().output_bytes_max);
@@ -170,13 +172,15 @@ impl Javascript {
                     None => said,
                 }
             }
-            Ok(Err(error)) => (Answer::Broken(FailureClass::Plugin, error.0), Vec::new()),
-            Err(_) => {
-                let text = format!("the handler took longer than {:?}", self.timeout_ms.0);
-                (Answer::Broken(FailureClass::Timeout, text), Vec::new())
+            Ok(Err(ScriptError::Failed(text))) => (Answer::Broken(FailureClass::Plugin, text), Vec::new()),
+            Ok(Err(ScriptError::Late(text))) if Instant::now() < deadline => late(text),
+            Ok(Err(ScriptError::Late(_))) | Err(_) => {
+                late(format!("the handler took longer than {:?}", self.timeout_ms.0))
             }
         };
-        Ran { answer, emitted, told: None, output: console.into_bytes() }
+        // One that could not be stopped may still write.
+        let output = std::mem::replace(&mut *written.lock(), Console::new(0)).into_bytes();
+        Ran { answer, emitted, told: None, output }
     }
 }
 
@@ -186,23 +190,19 @@ async fn drive(
     input: String,
     lane: u64,
     handlers: &Handlers,
-    console: &mut Console,
+    written: &Written,
+    deadline: Instant,
     fetches: &mut Fetches<'_>,
 ) -> Result<End, ScriptError> {
     let mut under_way = FuturesUnordered::new();
     let mut what = What::Begin(input);
     loop {
-        let turn = Turn { lane, code: Arc::clone(code), what };
+        let until = Some(deadline.into_std());
+        let turn = Turn { lane, code: Arc::clone(code), what, until, written: Arc::clone(written) };
         let (suspended, calls) = match handlers.turn(turn).await? {
-            Done::Waits { suspended, console: written, calls } => {
-                console.write(written.as_bytes());
-                (suspended, calls)
-            }
-            Done::Ended { console: written, end } => {
-                console.write(written.as_bytes());
-                return end;
-            }
-            Done::Loaded => return Err(ScriptError("the handler was not run".to_owned())),
+            Done::Waits { suspended, calls } => (suspended, calls),
+            Done::Ended(end) => return end,
+            Done::Loaded => return Err(ScriptError::Failed("the handler was not run".to_owned())),
         };
         let waiting = Waiting { handlers, lane, code, suspended: Some(suspended) };
         for call in calls {
@@ -211,9 +211,11 @@ async fn drive(
             under_way.push(async move { settled(id, answer.await) });
         }
         let Some(answer) = under_way.next().await else {
-            return Err(ScriptError("handle waits for something that never comes".to_owned()));
+            return Err(ScriptError::Failed("handle waits for something that never comes".to_owned()));
         };
-        let Some(suspended) = waiting.go_on() else { return Err(ScriptError("the handler was lost".to_owned())) };
+        let Some(suspended) = waiting.go_on() else {
+            return Err(ScriptError::Failed("the handler was lost".to_owned()));
+        };
         what = What::Settle(suspended, answer);
     }
 }

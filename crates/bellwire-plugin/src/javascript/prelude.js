@@ -1,7 +1,9 @@
 // What a handler finds beside the language, and how a run goes on between its turns. Everything crosses the border as JSON text:
-// `begin` starts a run, `settle` hands an answer from outside in, `take` hands out what has come up since the last turn.
-(() => {
+// `begin` starts a run, `settle` hands an answer from outside in, `take` hands out what has come up since the last turn. Only what is
+// written to the console goes out at once, by `out`: one that is cut off is not asked any more.
+((out) => {
   const { stringify, parse } = JSON;
+  const { toWellFormed } = String.prototype;
   const CONSOLE_MAX = 16384;
   let run;
 
@@ -18,7 +20,7 @@
     if (!run || run.written > CONSOLE_MAX) return;
     const line = prefix + values.map(shown).join(' ') + '\n';
     run.written += line.length;
-    run.console += line.slice(0, CONSOLE_MAX);
+    out(toWellFormed.call(line.slice(0, CONSOLE_MAX)));
   };
   globalThis.console = {
     log: write(''), info: write(''), debug: write(''), warn: write('warn: '), error: write('error: '),
@@ -111,7 +113,7 @@
   return {
     begin(input, functions) {
       const { event, given } = parse(input);
-      const own = { console: '', written: 0, calls: [], waiting: new Map(), next: 1, emitted: [], answer: null, done: null };
+      const own = { written: 0, calls: [], waiting: new Map(), next: 1, emitted: [], answer: null, done: null };
       run = own;
       go(event, context(given, own), functions).then(
         (value) => { own.done = { value: value === undefined ? undefined : shown(value), answer: own.answer, emitted: own.emitted }; },
@@ -126,10 +128,9 @@
       else call.resolve(new Response(response));
     },
     take() {
-      const { console, calls, waiting, done } = run;
-      run.console = '';
+      const { calls, waiting, done } = run;
       run.calls = [];
-      return stringify({ console, calls, waiting: waiting.size, done });
+      return stringify({ calls, waiting: waiting.size, done });
     },
   };
-})()
+})

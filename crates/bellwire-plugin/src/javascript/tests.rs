@@ -127,6 +127,62 @@ fn a_hostile_handler_is_cut_off_and_the_next_one_runs() {
 }
 
 #[test]
+fn one_that_does_not_end_has_failed_before_twice_its_deadline_and_what_it_wrote_is_kept() {
+    let deadline = Duration::from_secs(1);
+    let harms = [
+        "for (;;) {}",
+        "for (;;) await 0",
+        "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "[2, 1].sort(() => { for (;;) {} })",
+        "JSON.stringify({ toJSON() { for (;;) {} } })",
+        // The interpreter does not look at the clock in there. It ends after some seconds, so that other tests have their turn.
+        "Array.prototype.join.call({ length: 2e8 }, '')",
+        "Array.prototype.fill.call(Object.defineProperty(new Uint8Array(8), 'length', { value: 1e8 }), 1)",
+        "'a'.repeat(4e5).indexOf('a'.repeat(2e5) + 'b')",
+    ];
+    let handlers = Handlers::new(ScriptLimits { deadline, threads: harms.len(), ..ScriptLimits::default() });
+    let client = client();
+    let check = async |harm: &str, key: u32, more: Value| {
+        let script = format!("export async function handle() {{ console.log('before \\ud800'); {harm} }}");
+        let mut settings = json!({ "script": script });
+        settings.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let begun = Instant::now();
+        let ran = run_on(&handlers, &client, key, settings).await;
+        assert!(begun.elapsed() < deadline * 2, "{harm}: {:?}", begun.elapsed());
+        let outcome = ran.outcome(bellwire_model::Timestamp::EPOCH, begun.elapsed());
+        assert_eq!(outcome.result, Err(FailureClass::Timeout), "{harm}: {ran:?}");
+        let text = String::from_utf8_lossy(&outcome.body).into_owned();
+        assert!(text.ends_with("\nbefore \u{fffd}\n"), "{harm}: {text}");
+        text
+    };
+    block_on(async {
+        let all = harms.iter().zip(1..).map(|(harm, key)| check(harm, key, json!({})));
+        for text in futures_util::future::join_all(all).await {
+            assert!(text.contains("took longer than 1s") || text.contains("could not be stopped"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn one_that_its_endpoint_waits_for_no_longer_computes_no_longer() {
+    let deadline = Duration::from_secs(10);
+    let (handlers, client) = (Handlers::new(ScriptLimits { deadline, ..ScriptLimits::default() }), client());
+    block_on(async {
+        let begun = Instant::now();
+        let loops =
+            json!({ "script": "const handle = () => { console.log('before'); for (;;) {} }", "timeout_ms": 200 });
+        // All in one lane: one runs, the others wait.
+        for ran in futures_util::future::join_all((0..5).map(|_| run_on(&handlers, &client, 1, loops.clone()))).await {
+            let late = Answer::Broken(FailureClass::Timeout, "the handler took longer than 200ms".to_owned());
+            assert_eq!(ran.answer, late);
+        }
+        let next = run_on(&handlers, &client, 1, json!({ "script": "const handle = () => 1" })).await;
+        assert_eq!(next.answer, Answer::Said("1".into()));
+        assert!(begun.elapsed() < deadline / 2, "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
 fn a_handler_starts_in_a_moment() {
     let (handlers, client) = (handlers(), client());
     // Each is new, and has a runtime of its own. The best of many: what else the machine does is not meant.

@@ -5,12 +5,12 @@ use super::instance::Inside;
 use super::turn::{Done, Run, Turn, What};
 use crate::modules::Modules;
 use bellwire_model::Permissions;
-use bellwire_shape::{Pool, ScriptLimits};
+use bellwire_shape::{Pool, ScriptError, ScriptLimits};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, Linker};
@@ -111,7 +111,7 @@ impl Components {
         receiver.await.unwrap_or_else(|_| Err("no thread is left for compiling".to_owned()))
     }
 
-    pub(super) async fn turn(&self, turn: Turn) -> Result<Done, String> {
+    pub(super) async fn turn(&self, turn: Turn) -> Result<Done, ScriptError> {
         let (sender, receiver) = oneshot::channel();
         let (components, lane, digest) = (self.clone(), turn.lane, Arc::clone(&turn.digest));
         self.pool.run(turn, move |done| {
@@ -120,12 +120,11 @@ impl Components {
                 components.discard(lane, digest, run);
             }
         });
-        let done = receiver.await.map_err(|_| "no thread is left for components".to_owned())?;
-        done.map_err(|error| error.0)
+        receiver.await.unwrap_or_else(|_| Err(ScriptError::Failed("no thread is left for components".to_owned())))
     }
 
     pub(super) fn discard(&self, lane: u64, digest: Arc<str>, run: Run) {
-        self.pool.run(Turn { lane, digest, what: What::Discard(run) }, drop);
+        self.pool.run(Turn { lane, digest, what: What::Discard(run), until: Instant::now() }, drop);
     }
 
     /// How many compiled components are kept, and what they take in bytes.

@@ -5,7 +5,7 @@ use super::components::{Compiled, Way};
 use crate::answer::{Console, Emitted};
 use crate::event::Event;
 use crate::fetch::Wanted;
-use bellwire_shape::ScriptLimits;
+use bellwire_shape::{ScriptError, ScriptLimits};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::de::IgnoredAny;
@@ -169,7 +169,7 @@ pub(super) fn event(event: &Event<'_>) -> types::Event {
 ///
 /// # Errors
 /// What the component's owner is to read.
-pub(super) async fn run(compiled: Arc<Compiled>, event: types::Event, inside: Inside) -> Result<End, String> {
+pub(super) async fn run(compiled: Arc<Compiled>, event: types::Event, inside: Inside) -> Result<End, ScriptError> {
     let limits = inside.limits;
     let mut store = Store::new(compiled.engine(), inside);
     store.limiter(|inside| &mut inside.memory);
@@ -180,7 +180,8 @@ pub(super) async fn run(compiled: Arc<Compiled>, event: types::Event, inside: In
         true => Err(Late(limits.deadline).into()),
     });
     let called = call(&compiled.way, &mut store, event).await;
-    let answer = called.map_err(|error| described(&error))?.map_err(|why| format!("the component failed: {why}"))?;
+    let answer = called.map_err(|error| described(&error))?;
+    let answer = answer.map_err(|why| ScriptError::Failed(format!("the component failed: {why}")))?;
     Ok(End { answer, emitted: std::mem::take(&mut store.data_mut().emitted) })
 }
 
@@ -216,16 +217,19 @@ struct Swollen(usize);
 #[error("{0}")]
 struct Refused(String);
 
-fn described(error: &wasmtime::Error) -> String {
-    if let Some(I32Exit(status)) = error.downcast_ref() {
-        return format!("the component exited with {status}");
+fn described(error: &wasmtime::Error) -> ScriptError {
+    if let Some(Late(limit)) = error.downcast_ref() {
+        return ScriptError::Late(Late(*limit).to_string());
     }
-    match error.downcast_ref::<Trap>() {
+    if let Some(I32Exit(status)) = error.downcast_ref() {
+        return ScriptError::Failed(format!("the component exited with {status}"));
+    }
+    ScriptError::Failed(match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "the component used up its stack".to_owned(),
         Some(trap) => format!("the component was ended: {trap}"),
-        None if error.is::<Late>() || error.is::<Swollen>() || error.is::<Refused>() => error.root_cause().to_string(),
+        None if error.is::<Swollen>() || error.is::<Refused>() => error.root_cause().to_string(),
         None => format!("the component was ended: {error:#}"),
-    }
+    })
 }
 
 impl host::Host for Inside {

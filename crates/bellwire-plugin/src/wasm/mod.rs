@@ -19,6 +19,7 @@ use crate::modules::Modules;
 use crate::settings::{Fault, Millis};
 use bellwire_egress::Client;
 use bellwire_model::{Code, EndpointKey, FailureClass, ModuleVersion, Runs};
+use bellwire_shape::ScriptError;
 use bindings::bellwire::handler::{host, types};
 use components::Compiled;
 pub(crate) use components::Components;
@@ -84,20 +85,21 @@ impl Wasm {
         let deadline = Instant::now() + self.timeout_ms.0;
         let outside = Arc::new(Outside::default());
         let running = async {
-            let compiled = components.compiled(&digest, modules).await?;
+            let compiled = components.compiled(&digest, modules).await.map_err(ScriptError::Failed)?;
             let limits = components.limits();
             let inside = Inside::new(&outside, limits, environment, &self.variables, &self.secrets);
             let fetch = Some(version.wants.fetch.clone());
             let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, Asks::Section, deadline);
             let lane = u64::from(lane.0);
-            drive(&compiled, digest, event, inside, lane, components, &outside, &mut fetches).await
+            drive(&compiled, digest, event, inside, lane, components, &outside, deadline, &mut fetches).await
         };
+        let late = |text: String| (Answer::Broken(FailureClass::Timeout, text), Vec::new());
         let (answer, emitted) = match timeout_at(deadline, running).await {
             Ok(Ok(end)) => Asks::Section.permitted(said(end, components.limits().output_bytes_max), &version.wants),
-            Ok(Err(why)) => (Answer::Broken(FailureClass::Plugin, why), Vec::new()),
-            Err(_) => {
-                let text = format!("the component took longer than {:?}", self.timeout_ms.0);
-                (Answer::Broken(FailureClass::Timeout, text), Vec::new())
+            Ok(Err(ScriptError::Failed(text))) => (Answer::Broken(FailureClass::Plugin, text), Vec::new()),
+            Ok(Err(ScriptError::Late(text))) if Instant::now() < deadline => late(text),
+            Ok(Err(ScriptError::Late(_))) | Err(_) => {
+                late(format!("the component took longer than {:?}", self.timeout_ms.0))
             }
         };
         Ran { answer, emitted, told: None, output: outside.take_output() }
@@ -114,16 +116,17 @@ async fn drive(
     lane: u64,
     components: &Components,
     outside: &Arc<Outside>,
+    deadline: Instant,
     fetches: &mut Fetches<'_>,
-) -> Result<End, String> {
+) -> Result<End, ScriptError> {
     let running = instance::run(Arc::clone(compiled), instance::event(event), inside);
     let mut run = Run::new(running, Arc::clone(outside), Arc::clone(compiled.clock()));
     loop {
-        let turn = Turn { lane, digest: Arc::clone(&digest), what: What::GoOn(run) };
+        let turn = Turn { lane, digest: Arc::clone(&digest), what: What::GoOn(run), until: deadline.into_std() };
         let waiting = match components.turn(turn).await? {
             Done::Ended(end) => return end,
             Done::Waits(run) => Waiting { components, lane, digest: &digest, run: Some(run) },
-            Done::Discarded => return Err("the component was not run".to_owned()),
+            Done::Discarded => return Err(ScriptError::Failed("the component was not run".to_owned())),
         };
         // What it waits for is an answer from outside, or a moment.
         if let Some((wanted, answer)) = outside.take_call() {
@@ -131,7 +134,7 @@ async fn drive(
             let _ = answer.send(fetched);
         }
         outside.woken().await;
-        run = waiting.go_on().ok_or("the run was lost")?;
+        run = waiting.go_on().ok_or_else(|| ScriptError::Failed("the run was lost".to_owned()))?;
     }
 }
 

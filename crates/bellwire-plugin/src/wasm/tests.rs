@@ -87,7 +87,8 @@ fn what_harms_is_ended_and_says_so_and_the_next_one_runs() {
     let world = World::new();
     let check = |harm: &str, expected: &str| {
         let ran = block_on(world.harm(1, harm));
-        let Answer::Broken(FailureClass::Plugin, text) = &ran.answer else { panic!("{harm}: {ran:?}") };
+        let Answer::Broken(class, text) = &ran.answer else { panic!("{harm}: {ran:?}") };
+        assert_eq!(*class, if harm == "loop" { FailureClass::Timeout } else { FailureClass::Plugin }, "{harm}");
         assert!(text.contains(expected), "{harm}: {text}");
         let output = String::from_utf8_lossy(&ran.output);
         assert!(output.starts_with(&format!("about to: {harm}\n")), "{harm}: {output}");
@@ -114,6 +115,44 @@ fn what_harms_is_ended_and_says_so_and_the_next_one_runs() {
 }
 
 const CONSOLE_AND_MORE: usize = bellwire_model::RESPONSE_BODY_MAX + 100;
+
+#[test]
+#[ignore = "needs components"]
+fn one_that_loops_has_failed_before_twice_its_deadline_and_what_it_wrote_is_kept() {
+    let world = World::new();
+    let deadline = world.components.limits().deadline;
+    // The best of three: what else the machine does is not meant.
+    let best = (0..3).map(|_| {
+        let begun = Instant::now();
+        let ran = block_on(world.harm(1, "loop"));
+        let took = begun.elapsed();
+        let outcome = ran.outcome(Timestamp::EPOCH, took);
+        assert_eq!(outcome.result, Err(FailureClass::Timeout), "{ran:?}");
+        assert_eq!(outcome.body, "the component computed for longer than 400ms\nabout to: loop\n");
+        took
+    });
+    let best = best.min().unwrap_or_default();
+    assert!((deadline..deadline * 2).contains(&best), "{best:?}");
+}
+
+#[test]
+#[ignore = "needs components"]
+fn one_that_its_endpoint_waits_for_no_longer_computes_no_longer() {
+    const COUNT: u32 = 20;
+    let world = World::new();
+    let message = message("\"loop\"", "application/json");
+    block_on(async {
+        let begun = Instant::now();
+        let loops = || world.run(1, &message, json!({ "module": "hostile", "timeout_ms": 100 }));
+        // All in one lane: one runs, the others wait.
+        for ran in futures_util::future::join_all((0..COUNT).map(|_| loops())).await {
+            let late = Answer::Broken(FailureClass::Timeout, "the component took longer than 100ms".to_owned());
+            assert_eq!(ran.answer, late);
+        }
+        assert_eq!(world.harm(1, "nothing").await.answer, Answer::Ack);
+        assert!(begun.elapsed() < world.components.limits().deadline * COUNT / 2, "{:?}", begun.elapsed());
+    });
+}
 
 #[test]
 #[ignore = "needs components"]

@@ -13,6 +13,8 @@ pub(super) struct Turn {
     pub(super) lane: u64,
     pub(super) digest: Arc<str>,
     pub(super) what: What,
+    /// Nobody waits for it any longer.
+    pub(super) until: Instant,
 }
 
 /// What a turn is for.
@@ -28,14 +30,14 @@ pub(super) enum Done {
     /// It waits.
     Waits(Run),
     /// It is over.
-    Ended(Result<End, String>),
+    Ended(Result<End, ScriptError>),
     /// It was given back.
     Discarded,
 }
 
 /// A run, under way. It belongs to no thread.
 pub(super) struct Run {
-    running: Pin<Box<dyn Future<Output = Result<End, String>> + Send>>,
+    running: Pin<Box<dyn Future<Output = Result<End, ScriptError>> + Send>>,
     outside: Arc<Outside>,
     clock: Arc<Clock>,
     /// Whose timers its WASI uses: the shard's.
@@ -47,7 +49,7 @@ pub(super) struct Run {
 impl Run {
     /// Not begun. Must be called on the shard's thread.
     pub(super) fn new(
-        running: impl Future<Output = Result<End, String>> + Send + 'static,
+        running: impl Future<Output = Result<End, ScriptError>> + Send + 'static,
         outside: Arc<Outside>,
         clock: Arc<Clock>,
     ) -> Self {
@@ -77,7 +79,8 @@ impl Job for Turn {
             }
         };
         let begun = Instant::now();
-        run.outside.may_compute_until(begun + engines.limits().deadline.saturating_sub(run.used));
+        let until = begun + engines.limits().deadline.saturating_sub(run.used);
+        run.outside.may_compute_until(until.min(self.until));
         let waker = Waker::from(Arc::clone(&run.outside));
         let polled = {
             let _timers = run.runtime.enter();

@@ -118,7 +118,7 @@ impl Engine {
             transformations_params: serde_json::from_str(params).unwrap_or(RawValue::NULL),
             cancel: false,
         };
-        let input = serde_json::to_string(&input).map_err(|error| ScriptError(error.to_string()))?;
+        let input = serde_json::to_string(&input).map_err(|error| ScriptError::Failed(error.to_string()))?;
         let output = self.sandbox.within(self.deadline, |ctx| {
             let failed = |error| self.sandbox.thrown(error);
             let webhook = ctx.json_parse(input).catch(ctx).map_err(failed)?;
@@ -128,18 +128,18 @@ impl Engine {
                 None => returned,
             };
             if !returned.is_object() {
-                return Err(ScriptError(format!(
+                return Err(ScriptError::Failed(format!(
                     "handler must return the webhook object, and returned {}",
                     returned.type_name()
                 )));
             }
             let text = ctx.json_stringify(returned).catch(ctx).map_err(failed)?;
-            let text = text.ok_or_else(|| ScriptError("handler returned nothing that is JSON".to_owned()))?;
+            let text = text.ok_or_else(|| ScriptError::Failed("handler returned nothing that is JSON".to_owned()))?;
             text.to_string().catch(ctx).map_err(failed)
         })?;
         if output.len() > self.output_bytes_max {
             let (found, most) = (output.len(), self.output_bytes_max);
-            return Err(ScriptError(format!("handler returned {found} bytes as JSON; at most {most}")));
+            return Err(ScriptError::Failed(format!("handler returned {found} bytes as JSON; at most {most}")));
         }
         read(&output, webhook)
     }
@@ -147,7 +147,7 @@ impl Engine {
 
 /// However it was defined.
 fn handler<'js>(ctx: &Ctx<'js>) -> Result<Function<'js>, ScriptError> {
-    let missing = || ScriptError("the script must define a function named handler".to_owned());
+    let missing = || ScriptError::Failed("the script must define a function named handler".to_owned());
     let found: Value<'js> = ctx.eval("typeof handler === 'function' ? handler : undefined").map_err(|_| missing())?;
     found.into_function().ok_or_else(missing)
 }
@@ -158,12 +158,12 @@ fn finish<'js>(promise: &Promise<'js>) -> rquickjs::Result<Value<'js>> {
 
 fn read(output: &str, webhook: &Webhook) -> Result<Transformed, ScriptError> {
     let out: Out<'_> = serde_json::from_str(output)
-        .map_err(|error| ScriptError(format!("what handler returned cannot be sent: {error}")))?;
+        .map_err(|error| ScriptError::Failed(format!("what handler returned cannot be sent: {error}")))?;
     let cancel = out.cancel.unwrap_or(false);
     let payload = match out.payload {
         Some(payload) => payload.get(),
         None if cancel => "null",
-        None => return Err(ScriptError("what handler returned has no payload".to_owned())),
+        None => return Err(ScriptError::Failed("what handler returned has no payload".to_owned())),
     };
     let text: Option<String> = payload.starts_with('"').then(|| serde_json::from_str(payload).ok()).flatten();
     let is_json = text.is_none();

@@ -96,5 +96,11 @@ impl Method {
 
 /// Why a script gave nothing that can be sent. For its owner to read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ScriptError(pub String);
+pub enum ScriptError {
+    /// Its time was up.
+    #[error("{0}")]
+    Late(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -7,7 +7,8 @@
 //! never take the last free thread.
 //!
 //! A script is stopped at its deadline by the interpreter. Should it sit in one of the interpreter's own loops, which cannot be
-//! stopped, its thread is given up and replaced, and the script is not started again; that is done a few times at most.
+//! stopped, it has failed before twice its deadline, its thread is given up and replaced, and the script is not started again until that
+//! thread has come back, if it ever does; a few are given up at most.
 
 use super::ScriptError;
 use super::sandbox::Bounds;
@@ -45,8 +46,8 @@ const SLOW_AFTER: Duration = Duration::from_millis(10);
 const ENGINES_KEPT_MAX: usize = 32;
 const STACK_BYTES_MAX: usize = 256 * 1024;
 const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
-/// After its deadline a script may take so much longer before its thread is given up.
-const GRACE: Duration = Duration::from_secs(1);
+/// After its deadline a script may take half as long again before its thread is given up, but no longer than this.
+const GRACE_MAX: Duration = Duration::from_secs(1);
 const THREADS_LOST_MAX: usize = 8;
 /// From so many waiting in a lane on, those that nobody wants any more are thrown out when the next one comes: a reader who hangs up again and
 /// again would leave one each time, with its message.
@@ -100,7 +101,7 @@ struct State<J: Job> {
     next_ticket: u64,
     /// What the lane that was started last had used: a new lane begins here, not with a lead.
     used: Duration,
-    /// Scripts that could not be stopped.
+    /// Scripts that could not be stopped, and are on threads that were given up.
     barred: HashSet<(u64, Arc<str>)>,
     ending: bool,
     watched: bool,
@@ -194,11 +195,11 @@ impl<J: Job> Pool<J> {
         let mut state = shared.lock();
         if state.threads == 0 && !shared.start_threads(&mut state) {
             drop(state);
-            return answer(Err(ScriptError("no thread is left for scripts".to_owned())));
+            return answer(Err(ScriptError::Failed("no thread is left for scripts".to_owned())));
         }
         if state.barred.contains(&(job.lane(), Arc::clone(job.code()))) {
             drop(state);
-            return answer(Err(ScriptError("the script could not be stopped before; change it".to_owned())));
+            return answer(Err(ScriptError::Failed("the script could not be stopped before; change it".to_owned())));
         }
         let key = job.lane();
         let least = state.used;
@@ -289,15 +290,22 @@ impl<J: Job> Shared<J> {
             };
             self.watch.notify_one();
             drop(state);
+            let script = (job.lane(), Arc::clone(job.code()));
             let begun = Instant::now();
             // A panic of ours ends as a failed script, not as a thread that is missing.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run(&mut engines)))
-                .unwrap_or_else(|_| Err(ScriptError("the script failed on our side".to_owned())));
+                .unwrap_or_else(|_| Err(ScriptError::Failed("the script failed on our side".to_owned())));
             let took = begun.elapsed();
             state = self.lock();
             let Some(running) = state.running.remove(&ticket) else {
-                // It was given up, and another thread has its place.
-                return;
+                // It was given up, and has come back.
+                state.barred.remove(&script);
+                state.lost -= 1;
+                if state.threads >= self.limits.threads {
+                    return;
+                }
+                state.threads += 1;
+                continue;
             };
             state.finish(&running, took);
             self.work.notify_one();
@@ -309,7 +317,7 @@ impl<J: Job> Shared<J> {
 
     /// Gives threads up that a script holds beyond its deadline.
     fn watch(self: Arc<Self>) {
-        let patience = self.limits.deadline + GRACE;
+        let patience = self.limits.deadline + GRACE_MAX.min(self.limits.deadline / 2);
         let mut state = self.lock();
         loop {
             if state.ending {
@@ -332,9 +340,11 @@ impl<J: Job> Shared<J> {
             state.threads -= 1;
             state.lost += 1;
             state.barred.insert((running.lane, Arc::clone(&running.code)));
+            // Those that wait for the same script would each take a thread with them.
+            let mut answers = state.refuse(running.lane, &running.code);
             state.finish(&running, patience);
             self.start_threads(&mut state);
-            let mut answers = vec![running.answer];
+            answers.push(running.answer);
             if state.threads == 0 {
                 answers.extend(state.lanes.drain().flat_map(|(_, lane)| lane.waiting).map(|w| w.answer));
                 state.quick.clear();
@@ -343,7 +353,7 @@ impl<J: Job> Shared<J> {
             self.work.notify_all();
             drop(state);
             for answer in answers {
-                answer(Err(ScriptError("the script could not be stopped at its deadline".to_owned())));
+                answer(Err(ScriptError::Late("the script could not be stopped at its deadline".to_owned())));
             }
             state = self.lock();
         }
@@ -377,6 +387,15 @@ impl<J: Job> State<J> {
         let running = Running { lane: key, code: Arc::clone(job.code()), since: Instant::now(), slow: is_slow, answer };
         self.running.insert(ticket, running);
         Some((ticket, job))
+    }
+
+    /// Takes what waits in a busy lane for this script.
+    fn refuse(&mut self, lane: u64, code: &Arc<str>) -> Vec<Answer<J>> {
+        let Some(lane) = self.lanes.get_mut(&lane) else { return Vec::new() };
+        let (refused, waiting) = lane.waiting.drain(..).partition(|waiting| waiting.job.code() == code);
+        lane.waiting = waiting;
+        let refused: VecDeque<Waiting<J>> = refused;
+        refused.into_iter().map(|waiting| waiting.answer).collect()
     }
 
     fn finish(&mut self, running: &Running<J>, took: Duration) {
@@ -501,7 +520,7 @@ mod tests {
         let scripts = Scripts::new(limits());
         let check = |code: &str, expected: &str| {
             let error = run_on(&scripts, 1, code).expect_err(code);
-            assert!(error.0.contains(expected), "{code}: {error}");
+            assert!(error.to_string().contains(expected), "{code}: {error}");
         };
         check("function handler(w) {\n  return w.payload.missing.deep\n}", "line 2: TypeError");
         check("function handler(w) {\n\n  throw new Error('no ' + w.payload.name)\n}", "line 3: Error: no Ada");
@@ -526,7 +545,7 @@ mod tests {
     #[test]
     fn a_hostile_script_ends_and_the_next_one_runs() {
         let scripts = Scripts::new(limits());
-        let hostile = |code: &str| run_on(&scripts, 1, code).expect_err(code).0;
+        let hostile = |code: &str| run_on(&scripts, 1, code).expect_err(code).to_string();
         assert!(hostile("function handler(w) { for (;;) {} }").contains("took longer"));
         assert!(hostile("for (;;) {}").contains("took longer"));
         assert!(
@@ -584,17 +603,45 @@ mod tests {
         assert!(order.iter().all(|(who, _, ok)| *ok == (*who == "works")), "{order:?}");
     }
 
+    /// A loop inside of the interpreter, which does not look at the clock there, for a few seconds.
+    const UNSTOPPABLE: &str = "function handler(w) { return Array.prototype.join.call({ length: 2e8 }, '') }";
+
     #[test]
-    fn a_thread_that_cannot_be_stopped_is_given_up() {
-        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_millis(50), ..limits() });
-        // A loop inside of the interpreter, if it does not look at the clock there.
-        let code = "function handler(w) { return Array.prototype.indexOf.call({ length: 2 ** 53 - 1 }, 1) }";
-        let first = run_on(&scripts, 1, code).expect_err("it cannot end well");
-        let again = run_on(&scripts, 1, code).expect_err("nor again");
-        if first.0.contains("could not be stopped") {
-            assert!(again.0.contains("could not be stopped before"), "{again}");
+    fn a_script_that_cannot_be_stopped_has_failed_before_twice_its_deadline_and_takes_one_thread_with_it() {
+        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_secs(1), ..limits() });
+        let (sender, receiver) = channel();
+        let begun = Instant::now();
+        // The others wait for the first one.
+        for _ in 0..THREADS_LOST_MAX {
+            let (script, sender) =
+                (Script { lane: 1, code: UNSTOPPABLE.into(), webhook: Some(webhook()) }, sender.clone());
+            scripts.run(script, move |done| drop(sender.send(done)));
         }
-        assert!(run_on(&scripts, 2, "function handler(w) { return w }").is_ok());
+        for _ in 0..THREADS_LOST_MAX {
+            let error = receiver.recv_timeout(Duration::from_secs(60)).expect("an answer").expect_err("too long");
+            assert_eq!(error, ScriptError::Late("the script could not be stopped at its deadline".to_owned()));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(scripts.0.0.lock().lost, 1);
+        let again = run_on(&scripts, 1, UNSTOPPABLE).expect_err("it is not started");
+        assert!(again.to_string().contains("could not be stopped before"), "{again}");
+        assert!(run_on(&scripts, 1, "function handler(w) { return w }").is_ok());
+    }
+
+    #[test]
+    fn a_thread_that_was_given_up_may_come_back() {
+        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_millis(50), ..limits() });
+        let script = UNSTOPPABLE.replace("2e8", "2e7");
+        let late = run_on(&scripts, 1, &script).expect_err("too long");
+        assert!(late.to_string().contains("could not be stopped"), "{late}");
+        let begun = Instant::now();
+        while scripts.0.0.lock().lost > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is still there");
+            std::thread::yield_now();
+        }
+        let again = run_on(&scripts, 1, &script).expect_err("it is as slow as before");
+        assert!(!again.to_string().contains("before"), "{again}");
+        assert_eq!(scripts.0.0.lock().threads, scripts.limits().threads);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Sandbox {
     /// # Errors
     /// If the bounds leave no room for it.
     pub fn new(bounds: Bounds, file: &'static str) -> Result<Sandbox, ScriptError> {
-        let inside = |error: Error| ScriptError(format!("no room for a script: {error}"));
+        let inside = |error: Error| ScriptError::Failed(format!("no room for a script: {error}"));
         let runtime = Runtime::new().map_err(inside)?;
         runtime.set_memory_limit(bounds.heap_bytes_max);
         runtime.set_max_stack_size(bounds.stack_bytes_max);
@@ -93,7 +93,7 @@ impl Sandbox {
         let late = self.deadline.has_passed();
         self.deadline.clear();
         match done {
-            Err(_) if late => Err(ScriptError(format!("the script took longer than {limit:?}"))),
+            Err(_) if late => Err(ScriptError::Late(format!("the script took longer than {limit:?}"))),
             done => done,
         }
     }
@@ -156,5 +156,5 @@ fn capped(mut text: String) -> ScriptError {
         text.truncate(text.floor_char_boundary(TEXT_MAX));
         text.push('…');
     }
-    ScriptError(text)
+    ScriptError::Failed(text)
 }
