@@ -6,9 +6,14 @@ use crate::{
     plugins::{attempts, event_types, install, send, serve},
     program::{Program, eventually, ledger, run},
 };
+#[cfg(feature = "wasm")]
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 #[cfg(feature = "wasm")]
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 #[test]
 fn either_a_text_or_a_component_is_installed() {
@@ -95,6 +100,79 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
     let server = serve(data);
     let again = attempts(&server, &send(&server, "works", json!({"amount": 6})), 1);
     assert_eq!(again[0]["response"], "{\"allow\":false}\ndenied\n");
+    assert!(server.stop().success());
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+#[ignore = "needs components"]
+fn nothing_is_lost_run_twice_or_half_swapped_while_a_component_is_swapped_and_rolled_back() {
+    #[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the server")]
+    let components = PathBuf::from(std::env::var_os("BELLWIRE_TEST_COMPONENTS").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["flows"]);
+    let limit = std::fs::read(components.join("limit.wasm")).unwrap();
+    // Each says its number twice, at two places of its code: in what it answers and in what it logs.
+    let install = |number: usize| {
+        let mut bytes = limit.clone();
+        for (text, other) in
+            [("{\"allow\":true}", format!("{{\"allow\":{number:04}}}")), ("allowed", format!("run{number:04}"))]
+        {
+            let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())).collect();
+            let [at] = found[..] else { panic!("{text} is there {} times", found.len()) };
+            bytes[at..at + text.len()].copy_from_slice(other.as_bytes());
+        }
+        let body = json!({"name": "flow", "component": BASE64_STANDARD.encode(bytes)});
+        let (status, answer) = server.call("POST", "/plugin", body);
+        assert_eq!(status, 200, "{answer}");
+    };
+    let roll_back = |number: usize| {
+        let (status, answer) = server.call("POST", "/plugin/flow/rollback", json!({"version": number}));
+        assert_eq!((status, &answer["active"]), (200, &json!(number)), "{answer}");
+    };
+    install(1);
+    assert_eq!(server.call("POST", "/plugin/flow/grant", json!({})).0, 200);
+    let plugin = json!({"runs": "wasm", "module": "flow", "variables": {"limit": "5"}});
+    crate::plugins::install(&server, "flows", plugin);
+    let send = || send(&server, "flows", json!({"amount": 1}));
+    let says = |number: usize| format!("{{\"allow\":{number:04}}}\nrun{number:04}\n");
+
+    // What runs, in this order. Before each message of the flow: how many of them were in force by then.
+    let order = [1, 2, 3, 2, 4, 1];
+    let in_force = AtomicUsize::new(0);
+    let sent = std::thread::scope(|scope| {
+        let swapping = scope.spawn(|| {
+            for (at, number) in order.into_iter().enumerate() {
+                match order[..at].contains(&number) {
+                    _ if at == 0 => {}
+                    true => roll_back(number),
+                    false => install(number),
+                }
+                in_force.store(at, Ordering::SeqCst);
+                // From now on it is the only one, until the next one comes.
+                for _ in 0..5 {
+                    assert_eq!(attempts(&server, &send(), 1)[0]["response"], says(number));
+                }
+            }
+        });
+        let mut sent = Vec::new();
+        while !swapping.is_finished() {
+            let from = in_force.load(Ordering::SeqCst);
+            sent.push((send(), from));
+        }
+        swapping.join().unwrap();
+        sent
+    });
+    assert!(sent.len() > 5 * order.len(), "only {} messages flowed", sent.len());
+    let sum = eventually("all have run", || Some(ledger(folder.path())).filter(|sum| sum["pending"] == 0));
+    let all = json!(sent.len() + 5 * order.len());
+    assert_eq!((&sum["accepted"], &sum["delivered"]), (&all, &all));
+    for (message, from) in sent {
+        let all = attempts(&server, &message, 1);
+        let said = all[0]["response"].as_str().unwrap();
+        assert!(order[from..].iter().any(|number| said == says(*number)), "{said} after {:?}", &order[..=from]);
+    }
     assert!(server.stop().success());
 }
 
