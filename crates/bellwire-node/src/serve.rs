@@ -161,6 +161,7 @@ impl Server {
             };
             threads.push(shard.start()?);
         }
+        wiring::warm_up(&plugins, &core.catalogue.read());
         Ok(Server {
             core,
             address,

@@ -5,6 +5,7 @@ use anyhow::Context;
 use bellwire_config::Config;
 use bellwire_delivery::PushSettings;
 use bellwire_engine::{ApplicationEntry, Catalogue};
+use bellwire_model::Kind;
 use bellwire_plugin::command::{Allowed, warden::Warden};
 use bellwire_plugin::notify::Mail;
 use bellwire_plugin::sql::tls::Tls;
@@ -111,6 +112,18 @@ pub(crate) fn hand_out_modules(plugins: &bellwire_plugin::Shared, catalogue: &Ca
         tracing::info!(count, "installed modules belong to organisations from now on");
     }
     Ok(())
+}
+
+/// Components that enabled endpoints run are compiled in the background.
+pub(crate) fn warm_up(plugins: &bellwire_plugin::Shared, catalogue: &Catalogue) {
+    let endpoints = catalogue.applications().flat_map(|entry| {
+        let enabled = entry.endpoints.iter().filter(|endpoint| endpoint.disabled.is_none());
+        enabled.map(|endpoint| (&entry.application.organisation, &endpoint.kind))
+    });
+    plugins.warm_up(endpoints.filter_map(|(organisation, kind)| match kind {
+        Kind::Plugin(plugin) => Some((organisation, plugin)),
+        _ => None,
+    }));
 }
 
 /// The API.

@@ -187,9 +187,31 @@ impl Shared {
         Err(ModuleError::Refused(NOT_BUILT_IN.to_owned()))
     }
 
+    /// Has the components compiled that these plugins run, in the background, so that their first messages need not wait for that.
+    pub fn warm_up<'a>(&self, plugins: impl Iterator<Item = (&'a OrganisationId, &'a Plugin)>) {
+        #[cfg(not(feature = "wasm"))]
+        drop(plugins);
+        #[cfg(feature = "wasm")]
+        {
+            let wanted =
+                plugins.filter(|(_, plugin)| plugin.runs == Runs::Wasm).filter_map(|(organisation, plugin)| {
+                    match &Prepared::of(plugin).program {
+                        Ok(Program::Wasm(wasm)) => wasm.wanted(&self.modules.of(organisation)),
+                        _ => None,
+                    }
+                });
+            self.components.warm_up(wanted.collect());
+        }
+    }
+
     /// The installed modules of all organisations.
     pub fn modules(&self) -> &Installed {
         &self.modules
+    }
+
+    #[cfg(all(test, feature = "wasm"))]
+    pub(crate) fn components(&self) -> &Components {
+        &self.components
     }
 
     /// Databases that the operator has named.
@@ -260,10 +282,7 @@ impl Plugins {
         number: AttemptNumber,
     ) -> Ran {
         let event = &Event::new(message, number);
-        let prepared = plugin.prepared.get_or_make(|| {
-            let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
-            Prepared::read(plugin.runs, settings)
-        });
+        let prepared = Prepared::of(plugin);
         let Shared { limits, handlers, warden, modules, files, .. } = &*self.shared;
         match &prepared.program {
             Err(fault) => {
@@ -291,6 +310,13 @@ impl Plugins {
 }
 
 impl Prepared {
+    fn of(plugin: &Plugin) -> Arc<Prepared> {
+        plugin.prepared.get_or_make(|| {
+            let settings = serde_json::from_str(plugin.settings.reveal()).unwrap_or_default();
+            Prepared::read(plugin.runs, settings)
+        })
+    }
+
     fn read(runs: Runs, mut settings: Value) -> Prepared {
         let trusted = settings.as_object_mut().and_then(|members| members.remove(TRUSTED)) == Some(true.into());
         let program = match runs {

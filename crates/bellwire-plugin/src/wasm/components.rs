@@ -89,11 +89,44 @@ impl Components {
     /// Why it cannot be run.
     pub(crate) fn inspect(&self, digest: &str, component: Bytes) -> Result<Permissions, String> {
         let wants = wants(&component)?;
+        self.compile(digest.into(), From::Bytes(component))?;
+        Ok(wants)
+    }
+
+    /// Has installed components compiled in the background, one after the other, as many as are kept. Each is asked for when the one before
+    /// is there: what a message needs meanwhile is compiled in between.
+    pub(crate) fn warm_up(&self, wanted: Vec<(Arc<str>, Arc<Modules>)>) {
+        if wanted.is_empty() {
+            return;
+        }
+        let components = self.clone();
+        let work = move || {
+            let begun = Instant::now();
+            let mut count = 0;
+            for (digest, modules) in wanted {
+                if !components.workshop().is_ok_and(|workshop| workshop.kept.lock().has_room()) {
+                    break;
+                }
+                match components.compile(Arc::clone(&digest), From::Modules(modules)) {
+                    Ok(()) => count += 1,
+                    // Its messages will say so, too.
+                    Err(error) => tracing::warn!(%digest, error, "an installed component cannot be compiled"),
+                }
+            }
+            let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(count, duration_ms, "the components that enabled endpoints run are compiled");
+        };
+        if let Err(error) = std::thread::Builder::new().name("component-warm-up".to_owned()).spawn(work) {
+            tracing::warn!(%error, "no thread to compile components on; their first messages wait for that");
+        }
+    }
+
+    /// Waits until it is compiled.
+    fn compile(&self, digest: Arc<str>, from: From) -> Result<(), String> {
         let (answer, receiver) = mpsc::sync_channel(1);
         let answer = move |compiled: Result<Arc<Compiled>, String>| drop(answer.send(compiled.map(drop)));
-        self.order(Order { digest: digest.into(), from: From::Bytes(component), answer: Box::new(answer) })?;
-        receiver.recv().unwrap_or_else(|_| Err("no thread is left for compiling".to_owned()))?;
-        Ok(wants)
+        self.order(Order { digest, from, answer: Box::new(answer) })?;
+        receiver.recv().unwrap_or_else(|_| Err("no thread is left for compiling".to_owned()))
     }
 
     /// The installed component of this digest.
@@ -132,7 +165,7 @@ impl Components {
     pub(super) fn kept(&self) -> (usize, usize) {
         let workshop = self.workshop().expect("opened");
         let kept = workshop.kept.lock();
-        (kept.0.len(), kept.0.iter().map(|(_, compiled)| compiled.bytes).sum())
+        (kept.0.len(), kept.bytes())
     }
 
     fn order(&self, order: Order) -> Result<(), String> {
@@ -254,10 +287,18 @@ impl Kept {
 
     fn keep(&mut self, digest: Arc<str>, compiled: Arc<Compiled>) {
         self.0.push_back((digest, compiled));
-        let bytes = |kept: &Self| kept.0.iter().map(|(_, compiled)| compiled.bytes).sum::<usize>();
-        while self.0.len() > KEPT_MAX || (self.0.len() > 1 && bytes(self) > KEPT_BYTES_MAX) {
+        while self.0.len() > KEPT_MAX || (self.0.len() > 1 && self.bytes() > KEPT_BYTES_MAX) {
             self.0.pop_front();
         }
+    }
+
+    /// Whether one more pushes none out, unless it is a large one.
+    fn has_room(&self) -> bool {
+        self.0.len() < KEPT_MAX && self.bytes() < KEPT_BYTES_MAX
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, compiled)| compiled.bytes).sum()
     }
 }
 

@@ -4,8 +4,8 @@
 //! answer is all in `handler.wit`; it is the same as for JavaScript. WASI is there because standard libraries need it, with
 //! nothing in it: clocks and random numbers, the granted environment, output that is kept with the attempt, no files, no sockets.
 //!
-//! A component is compiled on a thread of its own when it is installed, or with the first message after a start, and runs on
-//! threads of the same make as handlers in JavaScript. `fetch` is made by the shard, and the run steps aside meanwhile.
+//! A component is compiled on a thread of its own when it is installed, in the background after a start if an enabled endpoint runs it, or
+//! with a message that needs it, and runs on threads of the same make as handlers in JavaScript. `fetch` is made by the shard, and the run steps aside meanwhile.
 
 mod bindings;
 mod components;
@@ -59,6 +59,12 @@ impl Wasm {
             faults.push(Fault::new(&["module"], text));
         }
         check_hosts(self.fetch_hosts.as_deref(), faults);
+    }
+
+    /// What its next message runs, as [`Components::warm_up`] takes it.
+    pub(crate) fn wanted(&self, modules: &Arc<Modules>) -> Option<(Arc<str>, Arc<Modules>)> {
+        let version = modules.running(&self.module).ok()?;
+        matches!(version.code, Code::Component(_)).then(|| (version.digest.into(), Arc::clone(modules)))
     }
 
     /// Runs it for one event, on behalf of the endpoint of this key.

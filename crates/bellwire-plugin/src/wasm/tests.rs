@@ -318,6 +318,35 @@ fn the_example_in_c_allows_up_to_a_limit() {
 
 #[test]
 #[ignore = "needs components"]
+fn after_a_start_what_endpoints_run_is_compiled_before_any_message() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = bellwire_model::OrganisationId::parse("org_own").expect("an organisation");
+    let start = || {
+        let installed = crate::Installed::open(folder.path().to_owned()).expect("opens");
+        crate::Shared::new(crate::Limits::default(), crate::command::warden::Warden::default(), installed)
+    };
+    let shared = start();
+    shared.add_component(&own, "limit", built("limit"), Timestamp::EPOCH).expect("can be run");
+    shared.add_component(&own, "waiting", built("limit"), Timestamp::EPOCH).expect("can be run");
+    shared.modules().of(&own).grant("limit", None).expect("granted");
+    shared.modules().of(&own).add("text", "function handle() {}", Timestamp::EPOCH).expect("added");
+    let plugin = |runs, module: &str| bellwire_model::Plugin::new(runs, json!({ "module": module }).to_string());
+    let again = start();
+    let none = [plugin(Runs::Wasm, "waiting"), plugin(Runs::Wasm, "lost"), plugin(Runs::Wasm, "text")];
+    again.warm_up(none.iter().map(|plugin| (&own, plugin)));
+    assert_eq!(again.components().kept().0, 0, "none of them runs");
+    let all = [plugin(Runs::Wasm, "limit"), plugin(Runs::Javascript, "text"), plugin(Runs::Wasm, "limit")];
+    again.warm_up(all.iter().map(|plugin| (&own, plugin)));
+    let begun = Instant::now();
+    while again.components().kept().0 == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not compiled");
+        std::thread::yield_now();
+    }
+    assert_eq!(again.components().kept().0, 1);
+}
+
+#[test]
+#[ignore = "needs components"]
 fn what_is_no_component_is_not_installed() {
     let world = World::new();
     let refused = |bytes: &'static [u8]| world.install("wrong", bytes.into()).expect_err("is refused").to_string();

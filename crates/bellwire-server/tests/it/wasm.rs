@@ -95,9 +95,17 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
         let sum = ledger(data);
         (sum["ended"]["exhausted"] == 6 && sum["pending"] == 0).then_some(())
     });
-    // What is compiled is gone with the process; what is installed is not.
+    // What is compiled is gone with the process; what is installed is not, and is compiled again before there is a message for it.
+    for (event_type, ..) in harmful {
+        let path = format!("/app/acme/endpoint/{event_type}");
+        assert_eq!(server.call("PATCH", &path, json!({"disabled": true})).0, 200);
+    }
     assert!(server.stop().success());
     let server = serve(data);
+    let compiled = "the components that enabled endpoints run are compiled";
+    eventually("it is compiled", || server.has_said(compiled).then_some(()));
+    let log = server.log();
+    assert!(log.lines().any(|line| line.contains(compiled) && line.contains("\"count\":1,")), "{log}");
     let again = attempts(&server, &send(&server, "works", json!({"amount": 6})), 1);
     assert_eq!(again[0]["response"], "{\"allow\":false}\ndenied\n");
     assert!(server.stop().success());
