@@ -113,8 +113,8 @@ pub enum ModuleEdit {
     Grant(Option<Permissions>),
     /// Lets this version run, or the one before.
     RollBack(Option<u32>),
-    /// The server's hooks file has made it, and removes it when it is not declared there any more.
-    Declare,
+    /// A next version, from the server's hooks file. A module that this makes is that file's, which removes it when it declares it no longer.
+    Declare(NewCode),
     /// Removes it.
     Remove,
 }

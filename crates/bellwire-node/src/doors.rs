@@ -12,7 +12,7 @@ use bellwire_model::{
     Credentials, DedupeKey, Endpoint, Message, Module, ModuleVersion, Oauth, OauthGrant, OrganisationId, Plugin,
     RequestDigest, Runs, Sequence, Source, SourceKey, Timestamp,
 };
-use bellwire_plugin::ModuleError;
+use bellwire_plugin::{ModuleError, Modules};
 use bellwire_shape::Scripts;
 use bellwire_store::{Change, DedupeEntry, Store};
 use parking_lot::RwLock;
@@ -260,10 +260,23 @@ fn edit_module(
         }
         ModuleEdit::Grant(more) => modules.grant(name, more).map(Some),
         ModuleEdit::RollBack(to) => modules.roll_back(name, to).map(Some),
-        ModuleEdit::Declare => modules.declare(name).map(Some),
+        ModuleEdit::Declare(code) => declare(plugins, &modules, name, code, now).map(Some),
         ModuleEdit::Remove => modules.remove(name).map(|()| None),
     };
     edited.map_err(module_refusal)
+}
+
+fn declare(
+    plugins: &bellwire_plugin::Shared,
+    modules: &Modules,
+    name: &str,
+    code: NewCode,
+    now: Timestamp,
+) -> Result<Arc<Module>, ModuleError> {
+    match code {
+        NewCode::Text(text) => modules.declare(name, text.as_bytes(), plugins.inspect_script(&text, now)?),
+        NewCode::Component(component) => modules.declare(name, &component, plugins.inspect_component(&component, now)?),
+    }
 }
 
 fn module_refusal(error: ModuleError) -> ModuleRefusal {

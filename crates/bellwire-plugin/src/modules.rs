@@ -149,7 +149,17 @@ impl Modules {
     /// [`ModuleError`].
     pub fn add(&self, name: &str, code: &str, now: Timestamp) -> Result<Arc<Module>, ModuleError> {
         Module::check_name(name).map_err(ModuleError::Refused)?;
-        self.install(name, code.as_bytes(), text_version(code, now)?)
+        self.install(name, code.as_bytes(), text_version(code, now)?, false)
+    }
+
+    /// Adds what the server's hooks file declares, as it was inspected, as the next version. A module that there was not is noted as that
+    /// file's in the same write, so that it is not taken for somebody else's after a crash.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn declare(&self, name: &str, code: &[u8], version: ModuleVersion) -> Result<Arc<Module>, ModuleError> {
+        Module::check_name(name).map_err(ModuleError::Refused)?;
+        self.install(name, code, version, true)
     }
 
     /// Adds a component in the same way, if `inspect` says that it can be run and what it wants; it is given its digest.
@@ -165,7 +175,7 @@ impl Modules {
     ) -> Result<Arc<Module>, ModuleError> {
         Module::check_name(name).map_err(ModuleError::Refused)?;
         let version = component_version(&component, now, inspect)?;
-        self.install(name, &component, version)
+        self.install(name, &component, version, false)
     }
 
     /// The component of this digest, from the disk.
@@ -182,7 +192,13 @@ impl Modules {
         }
     }
 
-    fn install(&self, name: &str, bytes: &[u8], version: ModuleVersion) -> Result<Arc<Module>, ModuleError> {
+    fn install(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        version: ModuleVersion,
+        is_declared: bool,
+    ) -> Result<Arc<Module>, ModuleError> {
         let _editing = self.editing.lock();
         let existing = self.get(name);
         if let Some(module) = &existing {
@@ -199,7 +215,7 @@ impl Modules {
             None if self.all.read().len() >= MODULES_MAX => {
                 return Err(ModuleError::Refused(format!("there are {MODULES_MAX} modules already")));
             }
-            None => (Module::new(name.to_owned(), version), Vec::new()),
+            None => (Module { is_declared, ..Module::new(name.to_owned(), version) }, Vec::new()),
         };
         let module = self.put(module)?;
         self.forget(gone);
@@ -224,17 +240,6 @@ impl Modules {
     /// [`ModuleError`].
     pub fn roll_back(&self, name: &str, to: Option<u32>) -> Result<Arc<Module>, ModuleError> {
         self.edit(name, |module| module.roll_back(to).map_err(ModuleError::Refused))
-    }
-
-    /// The server's hooks file has made this module.
-    ///
-    /// # Errors
-    /// [`ModuleError`].
-    pub fn declare(&self, name: &str) -> Result<Arc<Module>, ModuleError> {
-        self.edit(name, |module| {
-            module.is_declared = true;
-            Ok(())
-        })
     }
 
     /// Removes a module with all its versions.
@@ -485,9 +490,14 @@ mod tests {
         assert_eq!(modules.roll_back("deploy", None).expect("goes back").active, Some(1));
         assert_eq!(open().get("deploy").and_then(|module| module.active), Some(1));
         modules.add("other", "one", Timestamp::EPOCH).expect("the same text under another name");
-        assert!(!open().get("deploy").expect("is there").is_declared);
-        modules.declare("deploy").expect("is there");
-        assert!(open().get("deploy").expect("is there").is_declared);
+        let declare = |name: &str| {
+            let version = text_version("three", Timestamp::EPOCH).expect("a version");
+            modules.declare(name, b"three", version).expect("added");
+            open().get(name).expect("is there").is_declared
+        };
+        assert!(!declare("deploy"), "it was there before");
+        assert!(declare("made"));
+        modules.remove("made").expect("removed");
         modules.remove("deploy").expect("removed");
         assert!(matches!(modules.remove("deploy"), Err(ModuleError::Missing)));
         assert_eq!(open().all().len(), 1);

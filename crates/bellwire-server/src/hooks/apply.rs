@@ -8,9 +8,7 @@ use super::plan::{Declared, DeclaredPlugin, PREFIX, Plan, to_snake};
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use bellwire_api::backend::{Backend, ModuleEdit, NewCode};
+use bellwire_api::backend::{Backend, ModuleEdit, ModuleRefusal};
 use bellwire_api::{Api, Principal, Settings, mint_token, runs_module};
 use bellwire_model::{Metadata, Module, OrganisationId, Permissions};
 use bellwire_node::clock;
@@ -204,13 +202,15 @@ impl Work<'_> {
             self.done.unchanged += 1;
             return;
         }
-        let (member, text) = match code {
-            NewCode::Text(text) => ("code", text.clone()),
-            NewCode::Component(component) => ("component", BASE64_STANDARD.encode(component)),
-        };
-        let body = Map::from_iter([("name".to_owned(), name.as_str().into()), (member.to_owned(), text.into())]);
-        let (status, answer) = self.caller.call(Method::POST, "/plugin", Some(&body)).await;
-        if !self.expect(status, &answer, &["plugins", name]) {
+        let edit = ModuleEdit::Declare(code.clone());
+        if let Err(refusal) = self.caller.backend.edit_module(&self.caller.organisation, name.clone(), edit).await {
+            let (member, text) = match refusal {
+                ModuleRefusal::Refused(why) => (Some("file"), told(&why)),
+                ModuleRefusal::Failed(why) => (None, why),
+                ModuleRefusal::Missing => (None, "it is not there".to_owned()),
+            };
+            let place: Vec<&str> = ["plugins", name].into_iter().chain(member).collect();
+            self.faults.push(self.document.fault(&place, text, None));
             return;
         }
         let wanted = self.module(name).map(|module| wants(&module)).unwrap_or_default();
@@ -231,15 +231,7 @@ impl Work<'_> {
             }
         }
         match there {
-            None => {
-                let edit =
-                    self.caller.backend.edit_module(&self.caller.organisation, name.clone(), ModuleEdit::Declare);
-                if let Err(refusal) = edit.await {
-                    let text = format!("it is installed, and cannot be noted as this file's: {refusal:?}");
-                    self.faults.push(self.document.fault(&["plugins", name], text, None));
-                }
-                self.done.created += 1;
-            }
+            None => self.done.created += 1,
             Some(_) => self.done.updated += 1,
         }
     }
@@ -376,7 +368,6 @@ impl Work<'_> {
             let has = |name: &str| here.is_some_and(|here| here.get(name).is_some());
             let instead = match (way.first(), step.as_str()) {
                 (Some(&"sources"), "secrets") if has("secret") => Some("secret"),
-                (Some(&"plugins"), "code" | "component") => Some("file"),
                 _ => None,
             };
             if let Some(name) = instead {

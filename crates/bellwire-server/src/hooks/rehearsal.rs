@@ -247,10 +247,10 @@ impl Backend for Rehearsal {
         let there = self.modules(organisation).into_iter().find(|module| module.name == name);
         Box::pin(async move {
             let module = match (edit, there) {
-                (ModuleEdit::Add(code), there) => {
+                (ModuleEdit::Declare(code), there) => {
                     let version = self.real.inspect_module(code).await?;
                     match there {
-                        None => Module::new(name, version),
+                        None => Module { is_declared: true, ..Module::new(name, version) },
                         Some(there) => {
                             there.check_runs(version.code.runs()).map_err(ModuleRefusal::Refused)?;
                             let mut module = Module::clone(&there);
@@ -264,7 +264,6 @@ impl Backend for Rehearsal {
                     module.grant(more);
                     module
                 }
-                (ModuleEdit::Declare, Some(there)) => Module { is_declared: true, ..Module::clone(&there) },
                 (ModuleEdit::Remove, Some(_)) => {
                     self.modules.write().insert(name, None);
                     return Ok(None);

@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 fn write(folder: &Path, text: &str) {
     // As editors and configuration managers do it: the file is never half there.
@@ -283,6 +284,34 @@ fn a_plugin_that_the_file_made_goes_when_it_is_not_declared_any_more_and_nothing
     assert_eq!(program.call("DELETE", "/app/acme/endpoint/own", Value::Null).0, 204);
     write(folder.path(), "[applications.acme]\n\n");
     eventually("nor is the other one", || (installed() == ["before", "other"]).then_some(()));
+}
+
+#[test]
+fn a_plugin_that_the_file_made_is_known_as_its_own_however_soon_the_server_dies() {
+    let installed = |folder: &Path| {
+        let organisations = std::fs::read_dir(folder.join("plugins")).into_iter().flatten().map_while(Result::ok);
+        let mut indexes = organisations.map(|one| one.path().join("modules.json"));
+        indexes.any(|index| std::fs::read_to_string(index).is_ok_and(|text| text.contains("\"made\"")))
+    };
+    for _ in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("made.js"), "// @permission respond\nfunction handle() {}").unwrap();
+        write(folder.path(), "[plugins.made]\nfile = \"made.js\"\npermissions = [\"respond\"]\n");
+        let environment = [("BELLWIRE_SERVER_HOOKS", "hooks.toml")];
+        let mut command = bellwire(folder.path());
+        command.args(["serve", "--listen", "127.0.0.1:0"]).envs(environment).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // Without a pause: it dies at the first sight of it.
+        let deadline = Instant::now() + PATIENCE;
+        while !installed(folder.path()) {
+            assert!(Instant::now() < deadline, "it is not installed");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        write(folder.path(), "[applications.acme]\n");
+        let program = Program::start(folder.path(), &environment);
+        assert_eq!(program.call("GET", "/plugin", Value::Null), (200, json!({"data": []})));
+    }
 }
 
 /// A program that writes its arguments and one variable to a file beside it.
