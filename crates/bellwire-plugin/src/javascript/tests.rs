@@ -128,7 +128,8 @@ fn a_hostile_handler_is_cut_off_and_the_next_one_runs() {
 
 #[test]
 fn one_that_does_not_end_has_failed_before_twice_its_deadline_and_what_it_wrote_is_kept() {
-    let deadline = Duration::from_secs(1);
+    // Half of it is left for a busy machine.
+    let deadline = Duration::from_secs(2);
     let harms = [
         "for (;;) {}",
         "for (;;) await 0",
@@ -136,8 +137,8 @@ fn one_that_does_not_end_has_failed_before_twice_its_deadline_and_what_it_wrote_
         "[2, 1].sort(() => { for (;;) {} })",
         "JSON.stringify({ toJSON() { for (;;) {} } })",
         // The interpreter does not look at the clock in there. It ends after some seconds, so that other tests have their turn.
-        "Array.prototype.join.call({ length: 2e8 }, '')",
-        "Array.prototype.fill.call(Object.defineProperty(new Uint8Array(8), 'length', { value: 1e8 }), 1)",
+        "Array.prototype.join.call({ length: 4e8 }, '')",
+        "Array.prototype.fill.call(Object.defineProperty(new Uint8Array(8), 'length', { value: 2e8 }), 1)",
         "'a'.repeat(4e5).indexOf('a'.repeat(2e5) + 'b')",
     ];
     let handlers = Handlers::new(ScriptLimits { deadline, threads: harms.len(), ..ScriptLimits::default() });
@@ -158,7 +159,7 @@ fn one_that_does_not_end_has_failed_before_twice_its_deadline_and_what_it_wrote_
     block_on(async {
         let all = harms.iter().zip(1..).map(|(harm, key)| check(harm, key, json!({})));
         for text in futures_util::future::join_all(all).await {
-            assert!(text.contains("took longer than 1s") || text.contains("could not be stopped"), "{text}");
+            assert!(text.contains("took longer than 2s") || text.contains("could not be stopped"), "{text}");
         }
     });
 }
