@@ -8,7 +8,7 @@ use bellwire_model::Permissions;
 use bellwire_shape::{Pool, ScriptError, ScriptLimits};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -95,7 +95,10 @@ impl Components {
 
     /// Has installed components compiled in the background, one after the other, as many as are kept. Each is asked for when the one before
     /// is there: what a message needs meanwhile is compiled in between.
-    pub(crate) fn warm_up(&self, wanted: Vec<(Arc<str>, Arc<Modules>)>) {
+    pub(crate) fn warm_up(&self, mut wanted: Vec<(Arc<str>, Arc<Modules>)>) {
+        // Several endpoints may run the same one.
+        let mut asked = HashSet::new();
+        wanted.retain(|(digest, _)| asked.insert(Arc::clone(digest)));
         if wanted.is_empty() {
             return;
         }

@@ -100,6 +100,9 @@ fn a_component_is_installed_granted_and_run_and_what_harms_costs_its_own_lane() 
         let path = format!("/app/acme/endpoint/{event_type}");
         assert_eq!(server.call("PATCH", &path, json!({"disabled": true})).0, 200);
     }
+    // One that two endpoints run is compiled once.
+    event_types(&server, &["works-too"]);
+    install(&server, "works-too", json!({"runs": "wasm", "module": "limit"}));
     assert!(server.stop().success());
     let server = serve(data);
     let compiled = "the components that enabled endpoints run are compiled";
