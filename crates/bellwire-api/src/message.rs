@@ -18,7 +18,7 @@ use crate::wire::{Pairs, Text, Time};
 use axum::response::Response;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
 use bellwire_model::{ContentType, Message, MessageId, Timestamp};
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use bellwire_store::{Change, MessageQuery};
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -375,14 +375,8 @@ impl Unaddressed {
         draft.application = entry.application.key;
         let Draft { event_type, event_id, channels, tags, payload, content_type, .. } = &draft;
         let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload).typed(content_type);
-        draft.fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(why) => {
-                backend.filter_failed(endpoint, &why);
-                false
-            }
-        });
+        draft.fan_out =
+            fan_out(entry, |endpoint| judge(endpoint, &candidate).is_match(|why| backend.filter_failed(endpoint, why)));
         draft.event = draft.event_id.as_deref().map(|id| event_key(entry.application.id, id));
         draft
     }

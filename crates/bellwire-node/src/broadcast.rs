@@ -5,7 +5,7 @@ use crate::core::Core;
 use bellwire_api::event_key;
 use bellwire_engine::{ApplicationEntry, BatchNumber, Draft, OfferError, fan_out};
 use bellwire_model::{ApplicationKey, ContentType};
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use bellwire_store::{Broadcast, BroadcastMessage, Broadcasted, Change, ReadError, Task};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -87,14 +87,7 @@ pub(crate) fn offer(core: &Core, task: &Task, message: &Broadcast, to: &[Applica
 fn draft(core: &Core, entry: &ApplicationEntry, message: &Broadcast, payload: &Bytes) -> Draft {
     let Broadcast { event_type, event_id, channels, expires_at, .. } = message;
     let candidate = Candidate::new(event_type, event_id.as_deref(), channels, &[], payload);
-    let fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
-        Verdict::Match => true,
-        Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-        Verdict::Fault(_) => {
-            core.metrics.filter_failed();
-            false
-        }
-    });
+    let fan_out = fan_out(entry, |endpoint| judge(endpoint, &candidate).is_match(|_| core.metrics.filter_failed()));
     Draft {
         application: entry.application.key,
         fan_out,

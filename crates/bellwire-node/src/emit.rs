@@ -9,7 +9,7 @@ use bellwire_api::backend::{AcceptError, Backend};
 use bellwire_engine::{Draft, Start, fan_out};
 use bellwire_model::{ContentType, Message, Received};
 use bellwire_plugin::Emitted;
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use std::sync::Arc;
 
 const PREFIX: &str = "emit.";
@@ -49,14 +49,8 @@ fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -
         let catalogue = backend.catalogue().read();
         let entry = catalogue.application(start.message.application).ok_or("the application is gone")?;
         let candidate = Candidate::new(&event_type, Some(&event_id), &channels, &[], payload.as_bytes());
-        let fan_out = fan_out(entry, |endpoint| match judge(endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(why) => {
-                backend.filter_failed(endpoint, &why);
-                false
-            }
-        });
+        let fan_out =
+            fan_out(entry, |endpoint| judge(endpoint, &candidate).is_match(|why| backend.filter_failed(endpoint, why)));
         (fan_out, bellwire_api::event_key(entry.application.id, &event_id))
     };
     let hop = |received: &Arc<Received>| {

@@ -5,7 +5,7 @@ use crate::broadcast;
 use crate::core::Core;
 use bellwire_engine::{BatchNumber, Input, Operational};
 use bellwire_model::{ApplicationKey, Endpoint, EndpointKey, Message};
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use bellwire_store::{Change, CommitError, Matching, Task, TaskStatus, Work};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -160,13 +160,6 @@ impl Matching for Present<'_> {
         let Message { event_type, event_id, channels, tags, payload, content_type, .. } = message;
         let payload = payload.as_deref().unwrap_or_default();
         let candidate = Candidate::new(event_type, event_id.as_deref(), channels, tags, payload).typed(content_type);
-        match judge(&endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(_) => {
-                self.0.metrics.filter_failed();
-                false
-            }
-        }
+        judge(&endpoint, &candidate).is_match(|_| self.0.metrics.filter_failed())
     }
 }

@@ -6,7 +6,7 @@ use crate::{Backend, Outcome, dedupe, kept};
 use axum::body::Bytes;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, Received, Source, Timestamp, TraceParent};
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use bellwire_signature::source::Proof;
 use http::request::Parts;
 use http::{HeaderName, StatusCode, header};
@@ -87,13 +87,8 @@ impl Incoming<'_> {
             Some(other) => ContentType::Other(other.to_owned()),
         };
         let candidate = Candidate::new(&event_type, None, &[], &[], &payload).typed(&content_type);
-        let fan_out = fan_out(&self.application, |endpoint| match judge(endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(why) => {
-                backend.filter_failed(endpoint, &why);
-                false
-            }
+        let fan_out = fan_out(&self.application, |endpoint| {
+            judge(endpoint, &candidate).is_match(|why| backend.filter_failed(endpoint, why))
         });
         drop(candidate);
         let draft = Draft {

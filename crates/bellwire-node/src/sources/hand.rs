@@ -13,7 +13,7 @@ use bellwire_model::{
 };
 use bellwire_plugin::sql::{Named, tls::Tls};
 use bellwire_receiver::Outcome;
-use bellwire_shape::{Candidate, Verdict, judge};
+use bellwire_shape::{Candidate, judge};
 use bellwire_store::Change;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -240,14 +240,7 @@ pub(super) fn draft(doors: &Doors, source: &Source, brought: Brought) -> anyhow:
     let fan_out = {
         let catalogue = doors.core.catalogue.read();
         let application = catalogue.application(source.application).context("its application is gone")?;
-        fan_out(application, |endpoint| match judge(endpoint, &candidate) {
-            Verdict::Match => true,
-            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
-            Verdict::Fault(why) => {
-                doors.filter_failed(endpoint, &why);
-                false
-            }
-        })
+        fan_out(application, |endpoint| judge(endpoint, &candidate).is_match(|why| doors.filter_failed(endpoint, why)))
     };
     drop(candidate);
     let received = received(source, key.clone(), place, headers, hops);

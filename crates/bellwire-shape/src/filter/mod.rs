@@ -26,6 +26,20 @@ pub enum Verdict {
     Fault(String),
 }
 
+impl Verdict {
+    /// Whether the endpoint takes the message. One whose filter cannot say does not, and `faulty` is told why.
+    pub fn is_match(self, faulty: impl FnOnce(&str)) -> bool {
+        match self {
+            Verdict::Match => true,
+            Verdict::EventType | Verdict::Channels | Verdict::Filter => false,
+            Verdict::Fault(why) => {
+                faulty(&why);
+                false
+            }
+        }
+    }
+}
+
 /// Why a filter is not one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
