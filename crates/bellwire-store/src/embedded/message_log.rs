@@ -17,7 +17,9 @@ use std::sync::Arc;
 /// Writes rows; made once per commit.
 pub(super) struct Appender<'c> {
     statement: CachedStatement<'c>,
+    // Kept from row to row for their memory.
     fan_out: Vec<u8>,
+    received: Vec<u8>,
 }
 
 impl<'c> Appender<'c> {
@@ -28,13 +30,17 @@ impl<'c> Appender<'c> {
              transformations_params, received, trace) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?;
-        Ok(Appender { statement, fan_out: Vec::new() })
+        Ok(Appender { statement, fan_out: Vec::new(), received: Vec::new() })
     }
 
     pub(super) fn append(&mut self, accepted: &Accepted) -> Result<(), Fault> {
         let message = &*accepted.message;
         self.fan_out.clear();
         codec::write_fan_out(&accepted.fan_out, &mut self.fan_out);
+        self.received.clear();
+        if let Some(received) = &message.received {
+            received::write(received, &mut self.received);
+        }
         let content_type = match &message.content_type {
             ContentType::Json => None,
             ContentType::Other(text) => Some(text),
@@ -56,7 +62,7 @@ impl<'c> Appender<'c> {
             accepted.event.as_ref().map(|key| key.0.as_slice()),
             message.payload.as_deref(),
             message.transformations_params.as_deref(),
-            message.received.as_deref().map(received::write),
+            message.received.as_ref().map(|_| self.received.as_slice()),
             message.trace.map(TraceParent::to_bytes),
         ])?;
         Ok(())

@@ -91,6 +91,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V26__broadcasts", include_str!("schema/V26__broadcasts.sql")),
     ("V33__runs_of_keys", include_str!("schema/V33__runs_of_keys.sql")),
     ("V34__ended_subscriptions", include_str!("schema/V34__ended_subscriptions.sql")),
+    ("V35__received_headers_by_number", include_str!("schema/V35__received_headers_by_number.sql")),
 ];
 
 /// A store in a data folder.

@@ -326,13 +326,15 @@ pub(super) fn keep(connection: &Connection, request: &KeptRequest) -> Result<(),
         RequestOutcome::Handshake => StoredOutcome::Handshake,
     };
     let there = "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM source WHERE key = ?1)";
+    let mut received = Vec::new();
+    received::write(&request.received, &mut received);
     connection.prepare_cached(&format!("INSERT OR REPLACE INTO kept_request {there}"))?.execute(params![
         request.source.0,
         integer(request.id.sequence()),
         request.id.0.tail().as_slice(),
         codec::json(&outcome),
         request.status,
-        received::write(&request.received),
+        received,
         &*request.body,
     ])?;
     connection

@@ -1,0 +1,2 @@
+-- Changes no table: message.received and kept_request.received are written in their second version from here on, which earlier programs
+-- could not read. What is there stays as it is.
