@@ -13,7 +13,7 @@ mod sqlite;
 use super::hand::{Brought, Hand, PAGE_MAX};
 use crate::clock::wall;
 use anyhow::{Context, bail};
-use bellwire_model::{ContentType, Database, Outbox, Then, Timestamp};
+use bellwire_model::{ContentType, Database, EventTypeFrom, Outbox, Then, Timestamp};
 use bellwire_plugin::sql;
 use bytes::Bytes;
 use gaps::Gaps;
@@ -79,12 +79,13 @@ impl Reader {
             }
             Database::Dsn(text) => (text.reveal(), true),
         };
+        let is_typed = matches!(hand.source().event_type, EventTypeFrom::Fixed(_));
         Ok(match dsn.strip_prefix("sqlite:") {
-            Some(path) if !guarded => Reader::Sqlite(sqlite::Reader::open(path, outbox).await?),
+            Some(path) if !guarded => Reader::Sqlite(sqlite::Reader::open(path, outbox, is_typed).await?),
             Some(_) => bail!("a database in a file is named by the operator in plugins.databases"),
             None => {
                 let guard = guarded.then(|| hand.client());
-                Reader::Postgres(Box::new(postgres::Reader::open(dsn, guard, hand.tls(), outbox).await?))
+                Reader::Postgres(Box::new(postgres::Reader::open(dsn, guard, hand.tls(), outbox, is_typed).await?))
             }
         })
     }

@@ -40,12 +40,13 @@ struct Column {
 }
 
 impl Reader {
-    /// With `guard`, only at an address that it allows.
+    /// With `guard`, only at an address that it allows. With `is_typed`, the source says the event type itself, and the table need not.
     pub(super) async fn open(
         dsn: &str,
         guard: Option<&Egress>,
         tls: Option<Tls>,
         outbox: &Outbox,
+        is_typed: bool,
     ) -> anyhow::Result<Reader> {
         let woken = Arc::new(Notify::new());
         let client = connect(dsn, guard, tls, &woken).await?;
@@ -83,10 +84,9 @@ impl Reader {
             }
             _ => "NULL::bigint".to_owned(),
         };
-        let select = format!(
-            "SELECT o.{key}::text, o.{}::text, {payload}, {channels}, {created_at} FROM",
-            quoted(&columns.event_type)
-        );
+        let event_type =
+            if is_typed { "NULL::text".to_owned() } else { format!("o.{}::text", quoted(&columns.event_type)) };
+        let select = format!("SELECT o.{key}::text, {event_type}, {payload}, {channels}, {created_at} FROM");
         let unread = match outbox.then {
             Then::Remember => format!("WHERE o.{key} > $1::text::bigint"),
             Then::Mark => format!("WHERE o.{processed} IS NULL AND $1::text IS NULL"),

@@ -33,9 +33,10 @@ struct Statements {
 }
 
 impl Reader {
-    pub(super) async fn open(path: &str, outbox: &Outbox) -> anyhow::Result<Reader> {
+    /// With `is_typed`, the source says the event type itself, and the table need not.
+    pub(super) async fn open(path: &str, outbox: &Outbox, is_typed: bool) -> anyhow::Result<Reader> {
         let (path, outbox) = (path.to_owned(), outbox.clone());
-        tokio::task::spawn_blocking(move || open(&path, &outbox)).await?
+        tokio::task::spawn_blocking(move || open(&path, &outbox, is_typed)).await?
     }
 
     /// The next rows. `ids` says from where on, with [`Then::Remember`].
@@ -86,7 +87,7 @@ impl Reader {
     }
 }
 
-fn open(path: &str, outbox: &Outbox) -> anyhow::Result<Reader> {
+fn open(path: &str, outbox: &Outbox, is_typed: bool) -> anyhow::Result<Reader> {
     // Never made: a name that is wrong should say so.
     let rights = match outbox.then {
         Then::Remember => OpenFlags::SQLITE_OPEN_READ_ONLY,
@@ -97,19 +98,21 @@ fn open(path: &str, outbox: &Outbox) -> anyhow::Result<Reader> {
     connection.busy_timeout(BUSY)?;
     check_id(&connection, outbox)?;
     let columns = &outbox.columns;
-    let optional = |column: &Option<String>| column.as_deref().map_or_else(|| "NULL".to_owned(), quoted);
+    // Of the table by name: SQLite takes a quoted name alone that is no column's for a text.
+    let of_row = |column: &str| format!("o.{}", quoted(column));
+    let optional = |column: Option<&str>| column.map_or_else(|| "NULL".to_owned(), of_row);
     let (table, id, processed) = (quoted(&outbox.table), quoted(&columns.id), quoted(&columns.processed_at));
     let unread = match outbox.then {
-        Then::Remember => format!("WHERE {id} > ?1"),
-        Then::Mark => format!("WHERE {processed} IS NULL AND ?1 IS NULL"),
+        Then::Remember => format!("WHERE o.{id} > ?1"),
+        Then::Mark => format!("WHERE o.{processed} IS NULL AND ?1 IS NULL"),
         Then::Delete => "WHERE ?1 IS NULL".to_owned(),
     };
     let page = format!(
-        "SELECT {id}, {}, {}, {}, {} FROM {table} {unread} ORDER BY {id} LIMIT {PAGE_MAX}",
-        quoted(&columns.event_type),
-        quoted(&columns.payload),
-        optional(&columns.channels),
-        optional(&columns.created_at),
+        "SELECT o.{id}, {}, {}, {}, {} FROM {table} o {unread} ORDER BY o.{id} LIMIT {PAGE_MAX}",
+        optional((!is_typed).then_some(&columns.event_type)),
+        of_row(&columns.payload),
+        optional(columns.channels.as_deref()),
+        optional(columns.created_at.as_deref()),
     );
     let done = match outbox.then {
         Then::Remember => None,
@@ -287,7 +290,7 @@ mod tests {
     async fn rows_are_read_in_order_and_remembered() {
         let file = file(TABLE);
         (1..=3).for_each(|n| file.insert(&format!("{{\"n\":{n}}}")));
-        let mut reader = Reader::open(&file.path, &outbox(Then::Remember)).await.expect("opens");
+        let mut reader = Reader::open(&file.path, &outbox(Then::Remember), false).await.expect("opens");
         let page = reader.page(&Gaps::default()).await.expect("reads");
         assert_eq!((ids(&page), page.more), (vec!["1", "2", "3"], false));
         let first = &page.rows[0];
@@ -306,13 +309,35 @@ mod tests {
         for then in [Then::Mark, Then::Delete] {
             let file = file(TABLE);
             (0..3).for_each(|_| file.insert("{}"));
-            let mut reader = Reader::open(&file.path, &outbox(then)).await.expect("opens");
+            let mut reader = Reader::open(&file.path, &outbox(then), false).await.expect("opens");
             let page = reader.page(&Gaps::default()).await.expect("reads");
             assert_eq!(ids(&page), ["1", "2", "3"]);
             reader.done(vec!["1".into(), "2".into()]).await.expect("done");
             assert_eq!(ids(&reader.page(&Gaps::default()).await.expect("reads")), ["3"]);
             assert_eq!(file.count("processed_at IS NULL"), 1);
             assert_eq!(file.count("true"), if then == Then::Mark { 3 } else { 1 });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_column_that_is_not_there_is_told_and_no_row_is_taken() {
+        let row = "event_type TEXT, payload, channels, at";
+        for (columns, then, is_typed, missing) in [
+            ("event_type TEXT, body, channels, at, processed_at", Then::Delete, false, Some("payload")),
+            ("type TEXT, payload, channels, at, processed_at", Then::Remember, false, Some("event_type")),
+            ("type TEXT, payload, channels, at, processed_at", Then::Remember, true, None),
+            ("event_type TEXT, payload, at, processed_at", Then::Remember, false, Some("channels")),
+            (row, Then::Mark, false, Some("processed_at")),
+            (row, Then::Remember, false, None),
+        ] {
+            let file = file(&format!("CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, {columns})"));
+            let opened = Reader::open(&file.path, &outbox(then), is_typed).await;
+            let told = opened.err().map(|error| format!("{error:#}"));
+            let good = match missing {
+                None => told.is_none(),
+                Some(name) => told.as_ref().is_some_and(|told| told.contains(&format!("no such column: o.{name}"))),
+            };
+            assert!(good, "{columns}, {then:?}: {told:?}");
         }
     }
 
@@ -327,10 +352,10 @@ mod tests {
         ] {
             let file = file(&format!("CREATE TABLE outbox ({id}, {columns})"));
             for (then, good) in [(Then::Remember, remember), (Then::Delete, delete)] {
-                let opened = Reader::open(&file.path, &outbox(then)).await;
+                let opened = Reader::open(&file.path, &outbox(then), false).await;
                 assert_eq!(opened.is_ok(), good, "{id}, {then:?}");
             }
         }
-        assert!(Reader::open("/nowhere/at/all.db", &outbox(Then::Delete)).await.is_err());
+        assert!(Reader::open("/nowhere/at/all.db", &outbox(Then::Delete), false).await.is_err());
     }
 }
