@@ -157,7 +157,11 @@ impl KindIn {
         if principal.application().is_some() && matches!(kind, Kind::Plugin(_)) && kind != *before {
             faults.add("plugin", "plugins run at the operator's: a token of one application cannot install them");
         }
-        let url = check_address(faults, api, &kind, self.url, old);
+        let url = match (wanted, &kind) {
+            // A plugin that is none, as is told already: whether a URL belongs here depends on what it was to be.
+            (KindWire::Plugin, Kind::Push) => self.url.unwrap_or_default(),
+            _ => check_address(faults, api, &kind, self.url, old),
+        };
         (kind, url)
     }
 }

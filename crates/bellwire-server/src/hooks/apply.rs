@@ -30,6 +30,9 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 const DECISIVE: [&str; 11] =
     ["kind", "way", "runs", "via", "broker", "preset", "recipe", "script", "module", "connection", "dsn"];
 
+/// What decides the same as a whole; parts of it may be wrong.
+const DECISIVE_WHOLE: [&str; 5] = ["cron", "outbox", "queue", "plugin", "pipe"];
+
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Done {
@@ -296,7 +299,11 @@ impl Work<'_> {
             news.retain(|_| !at.next().is_some_and(|way| left_out.iter().any(|out| is_about(way, out))));
             self.faults.append(&mut news);
             let more = ways.into_iter().filter_map(|way| leave_out(&mut body, way)).collect::<Vec<_>>();
-            if !self.caller.tries || more.is_empty() || more.iter().flatten().any(|name| DECISIVE.contains(&&**name)) {
+            let decides = |way: &Vec<String>| {
+                way.iter().any(|name| DECISIVE.contains(&&**name))
+                    || matches!(way.as_slice(), [name] if DECISIVE_WHOLE.contains(&&**name))
+            };
+            if !self.caller.tries || more.is_empty() || more.iter().any(decides) {
                 return;
             }
             left_out.extend(more);

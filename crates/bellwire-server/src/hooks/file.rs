@@ -13,6 +13,8 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 const PLUGIN_BYTES_MAX: u64 = 32 << 20;
 /// Members whose own members have names of the user's choice, among which may be `env` and `file`.
 const NAMED_FREELY: [&str; 5] = ["env", "metadata", "settings", "headers", "secrets"];
+/// In the place of a secret that is not there, so that what refers to it is not wrong besides. Nothing is done of a file with faults.
+const LOST: &str = "00000000000000000000000000000000";
 
 /// One thing that is wrong with the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -359,7 +361,7 @@ impl Resolver<'_> {
             Err((text, hint)) => {
                 let way: Vec<&str> = way.iter().map(String::as_str).collect();
                 self.faults.push(self.document.fault(&way, text, Some(hint)));
-                Value::String(String::new())
+                Value::String(LOST.to_owned())
             }
         }
     }

@@ -256,12 +256,11 @@ impl Reader<'_> {
         }
         let mut body = camel(body);
         for nested in NESTED {
-            if let Some(Value::Object(inner)) = body.remove(nested) {
-                let mut inner = camel(inner);
-                if let Some(Value::Object(columns)) = inner.remove("columns") {
-                    inner.insert("columns".to_owned(), Value::Object(camel(columns)));
+            if let Some(Value::Object(inner)) = body.get_mut(nested) {
+                *inner = camel(std::mem::take(inner));
+                if let Some(Value::Object(columns)) = inner.get_mut("columns") {
+                    *columns = camel(std::mem::take(columns));
                 }
-                body.insert(nested.to_owned(), Value::Object(inner));
             }
         }
         body.entry("name").or_insert_with(|| name.into());

@@ -180,6 +180,57 @@ kind = "plug"
     assert!(expected.iter().all(|(line, place)| text.contains(&format!("hooks.toml:{line}: {place}: "))), "{text}");
 }
 
+#[test]
+fn check_tells_what_is_wrong_and_not_what_follows_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"[sources.day]
+cron = "@daily"
+
+[sources.noon]
+cron = { schedule = "61 * * * *", zone = "Europe/Berln" }
+
+[sources.any]
+preset = "none"
+dedupe = "off"
+answer = 200
+
+[sources.rules]
+recipe = { settings = { key = { title = "the key" } }, rules = { match = { type = "payload-hmac-sha256", secret = "{setting:key}", parameter = { source = "header", name = "X-Sig" } } } }
+settings = { key = { env = "GONE" } }
+
+[endpoints.a]
+from = "any"
+plugin = { runs = "comand" }
+
+[endpoints.b]
+from = "any"
+plugin = { runs = "command", program = "./gone" }
+
+[endpoints.c]
+from = "any"
+plugin = "command"
+"#;
+    write(folder.path(), text);
+    let output = run(folder.path(), &["check", "hooks.toml", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let faults = told["faults"].as_array().unwrap();
+    let mut found: Vec<_> =
+        faults.iter().map(|fault| (fault["line"].as_u64().unwrap(), fault["place"].as_str().unwrap())).collect();
+    found.sort_unstable();
+    let expected = [
+        (2, "sources.day.cron"),
+        (5, "sources.noon.cron.schedule"),
+        (5, "sources.noon.cron.zone"),
+        (9, "sources.any.dedupe"),
+        (10, "sources.any.answer"),
+        (14, "sources.rules.settings.key"),
+        (18, "endpoints.a.plugin.runs"),
+        (22, "endpoints.b.plugin.program"),
+        (26, "endpoints.c.plugin"),
+    ];
+    assert_eq!(found, expected, "{told:#}");
+}
+
 /// The log says so, about this place of the file.
 fn told(program: &Program, place: &str, what: &str) {
     eventually(&format!("{place} is told"), || {
