@@ -4,6 +4,7 @@ use super::hook::{Argument, Hook, rule};
 use super::template::{Fetched, Text, read};
 use bellwire_signature::source::{Condition, Rule, Rules};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -341,11 +342,32 @@ impl Writer<'_> {
         format!("{{setting:{name}}}")
     }
 
-    /// A text in which templates are fetched now.
+    /// A text in which templates are fetched now, which is told.
     fn plain(&mut self, text: &str) -> String {
-        match read(text, &|fetched| self.world.fetch(fetched)) {
-            Text::Plain(text) => text,
-            Text::Fetched(text) => text,
+        let fetched = RefCell::new(Vec::new());
+        let read = read(text, &|one| {
+            let value = self.world.fetch(one);
+            fetched.borrow_mut().push((one.clone(), value.is_empty()));
+            value
+        });
+        for (one, is_lost) in fetched.into_inner() {
+            let what = match one {
+                Fetched::Variable(name) => format!("the variable {name}"),
+                Fetched::File(path) => format!("the file {path}"),
+            };
+            let text = match is_lost {
+                true => format!(
+                    "{what}, which a template puts into a text, is not there or empty, and nothing stands in its place"
+                ),
+                false => format!("what {what} holds now stands in the file, in the place of its template"),
+            };
+            let note = Note { hook: self.hook.id.clone(), is_lost, text };
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+        match read {
+            Text::Plain(text) | Text::Fetched(text) => text,
             Text::Reference(fetched) => self.world.fetch(&fetched),
         }
     }
@@ -605,7 +627,7 @@ mod tests {
         }
 
         fn fetch(&self, fetched: &Fetched) -> String {
-            format!("{fetched:?}")
+            if *fetched == Fetched::Variable("UNSET".to_owned()) { String::new() } else { format!("{fetched:?}") }
         }
     }
 
@@ -756,6 +778,24 @@ timeout_ms = 3600000
         let twice = converted("[{ id: a, execute-command: /bin/a }, { id: a, execute-command: /bin/b }]");
         assert_eq!(twice.count, 1);
         assert!(twice.notes.iter().any(|note| note.is_lost && note.text.contains("that of another one")));
+    }
+
+    #[test]
+    fn what_a_template_puts_into_a_text_is_told() {
+        let text = super::super::template::mark(
+            "[{ id: a, execute-command: '/bin/{{ getenv \"CMD\" }}', response-message: 'by {{ getenv \"UNSET\" }}', command-working-directory: '{{ cat \"d\" }}' }]",
+            &|_| None,
+        );
+        let Converted { toml, notes, .. } = converted(&text.unwrap_or_else(|unknown| panic!("{unknown:?}")));
+        assert!(toml.contains("answer = { status = 200, body = \"by \""), "{toml}");
+        for (is_lost, told) in [
+            (false, "what the variable CMD holds now stands in the file"),
+            (false, "what the file d holds now stands in the file"),
+            (true, "the variable UNSET, which a template puts into a text, is not there or empty"),
+        ] {
+            let all: Vec<_> = notes.iter().filter(|note| note.text.contains(told)).collect();
+            assert!(matches!(all.as_slice(), [note] if note.is_lost == is_lost), "{told}: {notes:?}");
+        }
     }
 
     #[test]
