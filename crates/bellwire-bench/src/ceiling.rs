@@ -4,6 +4,8 @@
 //! out by hyper's connections; one runtime per core, each with its own listener, queue and connections. No message is
 //! kept, retried or scheduled. The server's figures are given as a share of this one's, measured in the same run.
 
+mod webhooks;
+
 use super::sink::listener;
 use super::threads::Threads;
 use anyhow::Context as _;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use webhooks::Sources;
 
 /// Deliveries that wait in a runtime's queue; a full one holds back whoever sends.
 const QUEUE_DELIVERIES: usize = 256;
@@ -41,12 +44,13 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 pub(crate) fn serve(address: SocketAddr, token: &str) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let applications = Arc::new(Applications::default());
+    let sources = Arc::new(Sources::default());
     let mut threads = Threads::new("ceiling");
     for _ in 0..cores {
         let listener = listener(address)?;
-        let applications = Arc::clone(&applications);
+        let (applications, sources) = (Arc::clone(&applications), Arc::clone(&sources));
         let authorization = format!("Bearer {token}");
-        threads.spawn(async move || accept(listener, applications, authorization).await)?;
+        threads.spawn(async move || accept(listener, applications, sources, authorization).await)?;
     }
     threads.join();
     Ok(())
@@ -82,6 +86,7 @@ struct Runtime {
 async fn accept(
     listener: std::net::TcpListener,
     applications: Arc<Applications>,
+    sources: Arc<Sources>,
     authorization: String,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -96,7 +101,13 @@ async fn accept(
         .route("/api/v1/app", post(create_application))
         .route("/api/v1/app/{application}/endpoint", post(create_endpoint))
         .route("/api/v1/app/{application}/msg", post(create_message))
-        .with_state(Arc::new(Runtime { applications, authorization, queue }));
+        .with_state(Arc::new(Runtime { applications, authorization, queue }))
+        .merge(
+            Router::new()
+                .route("/api/v1/source", post(webhooks::create_source))
+                .route("/in/{token}", post(webhooks::receive))
+                .with_state(sources),
+        );
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
