@@ -222,6 +222,13 @@ impl Push {
         // What came in at a source may go on to another one; no circle of them is endless.
         if let Some(received) = &message.received {
             headers.insert(HOPS, HeaderValue::from(u16::from(received.hops) + 1));
+            // A body that is passed on as it came is packed as it came.
+            let codings = received.headers.iter().filter(|(name, _)| *name == header::CONTENT_ENCODING);
+            for coding in codings.filter_map(|(_, coding)| HeaderValue::from_str(coding).ok()) {
+                if message.payload.as_ref() == Some(&body) {
+                    headers.append(header::CONTENT_ENCODING, coding);
+                }
+            }
         }
         prepared.proof.sign(&mut headers, &id, seconds, &body)?;
         let target = match url {

@@ -4,8 +4,8 @@
 use bellwire_delivery::{HeaderNames, Push, PushSettings};
 use bellwire_egress::{Egress, Guard, Settings};
 use bellwire_model::{
-    ActiveSecret, ApplicationKey, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Message, MessageId,
-    Outcome, RetryAfter, Sequence, Timestamp,
+    ActiveSecret, ApplicationKey, Directive, Endpoint, EndpointId, EndpointKey, FailureClass, Format, Message,
+    MessageId, Outcome, RetryAfter, Sequence, Timestamp,
 };
 use bellwire_signature::{Secret, SignedHeaders, VerifyKey, verify};
 use rand::SeedableRng;
@@ -23,6 +23,15 @@ async fn attempt(
     change: impl Fn(&mut Endpoint),
     settings: PushSettings,
 ) -> (Received, Outcome) {
+    attempt_of(message(), response, change, settings).await
+}
+
+async fn attempt_of(
+    message: Message,
+    response: &'static [u8],
+    change: impl Fn(&mut Endpoint),
+    settings: PushSettings,
+) -> (Received, Outcome) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://user:pass@{}/hook?token=1", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -36,7 +45,7 @@ async fn attempt(
     });
     let mut endpoint = endpoint(url);
     change(&mut endpoint);
-    let outcome = push(settings).attempt(&Arc::new(endpoint), &message(), WALL).await;
+    let outcome = push(settings).attempt(&Arc::new(endpoint), &message, WALL).await;
     (Received::parse(&server.await.unwrap()), outcome)
 }
 
@@ -108,6 +117,36 @@ async fn the_payload_arrives_byte_for_byte_and_verifies() {
     assert!(received.verify("webhook", 1) && received.verify("svix", 1));
     assert!(!received.verify("webhook", 2));
     assert_eq!((outcome.result, outcome.body.as_ref(), outcome.started_at), (Ok(200), b"ok".as_slice(), WALL));
+}
+
+#[tokio::test]
+async fn a_body_that_came_packed_says_so_where_it_is_passed_on_as_it_came() {
+    let came = |coding: Option<&str>| {
+        let source = bellwire_model::SourceId::from_parts(Sequence::ZERO, [0; 12]);
+        let headers = coding.map(|coding| ("content-encoding".to_owned(), coding.to_owned())).into_iter().collect();
+        let received = bellwire_model::Received {
+            source,
+            method: "POST".into(),
+            path: "/hooks/a".into(),
+            query: None,
+            headers,
+            remote: None,
+            hops: 0,
+            dedupe: None,
+        };
+        Message { received: Some(Arc::new(received)), ..message() }
+    };
+    for (coding, format, sent) in [
+        (None, Format::Json, None),
+        (Some("gzip"), Format::Json, Some("gzip")),
+        (Some("gzip"), Format::Xml, None),
+        (Some("gzip\r\nx: y"), Format::Json, None),
+    ] {
+        let change = |endpoint: &mut Endpoint| endpoint.shape.format = format;
+        let (received, outcome) = attempt_of(came(coding), OK, change, PushSettings::default()).await;
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        assert_eq!(received.headers.get("content-encoding").map(String::as_str), sent, "{coding:?}, {format:?}");
+    }
 }
 
 #[tokio::test]
