@@ -125,7 +125,18 @@ impl Json {
             Segment::Enum { variant } => Some(variant.clone()),
             Segment::Unknown => None,
         }));
-        Error::Invalid(vec![Fault { loc, msg: error.to_string(), kind: KIND }])
+        Error::Invalid(vec![Fault { loc, msg: for_people(error.to_string()), kind: KIND }])
+    }
+}
+
+/// What is wrong, without the names of our types.
+fn for_people(text: String) -> String {
+    match text.rsplit_once("expected struct ") {
+        Some((before, name)) => {
+            let rest = name.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+            format!("{before}expected an object{rest}")
+        }
+        None => text,
     }
 }
 

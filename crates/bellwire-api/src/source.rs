@@ -219,7 +219,8 @@ pub(crate) fn find(call: &Call) -> Result<Arc<Source>, Error> {
 
 /// The source of the path, if others post to it.
 pub(crate) fn find_of_requests(call: &Call) -> Result<Arc<Source>, Error> {
-    Some(find(call)?).filter(|source| source.way.is_http()).ok_or_else(Error::not_found)
+    let msg = "this source fetches its messages itself: it has no listener URL, and no secrets to verify by";
+    Some(find(call)?).filter(|source| source.way.is_http()).ok_or_else(|| Error::invalid(&["path", "source_id"], msg))
 }
 
 fn find_by(call: &Call, id_or_uid: &str) -> Option<Arc<Source>> {

@@ -302,9 +302,9 @@ fn check_name(faults: &mut Faults, name: &str) {
 /// One of the two, if any; `None` with a fault or without.
 fn check_recipe(faults: &mut Faults, preset: Option<String>, recipe: Option<Value>) -> Option<Recipe> {
     match (preset, recipe) {
-        (Some(_), Some(_)) => {
+        (Some(preset), Some(_)) => {
             faults.add("recipe", "`preset` and `recipe` exclude each other");
-            None
+            Some(Recipe::Preset(preset))
         }
         (Some(preset), None) => Some(Recipe::Preset(preset)),
         (None, Some(recipe)) => {

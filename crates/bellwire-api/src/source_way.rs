@@ -581,7 +581,8 @@ async fn state(call: Call) -> Result<Response, Error> {
     let state = call.api.backend().source_state(source.key);
     // Most of those that others post to do nothing by themselves.
     if source.way.is_http() && state.is_none() {
-        return Err(Error::not_found());
+        let msg = "others post to this source: it fetches nothing itself, so there is no state of that";
+        return Err(Error::invalid(&["path", "source_id"], msg));
     }
     let key = source.key;
     let cursor = call.api.read(move |store| store.source_cursor(key)).await?;

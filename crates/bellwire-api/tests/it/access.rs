@@ -140,7 +140,7 @@ async fn every_operation_refuses_whom_it_must() {
                 // It is for applications' tokens only.
                 (_, Who::Organisation | Who::OtherOrganisation) if name.ends_with("/logout") => Some(403),
                 // One that requests come to is in no state of its own.
-                (_, Who::Organisation) if name.ends_with("/state") => Some(404),
+                (_, Who::Organisation) if name.ends_with("/state") => Some(422),
                 ("open", _) | (_, Who::Organisation) => None,
                 (_, Who::Nobody | Who::Forger) => Some(401),
                 // Its own world is empty: nothing of the first one's is there. Lists and upserts see its own.

@@ -93,7 +93,6 @@ async fn every_fault_is_told_with_its_place() {
             "eventType",
             "methods.[1]",
             "path",
-            "preset",
             "rate",
             "recipe",
             "trustedProxies.[0]",

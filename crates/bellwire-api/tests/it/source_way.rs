@@ -42,8 +42,8 @@ async fn a_source_without_a_url_is_made_shown_and_changed() {
     {
         assert_eq!(made[of_requests], Value::Null, "{of_requests}");
     }
-    world.get("/api/v1/source/report/secret").await.expect(404);
-    world.post("/api/v1/source/report/token/rotate", json!({})).await.expect(404);
+    world.get("/api/v1/source/report/secret").await.expect(422);
+    world.post("/api/v1/source/report/token/rotate", json!({})).await.expect(422);
 
     let patched = world.patch("/api/v1/source/report", json!({ "name": "Month" })).await.expect(200);
     assert_eq!((&patched["name"], &patched["cron"]), (&json!("Month"), &cron));
@@ -54,7 +54,11 @@ async fn a_source_without_a_url_is_made_shown_and_changed() {
     let http = json!({ "uid": "git", "appId": "acme", "preset": "github", "secrets": ["x"] });
     let made = world.post(ALL, http).await.expect(201);
     assert_eq!((&made["way"], made["listenerUrl"].is_string()), (&json!("http"), true));
-    world.get("/api/v1/source/git/state").await.expect(404);
+    let told = world.get("/api/v1/source/git/state").await.expect(422);
+    assert!(told.to_string().contains("others post to this source"), "{told}");
+    let told = world.post(ALL, json!({ "appId": "acme", "cron": "@daily" })).await.expect(422);
+    let msg = told["detail"][0]["msg"].as_str().expect("text");
+    assert!(msg.starts_with("invalid type: string \"@daily\", expected an object at line 1"), "{msg}");
 }
 
 #[tokio::test]
