@@ -8,7 +8,7 @@
 //!
 //! A script is stopped at its deadline by the interpreter. Should it sit in one of the interpreter's own loops, which cannot be
 //! stopped, it has failed before twice its deadline, its thread is given up and replaced, and the script is not started again until that
-//! thread has come back, if it ever does; a few are given up at most.
+//! thread has come back, if it ever does. It computes on with what nobody else wants of the processor; a few are given up at most.
 
 use super::ScriptError;
 use super::sandbox::Bounds;
@@ -49,6 +49,9 @@ const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// After its deadline a script may take half as long again before its thread is given up, but no longer than this.
 const GRACE_MAX: Duration = Duration::from_secs(1);
 const THREADS_LOST_MAX: usize = 8;
+/// Of a thread that was given up: `nice`'s.
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
 /// From so many waiting in a lane on, those that nobody wants any more are thrown out when the next one comes: a reader who hangs up again and
 /// again would leave one each time, with its message.
 const UNWANTED_MAX: usize = 16;
@@ -133,6 +136,7 @@ struct Running<J: Job> {
     since: Instant,
     slow: bool,
     answer: Answer<J>,
+    thread: ThreadId,
 }
 
 // By hand, because `derive` would ask for a job that can be made from nothing.
@@ -279,12 +283,13 @@ impl<J: Job> Shared<J> {
     /// A thread's life.
     fn serve(self: Arc<Self>) {
         let mut engines = Engines { limits: self.limits, kept: VecDeque::new() };
+        let thread = ThreadId::of_this();
         let mut state = self.lock();
         loop {
             if state.ending {
                 return;
             }
-            let Some((ticket, job)) = state.start(self.limits.threads) else {
+            let Some((ticket, job)) = state.start(self.limits.threads, thread) else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -298,14 +303,11 @@ impl<J: Job> Shared<J> {
             let took = begun.elapsed();
             state = self.lock();
             let Some(running) = state.running.remove(&ticket) else {
-                // It was given up, and has come back.
+                // It was given up, and has come back; but it may not raise its priority again.
                 state.barred.remove(&script);
                 state.lost -= 1;
-                if state.threads >= self.limits.threads {
-                    return;
-                }
-                state.threads += 1;
-                continue;
+                self.start_threads(&mut state);
+                return;
             };
             state.finish(&running, took);
             self.work.notify_one();
@@ -339,6 +341,8 @@ impl<J: Job> Shared<J> {
             let Some(running) = state.running.remove(&ticket) else { continue };
             state.threads -= 1;
             state.lost += 1;
+            // It cannot end before it has the lock.
+            running.thread.yield_to_all();
             state.barred.insert((running.lane, Arc::clone(&running.code)));
             // Those that wait for the same script would each take a thread with them.
             let mut answers = state.refuse(running.lane, &running.code);
@@ -362,7 +366,7 @@ impl<J: Job> Shared<J> {
 
 impl<J: Job> State<J> {
     /// Takes the script whose turn it is.
-    fn start(&mut self, threads: usize) -> Option<(u64, J)> {
+    fn start(&mut self, threads: usize, thread: ThreadId) -> Option<(u64, J)> {
         let quick = self.quick.first().copied();
         let slow = self.slow.first().copied().filter(|_| self.slow_running + 1 < threads);
         let (place, is_slow) = match (quick, slow) {
@@ -384,7 +388,8 @@ impl<J: Job> State<J> {
         self.slow_running += usize::from(is_slow);
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let running = Running { lane: key, code: Arc::clone(job.code()), since: Instant::now(), slow: is_slow, answer };
+        let (code, since) = (Arc::clone(job.code()), Instant::now());
+        let running = Running { lane: key, code, since, slow: is_slow, answer, thread };
         self.running.insert(ticket, running);
         Some((ticket, job))
     }
@@ -414,6 +419,25 @@ impl<J: Job> State<J> {
         } else if self.lanes.len() > LANES_KEPT_MAX {
             self.lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
         }
+    }
+}
+
+/// What the system calls a thread, where threads have priorities of their own.
+#[derive(Clone, Copy, Debug)]
+struct ThreadId(#[cfg(target_os = "linux")] rustix::process::Pid);
+
+impl ThreadId {
+    fn of_this() -> Self {
+        ThreadId(
+            #[cfg(target_os = "linux")]
+            rustix::thread::gettid(),
+        )
+    }
+
+    /// From now on all other threads go before it.
+    fn yield_to_all(self) {
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(Some(self.0), LOWEST_PRIORITY);
     }
 }
 
@@ -626,6 +650,31 @@ mod tests {
         let again = run_on(&scripts, 1, UNSTOPPABLE).expect_err("it is not started");
         assert!(again.to_string().contains("could not be stopped before"), "{again}");
         assert!(run_on(&scripts, 1, "function handler(w) { return w }").is_ok());
+    }
+
+    /// How many of this process's threads for scripts have the lowest priority.
+    #[cfg(target_os = "linux")]
+    fn threads_that_yield() -> usize {
+        let stat =
+            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("stat")).ok();
+        let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
+        let yields = |stat: &String| {
+            // The name ends with the last bracket; `nice` is the 17th field after it.
+            let (head, rest) = stat.rsplit_once(')').expect("a name");
+            head.ends_with("(script") && rest.split_whitespace().nth(16) == Some("19")
+        };
+        tasks.filter_map(stat).filter(yields).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_was_given_up_lets_all_others_go_first_and_another_takes_its_place() {
+        let scripts = Scripts::new(ScriptLimits { deadline: Duration::from_millis(50), ..limits() });
+        let endless = UNSTOPPABLE.replace("2e8", "2 ** 53");
+        run_on(&scripts, 1, &endless).expect_err("too long");
+        assert!(threads_that_yield() > 0);
+        assert_eq!(scripts.0.0.lock().threads, scripts.limits().threads);
+        assert!(run_on(&scripts, 2, "function handler(w) { return w }").is_ok());
     }
 
     #[test]
