@@ -147,7 +147,7 @@ async fn patch(mut call: Call) -> Result<Response, Error> {
     faults.end()?;
     if let Patch::Set(code) = &patch.code {
         // Before the edit begins: it may take as long as a script may.
-        let script = Script { lane: TRYING | u64::from(endpoint.key.0), code: code.as_str().into(), webhook: None };
+        let script = trying(&endpoint, code.as_str().into(), None);
         run(&call.api, script).await.map_err(|error| refused(&error))?;
     }
     let mut edit = call.api.edit().await;
@@ -212,7 +212,7 @@ async fn simulate(mut call: Call) -> Result<Response, Error> {
         params: None,
     };
     let code = code.unwrap_or_default().into();
-    let script = Script { lane: TRYING | u64::from(endpoint.key.0), code, webhook: Some(webhook) };
+    let script = trying(&endpoint, code, Some(webhook));
     let made = run(&call.api, script).await.map_err(|error| refused(&error))?;
     let made = made.ok_or_else(|| Error::Internal("a script that was given a message gave nothing".to_owned()))?;
     let out = TransformationSimulateOut {
@@ -227,6 +227,11 @@ async fn simulate(mut call: Call) -> Result<Response, Error> {
         headers: made.headers.into_iter().collect(),
     };
     Ok(error::json(StatusCode::OK, &out))
+}
+
+/// A script that is tried out: nobody's messages wait for it.
+fn trying(endpoint: &Endpoint, code: Arc<str>, webhook: Option<Webhook>) -> Script {
+    Script { lane: TRYING | u64::from(endpoint.key.0), application: endpoint.application, code, webhook }
 }
 
 async fn run(api: &Api, script: Script) -> Result<Option<Transformed>, ScriptError> {

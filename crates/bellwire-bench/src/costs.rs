@@ -148,7 +148,7 @@ fn transform(scripts: &Scripts, lane: u64, code: &Arc<str>, payload: &Bytes) -> 
         ..Webhook::default()
     };
     let (sender, receiver) = channel();
-    let script = Script { lane, code: Arc::clone(code), webhook: Some(webhook) };
+    let script = Script { lane, application: ApplicationKey(0), code: Arc::clone(code), webhook: Some(webhook) };
     scripts.run(script, move |done| drop(sender.send(done)));
     let made = receiver.recv().context("the transformation was not run")?;
     let made = made.map_err(|error| anyhow!("the transformation failed: {error}"))?;

@@ -72,7 +72,12 @@ pub(crate) async fn shape(
             variables: transformation.variables.clone(),
             params: message.transformations_params.clone(),
         };
-        let script = Script { lane: u64::from(endpoint.key.0), code: Arc::clone(code), webhook: Some(webhook) };
+        let script = Script {
+            lane: u64::from(endpoint.key.0),
+            application: endpoint.application,
+            code: Arc::clone(code),
+            webhook: Some(webhook),
+        };
         let transformed = transform(scripts, script).await?;
         is_json = transformed.is_json;
         apply(&mut shaped, transformed, endpoint, https_only)?;

@@ -185,6 +185,10 @@ impl Job for Script {
         self.lane
     }
 
+    fn owner(&self) -> u64 {
+        self.application.0.into()
+    }
+
     fn code(&self) -> &Arc<str> {
         &self.code
     }

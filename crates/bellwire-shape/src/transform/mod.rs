@@ -17,7 +17,7 @@ mod pool;
 pub use pool::{Engines, Job, Pool, ScriptLimits};
 pub use sandbox::{Bounds, Sandbox};
 
-use bellwire_model::Metadata;
+use bellwire_model::{ApplicationKey, Metadata};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Script {
     /// Whose turn it is: scripts with the same lane run one after the other. An endpoint's key, or that with the top bit set
     /// for trying scripts out.
     pub lane: u64,
+    /// Whose script it is: only so many threads are given up to those of one application.
+    pub application: ApplicationKey,
     /// Its text.
     pub code: Arc<str>,
     /// What it is given; `None`: only see whether it defines a `handler`.

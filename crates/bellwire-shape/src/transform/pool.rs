@@ -8,7 +8,8 @@
 //!
 //! A script is stopped at its deadline by the interpreter. Should it sit in one of the interpreter's own loops, which cannot be
 //! stopped, it has failed before twice its deadline, its thread is given up and replaced, and the script is not started again until that
-//! thread has come back, if it ever does. It computes on with what nobody else wants of the processor; a few are given up at most.
+//! thread has come back, if it ever does. It computes on with what nobody else wants of the processor. A few are given up at most, of them
+//! two to one owner's scripts.
 
 use super::ScriptError;
 use super::sandbox::Bounds;
@@ -49,6 +50,8 @@ const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// After its deadline a script may take half as long again before its thread is given up, but no longer than this.
 const GRACE_MAX: Duration = Duration::from_secs(1);
 const THREADS_LOST_MAX: usize = 8;
+/// To one owner's scripts; then none of them is started until one has come back.
+const THREADS_LOST_TO_ONE_MAX: usize = 2;
 /// Of a thread that was given up: `nice`'s.
 #[cfg(target_os = "linux")]
 const LOWEST_PRIORITY: i32 = 19;
@@ -67,6 +70,11 @@ pub trait Job: Send + 'static {
 
     /// Whose turn it is: jobs with the same lane run one after the other.
     fn lane(&self) -> u64;
+
+    /// Whose script it is. An owner has one or several lanes.
+    fn owner(&self) -> u64 {
+        self.lane()
+    }
 
     /// The script's text.
     fn code(&self) -> &Arc<str>;
@@ -101,6 +109,8 @@ struct State<J: Job> {
     slow_running: usize,
     threads: usize,
     lost: usize,
+    /// Of them, how many to whose scripts.
+    lost_to: HashMap<u64, usize>,
     next_ticket: u64,
     /// What the lane that was started last had used: a new lane begins here, not with a lead.
     used: Duration,
@@ -132,6 +142,7 @@ impl<J: Job> Waiting<J> {
 
 struct Running<J: Job> {
     lane: u64,
+    owner: u64,
     code: Arc<str>,
     since: Instant,
     slow: bool,
@@ -150,6 +161,7 @@ impl<J: Job> Default for State<J> {
             slow_running: 0,
             threads: 0,
             lost: 0,
+            lost_to: HashMap::new(),
             next_ticket: 0,
             used: Duration::ZERO,
             barred: HashSet::new(),
@@ -201,9 +213,9 @@ impl<J: Job> Pool<J> {
             drop(state);
             return answer(Err(ScriptError::Failed("no thread is left for scripts".to_owned())));
         }
-        if state.barred.contains(&(job.lane(), Arc::clone(job.code()))) {
+        if let Some(why) = state.refusal(&job) {
             drop(state);
-            return answer(Err(ScriptError::Failed("the script could not be stopped before; change it".to_owned())));
+            return answer(Err(ScriptError::Failed(why.to_owned())));
         }
         let key = job.lane();
         let least = state.used;
@@ -295,7 +307,7 @@ impl<J: Job> Shared<J> {
             };
             self.watch.notify_one();
             drop(state);
-            let script = (job.lane(), Arc::clone(job.code()));
+            let (owner, script) = (job.owner(), (job.lane(), Arc::clone(job.code())));
             let begun = Instant::now();
             // A panic of ours ends as a failed script, not as a thread that is missing.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run(&mut engines)))
@@ -305,7 +317,7 @@ impl<J: Job> Shared<J> {
             let Some(running) = state.running.remove(&ticket) else {
                 // It was given up, and has come back; but it may not raise its priority again.
                 state.barred.remove(&script);
-                state.lost -= 1;
+                state.came_back(owner);
                 self.start_threads(&mut state);
                 return;
             };
@@ -341,23 +353,25 @@ impl<J: Job> Shared<J> {
             let Some(running) = state.running.remove(&ticket) else { continue };
             state.threads -= 1;
             state.lost += 1;
+            *state.lost_to.entry(running.owner).or_default() += 1;
             // It cannot end before it has the lock.
             running.thread.yield_to_all();
             state.barred.insert((running.lane, Arc::clone(&running.code)));
             // Those that wait for the same script would each take a thread with them.
-            let mut answers = state.refuse(running.lane, &running.code);
+            let mut refused = state.refused();
             state.finish(&running, patience);
             self.start_threads(&mut state);
-            answers.push(running.answer);
             if state.threads == 0 {
-                answers.extend(state.lanes.drain().flat_map(|(_, lane)| lane.waiting).map(|w| w.answer));
+                let waiting = state.lanes.drain().flat_map(|(_, lane)| lane.waiting);
+                refused.extend(waiting.map(|waiting| (waiting.answer, "no thread is left for scripts")));
                 state.quick.clear();
                 state.slow.clear();
             }
             self.work.notify_all();
             drop(state);
-            for answer in answers {
-                answer(Err(ScriptError::Late("the script could not be stopped at its deadline".to_owned())));
+            (running.answer)(Err(ScriptError::Late("the script could not be stopped at its deadline".to_owned())));
+            for (answer, why) in refused {
+                answer(Err(ScriptError::Failed(why.to_owned())));
             }
             state = self.lock();
         }
@@ -383,24 +397,64 @@ impl<J: Job> State<J> {
         let (used, key) = place;
         let lane = self.lanes.get_mut(&key)?;
         let Waiting { job, answer, .. } = lane.waiting.pop_front()?;
+        let owner = job.owner();
         lane.busy = true;
         self.used = self.used.max(used);
         self.slow_running += usize::from(is_slow);
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let (code, since) = (Arc::clone(job.code()), Instant::now());
-        let running = Running { lane: key, code, since, slow: is_slow, answer, thread };
+        let running = Running { lane: key, owner, code, since, slow: is_slow, answer, thread };
         self.running.insert(ticket, running);
         Some((ticket, job))
     }
 
-    /// Takes what waits in a busy lane for this script.
-    fn refuse(&mut self, lane: u64, code: &Arc<str>) -> Vec<Answer<J>> {
-        let Some(lane) = self.lanes.get_mut(&lane) else { return Vec::new() };
-        let (refused, waiting) = lane.waiting.drain(..).partition(|waiting| waiting.job.code() == code);
-        lane.waiting = waiting;
-        let refused: VecDeque<Waiting<J>> = refused;
-        refused.into_iter().map(|waiting| waiting.answer).collect()
+    /// Why it is not to be started, whatever its turn.
+    fn refusal(&self, job: &J) -> Option<&'static str> {
+        if self.barred.contains(&(job.lane(), Arc::clone(job.code()))) {
+            return Some("the script could not be stopped before; change it");
+        }
+        let is_at_bound = self.lost_to.get(&job.owner()).is_some_and(|lost| *lost >= THREADS_LOST_TO_ONE_MAX);
+        is_at_bound
+            .then_some("scripts of the same owner could not be stopped; until they end or the server is started again, none of them is started")
+    }
+
+    /// A thread that was given up to a script of this owner.
+    fn came_back(&mut self, owner: u64) {
+        self.lost -= 1;
+        if let Some(lost) = self.lost_to.get_mut(&owner) {
+            *lost -= 1;
+            if *lost == 0 {
+                self.lost_to.remove(&owner);
+            }
+        }
+    }
+
+    /// Takes what waits and is not to be started any more.
+    fn refused(&mut self) -> Vec<(Answer<J>, &'static str)> {
+        let lanes: Vec<u64> =
+            self.lanes.iter().filter(|(_, lane)| !lane.waiting.is_empty()).map(|(key, _)| *key).collect();
+        let mut refused = Vec::new();
+        for key in lanes {
+            let Some(mut waiting) = self.lanes.get_mut(&key).map(|lane| std::mem::take(&mut lane.waiting)) else {
+                continue;
+            };
+            let mut kept = VecDeque::with_capacity(waiting.len());
+            while let Some(one) = waiting.pop_front() {
+                match self.refusal(&one.job) {
+                    Some(why) => refused.push((one.answer, why)),
+                    None => kept.push_back(one),
+                }
+            }
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            lane.waiting = kept;
+            if lane.waiting.is_empty() {
+                let place = (lane.used, key);
+                self.quick.remove(&place);
+                self.slow.remove(&place);
+            }
+        }
+        refused
     }
 
     fn finish(&mut self, running: &Running<J>, took: Duration) {
@@ -477,6 +531,7 @@ impl<E> Engines<E> {
 mod tests {
     use super::super::{Method, Script, Scripts, Transformed, Webhook};
     use super::*;
+    use bellwire_model::ApplicationKey;
     use std::sync::mpsc::channel;
 
     fn limits() -> ScriptLimits {
@@ -499,10 +554,14 @@ mod tests {
         }
     }
 
+    /// Of the application 1.
+    fn script(lane: u64, code: &str) -> Script {
+        Script { lane, application: ApplicationKey(1), code: code.into(), webhook: Some(webhook()) }
+    }
+
     fn run_on(scripts: &Scripts, lane: u64, code: &str) -> Result<Transformed, ScriptError> {
         let (sender, receiver) = channel();
-        let script = Script { lane, code: code.into(), webhook: Some(webhook()) };
-        scripts.run(script, move |done| drop(sender.send(done)));
+        scripts.run(script(lane, code), move |done| drop(sender.send(done)));
         receiver
             .recv_timeout(Duration::from_secs(60))
             .expect("an answer")
@@ -610,14 +669,15 @@ mod tests {
         let (sender, receiver) = channel();
         for n in 0..20 {
             let sender = sender.clone();
-            let script =
-                Script { lane: 1, code: "function handler(w) { for (;;) {} }".into(), webhook: Some(webhook()) };
-            scripts.run(script, move |done| sender.send(("loops", n, done.is_ok())).unwrap_or(()));
+            scripts.run(script(1, "function handler(w) { for (;;) {} }"), move |done| {
+                sender.send(("loops", n, done.is_ok())).unwrap_or(())
+            });
         }
         for n in 0..20 {
             let sender = sender.clone();
-            let script = Script { lane: 2, code: "function handler(w) { return w }".into(), webhook: Some(webhook()) };
-            scripts.run(script, move |done| sender.send(("works", n, done.is_ok())).unwrap_or(()));
+            scripts.run(script(2, "function handler(w) { return w }"), move |done| {
+                sender.send(("works", n, done.is_ok())).unwrap_or(())
+            });
         }
         let order: Vec<_> =
             (0..40).map(|_| receiver.recv_timeout(Duration::from_secs(60)).expect("an answer")).collect();
@@ -637,13 +697,13 @@ mod tests {
         let begun = Instant::now();
         // The others wait for the first one.
         for _ in 0..THREADS_LOST_MAX {
-            let (script, sender) =
-                (Script { lane: 1, code: UNSTOPPABLE.into(), webhook: Some(webhook()) }, sender.clone());
-            scripts.run(script, move |done| drop(sender.send(done)));
+            let sender = sender.clone();
+            scripts.run(script(1, UNSTOPPABLE), move |done| drop(sender.send(done)));
         }
-        for _ in 0..THREADS_LOST_MAX {
+        let late = ScriptError::Late("the script could not be stopped at its deadline".to_owned());
+        for nth in 0..THREADS_LOST_MAX {
             let error = receiver.recv_timeout(Duration::from_secs(60)).expect("an answer").expect_err("too long");
-            assert_eq!(error, ScriptError::Late("the script could not be stopped at its deadline".to_owned()));
+            assert_eq!(error == late, nth == 0, "{nth}: {error}");
         }
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         assert_eq!(scripts.0.0.lock().lost, 1);
@@ -694,10 +754,38 @@ mod tests {
     }
 
     #[test]
+    fn an_application_whose_scripts_cannot_be_stopped_stops_its_own() {
+        let deadline = Duration::from_millis(100);
+        let scripts = Scripts::new(ScriptLimits { deadline, ..limits() });
+        let works = "function handler(w) { return w }";
+        let (sender, receiver) = channel();
+        // Whatever it changes of them, and at whatever endpoint.
+        for lane in 1..=20 {
+            let endless = UNSTOPPABLE.replace("2e8", &format!("2 ** 53 - {lane}"));
+            let sender = sender.clone();
+            scripts.run(script(lane, &endless), move |done| drop(sender.send(done.expect_err("too long"))));
+        }
+        let others = (0..20).map(|lane| Script { application: ApplicationKey(2), ..script(100 + lane, works) });
+        for other in others {
+            let (sender, receiver) = channel();
+            scripts.run(other, move |done| drop(sender.send(done)));
+            assert!(receiver.recv_timeout(Duration::from_secs(60)).expect("an answer").is_ok());
+        }
+        let told: Vec<_> =
+            (0..20).map(|_| receiver.recv_timeout(Duration::from_secs(60)).expect("an answer")).collect();
+        let late = told.iter().filter(|error| matches!(error, ScriptError::Late(_))).count();
+        // One more may have been running when the bound was reached.
+        assert!((THREADS_LOST_TO_ONE_MAX..=THREADS_LOST_TO_ONE_MAX + 1).contains(&late), "{told:?}");
+        assert_eq!(scripts.0.0.lock().lost, late);
+        let own = run_on(&scripts, 1, works).expect_err("its application is at its bound");
+        assert!(own.to_string().contains("none of them is started"), "{own}");
+    }
+
+    #[test]
     fn what_nobody_wants_any_more_does_not_pile_up() {
         let scripts = Scripts::new(limits());
         let (sender, receiver) = channel();
-        let script = |code: &str| Script { lane: 1, code: code.into(), webhook: Some(webhook()) };
+        let script = |code| script(1, code);
         let told = sender.clone();
         scripts.run(script("function handler(w) { for (;;) {} }"), move |done| told.send(done.is_ok()).unwrap_or(()));
         let works = "function handler(w) { return w }";
