@@ -11,9 +11,12 @@
 //! thread has come back, if it ever does. It computes on with what nobody else wants of the processor. A few are given up at most, of them
 //! two to one owner's scripts.
 
+mod given_up;
+
 use super::ScriptError;
 use super::sandbox::Bounds;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use given_up::{GivenUp, THREADS_MAX, ThreadId};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -49,12 +52,6 @@ const STACK_BYTES_MAX: usize = 256 * 1024;
 const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// After its deadline a script may take half as long again before its thread is given up, but no longer than this.
 const GRACE_MAX: Duration = Duration::from_secs(1);
-const THREADS_LOST_MAX: usize = 8;
-/// To one owner's scripts; then none of them is started until one has come back.
-const THREADS_LOST_TO_ONE_MAX: usize = 2;
-/// Of a thread that was given up: `nice`'s.
-#[cfg(target_os = "linux")]
-const LOWEST_PRIORITY: i32 = 19;
 /// From so many waiting in a lane on, those that nobody wants any more are thrown out when the next one comes: a reader who hangs up again and
 /// again would leave one each time, with its message.
 const UNWANTED_MAX: usize = 16;
@@ -108,14 +105,10 @@ struct State<J: Job> {
     running: HashMap<u64, Running<J>>,
     slow_running: usize,
     threads: usize,
-    lost: usize,
-    /// Of them, how many to whose scripts.
-    lost_to: HashMap<u64, usize>,
     next_ticket: u64,
     /// What the lane that was started last had used: a new lane begins here, not with a lead.
     used: Duration,
-    /// Scripts that could not be stopped, and are on threads that were given up.
-    barred: HashSet<(u64, Arc<str>)>,
+    given_up: GivenUp,
     ending: bool,
     watched: bool,
 }
@@ -160,11 +153,9 @@ impl<J: Job> Default for State<J> {
             running: HashMap::new(),
             slow_running: 0,
             threads: 0,
-            lost: 0,
-            lost_to: HashMap::new(),
             next_ticket: 0,
             used: Duration::ZERO,
-            barred: HashSet::new(),
+            given_up: GivenUp::default(),
             ending: false,
             watched: false,
         }
@@ -273,7 +264,7 @@ impl<J: Job> Shared<J> {
 
     /// Whether at least one runs.
     fn start_threads(self: &Arc<Self>, state: &mut State<J>) -> bool {
-        if state.lost >= THREADS_LOST_MAX {
+        if state.given_up.threads() >= THREADS_MAX {
             return false;
         }
         while state.threads < self.limits.threads {
@@ -307,7 +298,7 @@ impl<J: Job> Shared<J> {
             };
             self.watch.notify_one();
             drop(state);
-            let (owner, script) = (job.owner(), (job.lane(), Arc::clone(job.code())));
+            let (owner, lane, code) = (job.owner(), job.lane(), Arc::clone(job.code()));
             let begun = Instant::now();
             // A panic of ours ends as a failed script, not as a thread that is missing.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run(&mut engines)))
@@ -315,9 +306,8 @@ impl<J: Job> Shared<J> {
             let took = begun.elapsed();
             state = self.lock();
             let Some(running) = state.running.remove(&ticket) else {
-                // It was given up, and has come back; but it may not raise its priority again.
-                state.barred.remove(&script);
-                state.came_back(owner);
+                // It was given up, and has come back, but to the lowest priority.
+                state.given_up.remove(owner, lane, &code);
                 self.start_threads(&mut state);
                 return;
             };
@@ -352,11 +342,9 @@ impl<J: Job> Shared<J> {
             };
             let Some(running) = state.running.remove(&ticket) else { continue };
             state.threads -= 1;
-            state.lost += 1;
-            *state.lost_to.entry(running.owner).or_default() += 1;
+            state.given_up.add(running.owner, running.lane, &running.code);
             // It cannot end before it has the lock.
             running.thread.yield_to_all();
-            state.barred.insert((running.lane, Arc::clone(&running.code)));
             // Those that wait for the same script would each take a thread with them.
             let mut refused = state.refused();
             state.finish(&running, patience);
@@ -409,25 +397,9 @@ impl<J: Job> State<J> {
         Some((ticket, job))
     }
 
-    /// Why it is not to be started, whatever its turn.
+    /// See [`GivenUp::refusal`].
     fn refusal(&self, job: &J) -> Option<&'static str> {
-        if self.barred.contains(&(job.lane(), Arc::clone(job.code()))) {
-            return Some("the script could not be stopped before; change it");
-        }
-        let is_at_bound = self.lost_to.get(&job.owner()).is_some_and(|lost| *lost >= THREADS_LOST_TO_ONE_MAX);
-        is_at_bound
-            .then_some("scripts of the same owner could not be stopped; until they end or the server is started again, none of them is started")
-    }
-
-    /// A thread that was given up to a script of this owner.
-    fn came_back(&mut self, owner: u64) {
-        self.lost -= 1;
-        if let Some(lost) = self.lost_to.get_mut(&owner) {
-            *lost -= 1;
-            if *lost == 0 {
-                self.lost_to.remove(&owner);
-            }
-        }
+        self.given_up.refusal(job.owner(), job.lane(), job.code())
     }
 
     /// Takes what waits and is not to be started any more.
@@ -473,25 +445,6 @@ impl<J: Job> State<J> {
         } else if self.lanes.len() > LANES_KEPT_MAX {
             self.lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
         }
-    }
-}
-
-/// What the system calls a thread, where threads have priorities of their own.
-#[derive(Clone, Copy, Debug)]
-struct ThreadId(#[cfg(target_os = "linux")] rustix::process::Pid);
-
-impl ThreadId {
-    fn of_this() -> Self {
-        ThreadId(
-            #[cfg(target_os = "linux")]
-            rustix::thread::gettid(),
-        )
-    }
-
-    /// From now on all other threads go before it.
-    fn yield_to_all(self) {
-        #[cfg(target_os = "linux")]
-        let _ = rustix::process::setpriority_process(Some(self.0), LOWEST_PRIORITY);
     }
 }
 

@@ -1,4 +1,5 @@
 use super::super::{Method, Script, Scripts, Transformed, Webhook};
+use super::given_up::THREADS_OF_ONE_MAX;
 use super::*;
 use bellwire_model::ApplicationKey;
 use std::sync::mpsc::channel;
@@ -154,17 +155,17 @@ fn a_script_that_cannot_be_stopped_has_failed_before_twice_its_deadline_and_take
     let (sender, receiver) = channel();
     let begun = Instant::now();
     // The others wait for the first one.
-    for _ in 0..THREADS_LOST_MAX {
+    for _ in 0..THREADS_MAX {
         let sender = sender.clone();
         scripts.run(script(1, UNSTOPPABLE), move |done| drop(sender.send(done)));
     }
     let late = ScriptError::Late("the script could not be stopped at its deadline".to_owned());
-    for nth in 0..THREADS_LOST_MAX {
+    for nth in 0..THREADS_MAX {
         let error = receiver.recv_timeout(Duration::from_secs(60)).expect("an answer").expect_err("too long");
         assert_eq!(error == late, nth == 0, "{nth}: {error}");
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert_eq!(scripts.0.0.lock().lost, 1);
+    assert_eq!(scripts.0.0.lock().given_up.threads(), 1);
     let again = run_on(&scripts, 1, UNSTOPPABLE).expect_err("it is not started");
     assert!(again.to_string().contains("could not be stopped before"), "{again}");
     assert!(run_on(&scripts, 1, "function handler(w) { return w }").is_ok());
@@ -201,7 +202,7 @@ fn a_thread_that_was_given_up_may_come_back() {
     let late = run_on(&scripts, 1, &script).expect_err("too long");
     assert!(late.to_string().contains("could not be stopped"), "{late}");
     let begun = Instant::now();
-    while scripts.0.0.lock().lost > 0 {
+    while scripts.0.0.lock().given_up.threads() > 0 {
         assert!(begun.elapsed() < Duration::from_secs(60), "it is still there");
         std::thread::yield_now();
     }
@@ -231,8 +232,8 @@ fn an_application_whose_scripts_cannot_be_stopped_stops_its_own() {
     let told: Vec<_> = (0..20).map(|_| receiver.recv_timeout(Duration::from_secs(60)).expect("an answer")).collect();
     let late = told.iter().filter(|error| matches!(error, ScriptError::Late(_))).count();
     // One more may have been running when the bound was reached.
-    assert!((THREADS_LOST_TO_ONE_MAX..=THREADS_LOST_TO_ONE_MAX + 1).contains(&late), "{told:?}");
-    assert_eq!(scripts.0.0.lock().lost, late);
+    assert!((THREADS_OF_ONE_MAX..=THREADS_OF_ONE_MAX + 1).contains(&late), "{told:?}");
+    assert_eq!(scripts.0.0.lock().given_up.threads(), late);
     let own = run_on(&scripts, 1, works).expect_err("its application is at its bound");
     assert!(own.to_string().contains("none of them is started"), "{own}");
 }
