@@ -1,7 +1,7 @@
 //! The producer's side of a pipe: messages line by line over one connection, each answered when it is durable.
 //!
 //! Lines are worked on side by side and answered in their order, so the rate is that of the store, not that of its answers. A line that is
-//! refused disturbs no other. What has no answer yet when the connection ends may or may not have been accepted; with an `eventId`
+//! refused disturbs no other, also if it is longer than may be: the rest of it is passed over. What has no answer yet when the connection ends may or may not have been accepted; with an `eventId`
 //! sending it again makes nothing twice.
 
 use super::TAG;
@@ -65,6 +65,7 @@ async fn produce(mut call: Call) -> Result<Response, Error> {
         body: call.take_body().into_data_stream(),
         rest: BytesMut::new(),
         searched: 0,
+        is_passing_over: false,
         bytes_max: call.api.settings().body_bytes_max,
         closing: call.api.backend().pipes().wakes.closing(),
         is_over: false,
@@ -138,6 +139,8 @@ struct Lines {
     rest: BytesMut,
     /// So much of `rest` has no line break.
     searched: usize,
+    /// What comes belongs to a line that was too long and has been answered.
+    is_passing_over: bool,
     bytes_max: usize,
     closing: watch::Receiver<bool>,
     is_over: bool,
@@ -151,7 +154,7 @@ impl Lines {
                 let mut line = self.rest.split_to(self.searched + end + 1);
                 self.searched = 0;
                 line.truncate(line.len() - 1);
-                if !line.trim_ascii().is_empty() {
+                if !std::mem::take(&mut self.is_passing_over) && !line.trim_ascii().is_empty() {
                     return Some(Ok(line.freeze()));
                 }
             }
@@ -159,13 +162,14 @@ impl Lines {
             if self.is_over {
                 let line = std::mem::take(&mut self.rest).freeze();
                 self.searched = 0;
-                return (!line.trim_ascii().is_empty()).then_some(Ok(line));
+                return (!self.is_passing_over && !line.trim_ascii().is_empty()).then_some(Ok(line));
             }
-            if self.rest.len() > self.bytes_max {
-                // What follows cannot be told from it.
+            if self.is_passing_over || self.rest.len() > self.bytes_max {
                 self.rest.clear();
-                (self.searched, self.is_over) = (0, true);
-                return Some(Err(Error::too_large("line", self.bytes_max)));
+                self.searched = 0;
+                if !std::mem::replace(&mut self.is_passing_over, true) {
+                    return Some(Err(Error::too_large("line", self.bytes_max)));
+                }
             }
             let closing = async { self.closing.wait_for(|closing| *closing).await.is_ok() };
             tokio::select! {

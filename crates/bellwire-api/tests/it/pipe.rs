@@ -2,6 +2,7 @@
 
 use crate::world::{ORGANISATION, World, application_token, organisation_token_for_ever};
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -537,11 +538,25 @@ async fn messages_come_in_line_by_line_and_each_is_answered() {
     let mut there = page(&world.pull("").await).0;
     there.sort_unstable();
     assert_eq!(there, [0, 1, 2]);
-    // A line without an end is too large at some point, and nothing after it counts.
-    let large = format!("{}\n{}", line(3), "x".repeat(3 << 20));
-    let answer = world.call(Method::POST, "/api/v1/app/acme/msg/stream", large).await;
-    assert_eq!(answer.text.lines().count(), 2);
-    assert!(answer.text.contains("payload_too_large"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_refused_and_disturbs_no_other() {
+    let world = world().await;
+    let line = |n: u32| format!("{{\"eventType\":\"a.b\",\"payload\":{{\"n\":{n}}}}}\n");
+    let long = |bytes: usize| format!("{{\"eventType\":\"a.b\",\"payload\":{{\"x\":\"{}\"}}}}", "x".repeat(bytes));
+    // The last one has no end.
+    let lines =
+        [line(0), long(3 << 20), "\n".to_owned(), line(1), long(9 << 20), "\n".to_owned(), line(2), long(5 << 20)]
+            .concat();
+    let parts = lines.as_bytes().chunks(100_000).map(|part| Ok::<_, std::io::Error>(Bytes::copy_from_slice(part)));
+    let body = Body::from_stream(futures_util::stream::iter(parts.collect::<Vec<_>>()));
+    let answer = world.call(Method::POST, "/api/v1/app/acme/msg/stream", body).await;
+    let answers: Vec<Value> = answer.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let statuses: Vec<_> = answers.iter().map(|one| one["status"].as_u64().unwrap_or(202)).collect();
+    assert_eq!(statuses, [202, 413, 202, 413, 202, 413], "{}", answer.text);
+    assert_eq!(answers[1]["code"], "payload_too_large");
+    assert_eq!(page(&world.pull("").await).0, [0, 1, 2]);
 }
 
 #[tokio::test]
