@@ -115,11 +115,14 @@ pub(super) async fn opening(call: &Call) -> Result<Opening, Error> {
     let (_, endpoint) = call.endpoint()?;
     let StreamQuery { mode, consumer: name, .. } = call.query()?;
     let mut query: PullQuery = call.query()?;
-    // What a browser sends by itself when it comes again is newer than what is in its URL.
-    if let Some(last) = call.header("last-event-id").filter(|last| !last.is_empty()) {
+    let mode = mode.unwrap_or(Mode::Tap);
+    if mode == Mode::Group {
+        check_group(call, &query)?;
+        // The id that its browser sends is a receipt; what was not acknowledged comes again by itself.
+    } else if let Some(last) = call.header("last-event-id").filter(|last| !last.is_empty()) {
+        // What a browser sends by itself when it comes again is newer than what is in its URL.
         (query.cursor, query.from) = (Some(last.to_owned()), None);
     }
-    let mode = mode.unwrap_or(Mode::Tap);
     let key = endpoint.key;
     let pipes = call.api.backend().pipes();
     let reader: Arc<str> = match (mode, &name) {
@@ -134,10 +137,6 @@ pub(super) async fn opening(call: &Call) -> Result<Opening, Error> {
     };
     if mode != Mode::Tap {
         consumer::check_pipe(&endpoint)?;
-    }
-    if mode == Mode::Group {
-        // Its id was a receipt; what was not acknowledged comes again by itself.
-        (query.cursor, query.from) = (None, None);
     }
     let resumes = query.cursor.is_some() || query.from.is_some();
     let mut reading = reading(call, Arc::clone(&endpoint), &reader, &query)?;
@@ -154,6 +153,24 @@ pub(super) async fn opening(call: &Call) -> Result<Opening, Error> {
         trial.next(&call.api, None, in_time(Duration::ZERO)).await?;
     }
     Ok(Opening { reading, mode, watch, standing: Standing::of(call, key) })
+}
+
+/// A group is handed out what waits, whatever it is: who asks for some of it only, or for a place to begin at, would get something else.
+fn check_group(call: &Call, query: &PullQuery) -> Result<(), Error> {
+    let FilterQuery { channel } = call.query()?;
+    let asked = [
+        ("cursor", query.cursor.is_some()),
+        ("from", query.from.is_some()),
+        ("channel", channel.is_some()),
+        ("event_types", !call.query_list("event_types").is_empty()),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        Some((name, _)) => {
+            let msg = format!("the mode `group` has no `{name}`: it hands out what waits, oldest first");
+            Err(Error::invalid(&["query", name], msg))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn stream_call(call: Call) -> Result<Response, Error> {

@@ -480,6 +480,19 @@ async fn a_group_shares_what_there_is() {
 }
 
 #[tokio::test]
+async fn a_group_is_refused_what_it_cannot_choose_by() {
+    let world = world().await;
+    world.send_n(0..1).await;
+    for query in ["event_types=c.d", "channel=c", "from=now", "cursor=AQAAAAQFwNpWEsAAALvCbA"] {
+        let (head, _) = Stream::open(&world, &format!("mode=group&{query}"), &[]).await;
+        assert_eq!(head.status, 422, "{query}");
+    }
+    // What a browser sends by itself when it comes again is a receipt, and changes nothing.
+    let (_, mut stream) = Stream::open(&world, "mode=group", &[("last-event-id", "AAAABAXA2lYSAAAAXTM")]).await;
+    assert_eq!(stream.until("a.b", 1).await[0].1["payload"]["n"], 0);
+}
+
+#[tokio::test]
 async fn a_durable_stream_begins_where_its_consumer_is() {
     let world = world().await;
     world.send_n(0..4).await;
