@@ -27,15 +27,17 @@ use crate::Api;
 use crate::call::Call;
 use crate::error::Error;
 use crate::operation::{Access, Operation};
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseCode, CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use axum::response::Response;
+use futures_util::SinkExt as _;
 use http::Method;
 use serde::Serialize;
 use serde_json::Value;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 const PROTOCOL: &str = "bellwire.pipe.v1";
 /// A frame of a reader has at most so many bytes.
@@ -143,8 +145,18 @@ struct Channel {
     told_lag: Instant,
 }
 
-/// The channel has ended, by whomever.
-struct Over;
+/// The channel ends, or has ended.
+enum Over {
+    /// The connection is gone.
+    Gone,
+    /// The reader has closed it.
+    ByReader,
+    /// We do, for this reason (RFC 6455, section 7.4.1).
+    ByUs(CloseCode),
+}
+
+/// A reader answers our end within this time, or is not waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Channel {
     fn new(socket: WebSocket, source: Source) -> Self {
@@ -161,6 +173,23 @@ impl Channel {
     }
 
     async fn run(mut self) {
+        match self.converse().await {
+            Over::Gone => {}
+            // The answer to its end goes out with this.
+            Over::ByReader => drop(self.socket.flush().await),
+            Over::ByUs(code) => {
+                let frame = CloseFrame { code, reason: Utf8Bytes::default() };
+                let farewell = async {
+                    if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+                        while let Some(Ok(_)) = self.socket.recv().await {}
+                    }
+                };
+                let _ = timeout(FAREWELL, farewell).await;
+            }
+        }
+    }
+
+    async fn converse(&mut self) -> Over {
         let mut closing = self.api.backend().pipes().wakes.closing();
         let mut beat = interval_at(Instant::now() + BEAT, BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,20 +199,17 @@ impl Channel {
                 heard = self.socket.recv() => match heard {
                     Some(Ok(message)) => self.heard(message).await,
                     // It is gone, or does not speak the protocol.
-                    Some(Err(_)) | None => return,
+                    Some(Err(_)) | None => return Over::Gone,
                 },
                 (source, part) = until(&mut self.pending), if self.pending.is_some() => {
                     (self.pending, self.source) = (None, Some(source));
                     self.pass_on(part).await
                 }
-                _ = beat.tick() => self.socket.send(Message::Ping(Default::default())).await.map_err(|_| Over),
-                _ = async { closing.wait_for(|closing| *closing).await.is_ok() } => {
-                    let _ = self.socket.send(Message::Text(frame("reconnect", &Nothing {}).into())).await;
-                    return;
-                }
+                _ = beat.tick() => self.socket.send(Message::Ping(Default::default())).await.map_err(|_| Over::Gone),
+                _ = async { closing.wait_for(|closing| *closing).await.is_ok() } => self.reconnect().await,
             };
-            if went.is_err() {
-                return;
+            if let Err(over) = went {
+                return over;
             }
         }
     }
@@ -215,15 +241,18 @@ impl Channel {
                 }
                 Ok(())
             }
-            Ok(None) => {
-                self.say(frame("reconnect", &Nothing {})).await?;
-                Err(Over)
-            }
+            Ok(None) => self.reconnect().await,
             Err(error) => {
                 self.say(told(error)).await?;
-                Err(Over)
+                Err(Over::ByUs(close_code::POLICY))
             }
         }
+    }
+
+    /// Says that the reader is to come again, and ends.
+    async fn reconnect(&mut self) -> Result<(), Over> {
+        self.say(frame("reconnect", &Nothing {})).await?;
+        Err(Over::ByUs(close_code::AWAY))
     }
 
     async fn tell_lag(&mut self) -> Result<(), Over> {
@@ -239,7 +268,7 @@ impl Channel {
         let text = match message {
             Message::Text(text) => text,
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return Err(Over),
+            Message::Close(_) => return Err(Over::ByReader),
             Message::Binary(_) => {
                 let wrong = Error::bad_request("generic_error", "Frames are text: JSON objects with a member `t`.");
                 return self.say(told(wrong)).await;
@@ -312,7 +341,7 @@ impl Channel {
     }
 
     async fn say(&mut self, text: String) -> Result<(), Over> {
-        self.socket.send(Message::Text(text.into())).await.map_err(|_| Over)
+        self.socket.send(Message::Text(text.into())).await.map_err(|_| Over::Gone)
     }
 }
 

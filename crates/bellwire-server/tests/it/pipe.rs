@@ -440,6 +440,40 @@ fn a_channel_gives_what_there_is_credit_for_and_takes_what_its_reader_says() {
 }
 
 #[test]
+fn a_channel_is_closed_as_its_protocol_has_it_whoever_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    let closed = |channel: &mut Channel| loop {
+        match channel.0.read() {
+            Ok(tungstenite::Message::Close(frame)) => return frame.map(|frame| u16::from(frame.code)),
+            Ok(_) => {}
+            Err(error) => panic!("the connection ended without a word: {error}"),
+        }
+    };
+    let mut by_reader = Channel::open(&server, "");
+    let normal = tungstenite::protocol::frame::coding::CloseCode::Normal;
+    by_reader.0.close(Some(tungstenite::protocol::CloseFrame { code: normal, reason: "".into() })).unwrap();
+    assert_eq!(closed(&mut by_reader), Some(1000));
+
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "short", "kind": "pipe"})).0, 201);
+    let stream = TcpStream::connect(server.address).unwrap();
+    let mut by_error = Channel::over(stream, &server, "/app/acme/endpoint/short", "");
+    by_error.say(json!({"t": "credit", "n": 1}));
+    // An answer says that the credit has been read.
+    by_error.say(json!({"t": "nonsense"}));
+    by_error.expect("error");
+    assert_eq!(server.call("DELETE", "/app/acme/endpoint/short", json!(null)).0, 204);
+    assert_eq!(by_error.expect("error")["code"], "not_found");
+    assert_eq!(closed(&mut by_error), Some(1008));
+
+    let mut by_server = Channel::open(&server, "");
+    assert!(server.stop().success());
+    by_server.expect("reconnect");
+    assert_eq!(closed(&mut by_server), Some(1001));
+}
+
+#[test]
 fn what_one_reader_refuses_comes_at_once_to_another_who_waits() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
