@@ -150,6 +150,7 @@ pub(crate) fn state_text(
 
 fn waiting_text(endpoint: Option<&Endpoint>, waiting: Waiting, message: &Message, now: Timestamp) -> Vec<String> {
     let Waiting { due, next, trigger, .. } = waiting;
+    let is_read = endpoint.is_some_and(|endpoint| matches!(endpoint.kind, Kind::Pipe(_)));
     let name = match trigger {
         Trigger::Scheduled => format!("Attempt {next}"),
         Trigger::Manual => format!("Attempt {next}, a resend,"),
@@ -160,12 +161,19 @@ fn waiting_text(endpoint: Option<&Endpoint>, waiting: Waiting, message: &Message
     } else {
         format!("has been due since {due} and waits its turn")
     };
-    all.push(format!("{name} {when}."));
+    all.push(match (is_read, due > now) {
+        (false, _) => format!("{name} {when}."),
+        (true, true) => format!("It can be taken from {due} on, in {}, as attempt {next}.", rough(due.since(now))),
+        (true, false) => format!(
+            "It has been there to be taken since {due}, as attempt {next}: nobody has come for it, or who has it has not said yet what became of it."
+        ),
+    });
     if next == 1 && message.deliver_at.is_some_and(|at| at >= due && at > now) {
         all.push("That is the delay that the sender asked for.".to_owned());
     }
-    if due <= now && endpoint.is_some_and(|endpoint| endpoint.disabled.is_none()) {
-        let order = if endpoint.is_some_and(|endpoint| endpoint.limits.fifo) {
+    let in_order = endpoint.is_some_and(|endpoint| endpoint.limits.fifo);
+    if due <= now && (in_order || !is_read) && endpoint.is_some_and(|endpoint| endpoint.disabled.is_none()) {
+        let order = if in_order {
             "The endpoint takes its messages in order: every earlier one must end first."
         } else {
             "Others to the same endpoint may be before it: its rate, its concurrency, or a pause after failures hold it back."

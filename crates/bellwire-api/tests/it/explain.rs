@@ -151,6 +151,34 @@ async fn what_happens_next_is_told_with_its_time() {
 }
 
 #[tokio::test]
+async fn what_a_pipe_is_owed_waits_for_a_reader() {
+    let world = World::new();
+    world.application("acme").await;
+    let endpoint = world.endpoint("acme").await;
+    let message = world.message("acme").await;
+    world.patch(&format!("/api/v1/app/acme/endpoint/{endpoint}"), json!({ "kind": "pipe" })).await.expect(200);
+    world.wait(&message, &endpoint, 2, Duration::from_secs(300));
+    let next = async || {
+        let out = world.get(&format!("/api/v1/explain/{message}")).await.expect(200);
+        sentences(&out["endpoints"][0])[1..].iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        next().await,
+        ["It can be taken from 2026-01-01T00:05:00.000000Z on, in about 5 minutes, as attempt 2."]
+    );
+    world.pass(Duration::from_secs(301));
+    assert_eq!(
+        next().await,
+        [
+            "It has been there to be taken since 2026-01-01T00:05:00.000000Z, as attempt 2: nobody has come for it, or who has it has not said \
+             yet what became of it."
+        ]
+    );
+    world.patch(&format!("/api/v1/app/acme/endpoint/{endpoint}"), json!({ "fifo": true })).await.expect(200);
+    assert!(next().await[1].contains("in order: every earlier one must end first"));
+}
+
+#[tokio::test]
 async fn an_event_id_leads_to_the_message_if_only_one_application_has_it() {
     let mut world = World::new();
     world.application("acme").await;
