@@ -11,7 +11,7 @@ use super::{Hint, input, server::Address};
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use bellwire_config::{Config, Place, no_color, parse_duration};
-use bellwire_egress::{Client, Request, Target, TlsSettings};
+use bellwire_egress::{Client, Request, SendError, Target, TlsSettings};
 use bellwire_model::Timestamp;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -21,7 +21,8 @@ use rand_chacha::rand_core::RngCore as _;
 use screen::{Line, Screen};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -36,11 +37,21 @@ const AT_ONCE: usize = 32;
 const TIMEOUT_DEFAULT: &str = "30s";
 /// Of a local answer, so much is told to the server.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
+/// At the end, the server has so long to answer: who pressed Ctrl-C waits for it.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Between two tries to reach the server.
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
-/// While nothing answers at the local URL, a webhook is tried again after this.
-const ABSENT_WAIT_SECONDS: u64 = 2;
+/// While nobody is there at the local URL, it is looked again after this;
+const ABSENT_WAIT: Duration = Duration::from_secs(2);
+/// for no longer than this, or the program would find the signature too old.
+const ABSENT_MAX: Duration = Duration::from_secs(240);
+/// A webhook that got no answer comes again after this.
+const UNANSWERED_WAIT_SECONDS: u64 = 2;
+/// A webhook is ours for as long as its local answer may take, and for this: to be told of, or to wait for a program that is being started.
+const LEASE_BEYOND: Duration = Duration::from_secs(30);
+/// The server leases nothing for longer.
+const LEASE_SECONDS_MAX: u64 = 12 * 3600;
 
 /// Bring webhooks from a server to this machine, and show them.
 #[derive(clap::Args)]
@@ -196,6 +207,13 @@ struct SecretOut {
 #[derive(Deserialize)]
 struct EndpointOut {
     kind: Option<String>,
+    pipe: Option<PipeOut>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PipeOut {
+    max_attempts: u32,
 }
 
 /// The endpoint that is listened to.
@@ -205,6 +223,12 @@ struct Pipe<'a> {
     name: String,
     /// Made for this, and taken away after it.
     is_temporary: bool,
+    /// The last attempt at a webhook has this number.
+    attempts_max: Cell<u32>,
+    /// For how long a webhook is ours.
+    lease_seconds: u64,
+    /// Receipts of webhooks that are here and of which the server was told nothing yet.
+    out: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Pipe<'a> {
@@ -215,11 +239,14 @@ impl<'a> Pipe<'a> {
             None => format!("listen-{:08x}", input::chance()?.next_u32()),
         };
         let path = format!("/app/{application}/endpoint/{name}");
-        let pipe = Pipe { api, path, name, is_temporary };
+        let lease_seconds = (arguments.timeout + LEASE_BEYOND).as_secs().min(LEASE_SECONDS_MAX);
+        let attempts_max = Cell::new(u32::MAX);
+        let pipe = Pipe { api, path, name, is_temporary, attempts_max, lease_seconds, out: RefCell::default() };
         if !is_temporary {
             let found = api.call(Method::GET, &pipe.path, Bytes::new()).await?;
             if found.is_success() {
-                let EndpointOut { kind } = serde_json::from_slice(&found.body).context("an endpoint")?;
+                let EndpointOut { kind, pipe: settings } =
+                    serde_json::from_slice(&found.body).context("an endpoint")?;
                 ensure!(
                     kind.as_deref() == Some("pipe"),
                     Hint::new(
@@ -227,6 +254,7 @@ impl<'a> Pipe<'a> {
                         "name another, or turn it into one with PATCH and {\"kind\":\"pipe\"}: then what it is owed waits for whoever listens"
                     )
                 );
+                pipe.knows(settings);
                 return Ok(pipe);
             }
             ensure!(found.status == 404, "the endpoint {} cannot be read: {}", pipe.name, found.reason());
@@ -238,8 +266,25 @@ impl<'a> Pipe<'a> {
         if let Some(secret) = &arguments.secret {
             new["secret"] = secret.as_str().into();
         }
-        let _: Named = api.post(&format!("/app/{application}/endpoint"), new.to_string()).await?;
+        let path = format!("/app/{application}/endpoint");
+        let made = api.call(Method::POST, &path, new.to_string().into()).await?;
+        let fault: serde_json::Value = serde_json::from_slice(&made.body).unwrap_or_default();
+        if made.status == 422 && fault["detail"][0]["loc"][1] == "eventTypes" {
+            bail!(Hint::new(
+                format!("--filter: {}", made.reason()),
+                "a filter names event types of the catalogue: POST /api/v1/event-type makes one; without --filter everything is shown"
+            ));
+        }
+        if !made.is_success() {
+            return Err(super::http::refused(&Method::POST, &path, &made));
+        }
+        let EndpointOut { pipe: settings, .. } = serde_json::from_slice(&made.body).context("an endpoint")?;
+        pipe.knows(settings);
         Ok(pipe)
+    }
+
+    fn knows(&self, settings: Option<PipeOut>) {
+        self.attempts_max.set(settings.map_or(u32::MAX, |settings| settings.max_attempts));
     }
 
     /// What a local program verifies with, if it is new and may be read: a secret that was there before is its owner's to show.
@@ -260,7 +305,8 @@ impl<'a> Pipe<'a> {
 
     /// What waits, as soon as something does; nothing after a while.
     async fn receive(&self, limit: usize) -> anyhow::Result<Received> {
-        let body = serde_json::json!({ "limit": limit, "wait": WAIT.as_secs() }).to_string();
+        let body =
+            serde_json::json!({ "limit": limit, "wait": WAIT.as_secs(), "lease": self.lease_seconds }).to_string();
         let answer = self.api.call(Method::POST, &format!("{}/pull/receive", self.path), body.into()).await;
         Ok(match answer {
             Err(error) => Received::Unreachable(format!("{error:#}")),
@@ -278,17 +324,68 @@ impl<'a> Pipe<'a> {
     async fn tell(&self, verb: &str, body: &serde_json::Value) -> Result<(), String> {
         let path = format!("{}/pull/{verb}", self.path);
         match self.api.call(Method::POST, &path, body.to_string().into()).await {
-            Ok(answer) if answer.is_success() => Ok(()),
+            Ok(answer) if answer.is_success() => {
+                let said: Told = serde_json::from_slice(&answer.body).unwrap_or_default();
+                said.data.into_iter().find(|one| one.status >= 400).map_or(Ok(()), |one| Err(one.detail))
+            }
             Ok(answer) => Err(answer.reason()),
             Err(error) => Err(format!("{error:#}")),
         }
     }
 
+    /// Whether a webhook is still ours, and stays so. A server that cannot be asked may know it yet when it is back.
+    async fn keep(&self, receipt: &str) -> bool {
+        let body = serde_json::json!({ "receipts": [receipt], "lease": self.lease_seconds });
+        let path = format!("{}/pull/extend", self.path);
+        match self.api.call(Method::POST, &path, body.to_string().into()).await {
+            Ok(answer) if answer.is_success() => {
+                let said: Told = serde_json::from_slice(&answer.body).unwrap_or_default();
+                said.data.iter().all(|one| one.status < 400)
+            }
+            Ok(answer) => answer.status >= 500 || answer.status == 429,
+            Err(_) => true,
+        }
+    }
+
+    /// Passes a webhook on, as soon as somebody is there to take it: a program that is being started costs no attempts.
+    async fn pass_on(&self, forward: &Forward, screen: Screen, delivery: &Delivery, bytes: Bytes) -> Went {
+        let began = Instant::now();
+        loop {
+            let went = forward.pass_on(delivery, bytes.clone()).await;
+            let Went::Absent(why) = went else {
+                if forward.is_absent.take() {
+                    screen.note(&format!("{} is there again", forward.url));
+                }
+                return went;
+            };
+            if !forward.is_absent.replace(true) {
+                screen.note(&format!("nobody is there at {}, so webhooks wait here: {why}", forward.url));
+            }
+            tokio::time::sleep(ABSENT_WAIT).await;
+            if began.elapsed() >= ABSENT_MAX || !self.keep(&delivery.receipt).await {
+                return Went::Absent(why);
+            }
+        }
+    }
+
     async fn close(&self) -> anyhow::Result<()> {
         if !self.is_temporary {
+            // What is still here goes to whoever listens next, now and not only when its lease ends.
+            let out: Vec<String> = self.out.take().into_iter().collect();
+            if !out.is_empty() {
+                let said = serde_json::json!({ "receipts": out, "delay": 0, "reason": "bellwire listen was ended" });
+                let _ = tokio::time::timeout(CLOSE_MAX, self.tell("nack", &said)).await;
+            }
             return Ok(());
         }
-        let answer = self.api.call(Method::DELETE, &self.path, Bytes::new()).await?;
+        let stays = || {
+            Hint::new(
+                format!("the endpoint {} is still there", self.name),
+                format!("DELETE /api/v1{} takes it away", self.path),
+            )
+        };
+        let deleted = tokio::time::timeout(CLOSE_MAX, self.api.call(Method::DELETE, &self.path, Bytes::new())).await;
+        let answer = deleted.context("no answer in time").and_then(|answer| answer).with_context(stays)?;
         ensure!(
             answer.is_success() || answer.status == 404,
             "the endpoint {} could not be taken away: {}",
@@ -306,6 +403,19 @@ fn refused(answer: &Answer, name: &str) -> anyhow::Error {
         401 | 403 => Hint::new(what, "--token needs one that may take what waits at a pipe").into(),
         _ => anyhow::anyhow!(what),
     }
+}
+
+/// What became of receipts.
+#[derive(Default, Deserialize)]
+struct Told {
+    data: Vec<ToldOne>,
+}
+
+#[derive(Deserialize)]
+struct ToldOne {
+    status: u16,
+    #[serde(default)]
+    detail: String,
 }
 
 enum Received {
@@ -392,17 +502,31 @@ async fn listen(
                     }
                 }
             }
-            Some(()) = running.next(), if !running.is_empty() => {}
+            Some(shown) = running.next(), if !running.is_empty() => match shown {
+                // Nobody looks any more, as with `| head`.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                shown => shown.context("what came cannot be shown")?,
+            },
         }
     }
 }
 
 /// Passes one webhook on, tells the server, and shows it.
-async fn handle(pipe: &Pipe<'_>, forward: Option<&Forward>, screen: Screen, arguments: &Arguments, delivery: Delivery) {
+///
+/// # Errors
+/// It cannot be shown.
+async fn handle(
+    pipe: &Pipe<'_>,
+    forward: Option<&Forward>,
+    screen: Screen,
+    arguments: &Arguments,
+    delivery: Delivery,
+) -> io::Result<()> {
+    pipe.out.borrow_mut().insert(delivery.receipt.clone());
     let bytes = delivery.bytes();
     let size = bytes.len();
     let went = match forward {
-        Some(forward) => Some(forward.pass_on(&delivery, bytes).await),
+        Some(forward) => Some(pipe.pass_on(forward, screen, &delivery, bytes).await),
         None => None,
     };
     let receipts = [&delivery.receipt];
@@ -421,23 +545,32 @@ async fn handle(pipe: &Pipe<'_>, forward: Option<&Forward>, screen: Screen, argu
             }
             pipe.tell(if is_taken { "ack" } else { "nack" }, &said).await
         }
-        Some(Went::Nowhere(why)) => {
+        Some(Went::Absent(why) | Went::Nowhere(why)) => {
             let reason: String = why.chars().take(500).collect();
-            let said = serde_json::json!({ "receipts": receipts, "delay": ABSENT_WAIT_SECONDS, "reason": reason });
+            let said = serde_json::json!({ "receipts": receipts, "delay": UNANSWERED_WAIT_SECONDS, "reason": reason });
             pipe.tell("nack", &said).await
         }
     };
+    pipe.out.borrow_mut().remove(&delivery.receipt);
     screen.line(&Line {
         delivery: &delivery,
         size,
         went: went.as_ref(),
+        is_last: delivery.attempt >= pipe.attempts_max.get(),
         told: told.as_ref().err().map(String::as_str),
-    });
+    })
 }
 
 /// What became of a webhook at the local URL.
 enum Went {
-    Answered { status: u16, body: String, took: Duration },
+    Answered {
+        status: u16,
+        body: String,
+        took: Duration,
+    },
+    /// It has not been sent: nobody is there.
+    Absent(String),
+    /// It has been sent, and was not answered.
     Nowhere(String),
 }
 
@@ -448,6 +581,8 @@ struct Forward {
     /// As it is shown.
     url: String,
     timeout: Duration,
+    /// Nobody was there the last time, and that was said.
+    is_absent: Cell<bool>,
 }
 
 impl Forward {
@@ -455,10 +590,13 @@ impl Forward {
         let url = match url {
             whole if whole.contains("://") => whole.to_owned(),
             port if port.parse::<u16>().is_ok() => format!("http://localhost:{port}"),
+            number if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bail!("--forward: {number} is neither a URL nor a port, which is 65535 at most")
+            }
             host => format!("http://{host}"),
         };
         let target = Target::parse(&url).with_context(|| format!("--forward: {url} is not a URL to post to"))?;
-        Ok(Forward { client: client(TlsSettings::default())?, target, url, timeout })
+        Ok(Forward { client: client(TlsSettings::default())?, target, url, timeout, is_absent: Cell::new(false) })
     }
 
     async fn pass_on(&self, delivery: &Delivery, body: Bytes) -> Went {
@@ -477,6 +615,7 @@ impl Forward {
                 body: String::from_utf8_lossy(&response.body).into_owned(),
                 took: began.elapsed(),
             },
+            Err(error @ (SendError::Connect { .. } | SendError::Dns { .. })) => Went::Absent(error.operator_text()),
             Err(error) => Went::Nowhere(error.operator_text()),
         }
     }
@@ -528,6 +667,7 @@ mod tests {
         assert_eq!(url("localhost:3000/hooks").as_deref(), Some("http://localhost:3000/hooks"));
         assert_eq!(url("https://example.com/a").as_deref(), Some("https://example.com/a"));
         assert_eq!(url("70000:1:2"), None);
+        assert_eq!(url("70000"), None, "it would be an address, of nobody that is meant");
     }
 
     #[test]

@@ -225,6 +225,100 @@ fn listen_goes_on_when_the_server_comes_back() {
 }
 
 #[test]
+fn listen_keeps_what_a_slow_local_program_has_and_waits_for_one_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    // So little that every mistake would end a delivery.
+    assert_eq!(server.call("PATCH", PIPE, json!({"pipe": {"lease": 1, "maxAttempts": 1}})).0, 200);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let mut listening = bellwire(folder.path())
+        .args(["listen", "--application", "acme", "--endpoint", "pipe", "--count", "1", "--json"])
+        .args(["--forward", &format!("http://{address}")])
+        .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    send(&server, 1);
+    let mut notes = BufReader::new(listening.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(notes.any(|note| note.contains("nobody is there at")), "it says so");
+    // Now somebody is, and thinks for longer than the pipe's lease.
+    let local = std::net::TcpListener::bind(address).unwrap();
+    let (mut stream, _) = local.accept().unwrap();
+    let attempts = || server.call("GET", "/app/acme/attempt/endpoint/pipe", json!(null)).1["data"].clone();
+    let out = server.call("POST", &format!("{PIPE}/pull/receive"), json!({"wait": 3})).1;
+    assert_eq!(out["data"], json!([]), "it is at its reader's");
+    assert_eq!(attempts(), json!([]));
+    let mut head = [0; 4096];
+    assert!(std::io::Read::read(&mut stream, &mut head).unwrap() > 0);
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
+    let output = listening.wait_with_output().unwrap();
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&line["status"], &line["attempt"], &line["error"]), (&json!(200), &json!(1), &json!(null)), "{line}");
+    assert_eq!(attempts()[0]["responseStatusCode"], 200);
+}
+
+#[test]
+fn listen_hands_back_what_it_has_when_it_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    send(&server, 1);
+    let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut listening = bellwire(folder.path())
+        .args(["listen", "--application", "acme", "--endpoint", "pipe"])
+        .args(["--forward", &format!("http://{}", local.local_addr().unwrap())])
+        .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (_never_answered, _) = local.accept().unwrap();
+    let killed = std::process::Command::new("kill").args(["-TERM", &listening.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert!(listening.wait().unwrap().success());
+    let out = server.call("POST", &format!("{PIPE}/pull/receive"), json!({})).1;
+    assert_eq!((&out["data"][0]["payload"]["n"], &out["data"][0]["attempt"]), (&json!(1), &json!(2)), "{out}");
+}
+
+#[test]
+fn listen_takes_its_endpoint_away_when_nobody_looks_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let endpoints = || server.call("GET", "/app/acme/endpoint", json!(null)).1["data"].as_array().unwrap().len();
+    let mut listening = bellwire(folder.path())
+        .args(["listen", "--url", &format!("http://{}", server.address), "--token", &server.token])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it listens", || (endpoints() == 1).then_some(()));
+    // As `| head -1` ends.
+    drop(listening.stdout.take());
+    send(&server, 1);
+    assert!(listening.wait().unwrap().success());
+    assert_eq!(endpoints(), 0, "its endpoint is gone");
+}
+
+#[test]
+fn listen_says_what_a_filter_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let output = bellwire(folder.path())
+        .args(["listen", "--filter", "no.such"])
+        .args(["--url", &format!("http://{}", server.address), "--token", &server.token])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("no.such") && said.contains("\nhint: a filter names"), "{said}");
+}
+
+#[test]
 fn listen_makes_an_endpoint_of_its_own_replays_and_takes_it_away() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());

@@ -2,6 +2,7 @@
 
 use super::{Delivery, Went};
 use serde_json::json;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 /// Of an answer that is not a success, so much is shown.
@@ -19,6 +20,8 @@ pub(super) struct Line<'a> {
     pub(super) delivery: &'a Delivery,
     pub(super) size: usize,
     pub(super) went: Option<&'a Went>,
+    /// The server makes no further attempt.
+    pub(super) is_last: bool,
     /// Why the server could not be told.
     pub(super) told: Option<&'a str>,
 }
@@ -53,11 +56,14 @@ impl Screen {
         eprintln!("{}", self.paint(Tone::Warning, &clean(text)));
     }
 
-    pub(super) fn line(self, line: &Line<'_>) {
-        println!("{}", if self.json { line.json() } else { self.text(line) });
+    /// # Errors
+    /// Nobody reads what is shown.
+    pub(super) fn line(self, line: &Line<'_>) -> io::Result<()> {
+        writeln!(io::stdout().lock(), "{}", if self.json { line.json() } else { self.text(line) })?;
         if let Some(why) = line.told.filter(|_| !self.json) {
             self.note(&format!("          the server could not be told, it will send this one again: {why}"));
         }
+        Ok(())
     }
 
     fn text(self, line: &Line<'_>) -> String {
@@ -76,8 +82,9 @@ impl Screen {
                 };
                 (tone, status.to_string(), duration(*took))
             }
-            Some(Went::Nowhere(why)) => {
-                detail = Some(format!("{}; it comes again", short(why)));
+            Some(Went::Absent(why) | Went::Nowhere(why)) => {
+                let then = if line.is_last { "that was its last attempt" } else { "it comes again" };
+                detail = Some(format!("{}; {then}", short(why)));
                 (Tone::Bad, "none".to_owned(), String::new())
             }
         };
@@ -113,7 +120,7 @@ impl Line<'_> {
             Some(Went::Answered { status, body, took }) => {
                 (Some(*status), Some(body.as_str()), Some(took.as_secs_f64() * 1e3), None)
             }
-            Some(Went::Nowhere(why)) => (None, None, None, Some(why.as_str())),
+            Some(Went::Absent(why) | Went::Nowhere(why)) => (None, None, None, Some(why.as_str())),
         };
         let shown = json!({
             "id": id, "eventType": event_type, "timestamp": timestamp, "attempt": attempt, "bytes": self.size,
@@ -160,7 +167,7 @@ mod tests {
             "headers":{},"payload":{"a":1}}"#;
         let delivery: Delivery = serde_json::from_str(text).expect("a delivery");
         let went = Went::Answered { status: 201, body: "ok".to_owned(), took: Duration::from_millis(12) };
-        let line = Line { delivery: &delivery, size: 1_234, went: Some(&went), told: None };
+        let line = Line { delivery: &delivery, size: 1_234, went: Some(&went), is_last: false, told: None };
         let screen = Screen { colour: false, json: false };
         assert_eq!(
             screen.text(&line),
@@ -172,6 +179,8 @@ mod tests {
         let line = Line { went: Some(&went), ..line };
         assert!(!screen.text(&line).contains('\u{1b}'));
         assert!(screen.text(&line).ends_with("\n          [2Jconnection refused; it comes again"));
+        let line = Line { is_last: true, ..line };
+        assert!(screen.text(&line).ends_with("connection refused; that was its last attempt"));
         let went = Went::Answered { status: 500, body: "Traceback:\n  KeyError".to_owned(), took: Duration::ZERO };
         let line = Line { went: Some(&went), ..line };
         assert!(screen.text(&line).ends_with("msg_1 (attempt 2)\n          Traceback: KeyError"));
