@@ -436,7 +436,10 @@ impl Started {
         };
         // Whatever it left behind has the pipes too, perhaps for ever.
         group.kill();
-        let _ = timeout(DRAIN, &mut talking).await;
+        // What is over already would never be heard of again.
+        if !talking.is_terminated() {
+            let _ = timeout(DRAIN, &mut talking).await;
+        }
         drop(talking);
         let answer = match ended {
             _ if late => Answer::Broken(
