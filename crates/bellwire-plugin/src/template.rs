@@ -98,6 +98,17 @@ impl Template {
 
     /// The text with what each place names.
     pub(crate) fn render(&self, event: &Event<'_>, beside: Beside<'_>) -> String {
+        self.render_escaped(event, beside, |value| value)
+    }
+
+    /// The same in a language where what an event holds must not become markup: `escape` writes it so. What stands in the template itself
+    /// is its owner's, and what is beside the event was made of such texts.
+    pub(crate) fn render_escaped(
+        &self,
+        event: &Event<'_>,
+        beside: Beside<'_>,
+        escape: impl Fn(String) -> String,
+    ) -> String {
         let mut text = String::new();
         for part in &self.0 {
             match part {
@@ -113,7 +124,12 @@ impl Template {
                     };
                     let found = found.filter(|found| fallback.is_none() || !found.text().is_empty());
                     match (found, fallback) {
-                        (Some(found), _) => written.write(&found, &mut text),
+                        (Some(found), _) => {
+                            let mut value = String::new();
+                            written.write(&found, &mut value);
+                            let is_ours = matches!(path.root, Root::File | Root::Count | Root::List);
+                            text.push_str(&if is_ours { value } else { escape(value) });
+                        }
                         (None, Some(fallback)) => written.write(&Found::Text(fallback.into()), &mut text),
                         (None, None) if *written == Written::Json => text.push_str("null"),
                         (None, None) => {}

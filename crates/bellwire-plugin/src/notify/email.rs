@@ -157,6 +157,9 @@ impl Email {
             );
             faults.push(Fault::new(&["smtp", "host"], text));
         }
+        if self.smtp.as_ref().is_some_and(|server| server.user.is_some() != server.password.is_some()) {
+            faults.push(Fault::new(&["smtp", "password"], "`user` and `password` are both there, or neither is"));
+        }
         if let Err(error) = self.from.parse::<Mailbox>() {
             faults.push(Fault::new(&["from"], format!("expected an address such as Bell <bell@example.com>: {error}")));
         }
@@ -169,6 +172,7 @@ impl Email {
         &self,
         event: &Event<'_>,
         text: &str,
+        is_sum: bool,
         mail: &Mail,
         client: &Client,
         limit: Duration,
@@ -177,7 +181,7 @@ impl Email {
         let server = self.smtp.as_ref().or(mail.server.as_ref());
         let server =
             server.ok_or_else(|| later(FailureClass::Unsendable, "no mail server is named".to_owned()))?.clone();
-        let message = self.message(event, text).map_err(Refused::Never)?;
+        let message = self.message(event, text, is_sum).map_err(Refused::Never)?;
         let envelope = message.envelope().clone();
         let recipients = envelope.to().len();
         // The operator's own server may be anywhere; one that an endpoint names may not.
@@ -201,7 +205,7 @@ impl Email {
         Ok(format!("sent to {recipients}"))
     }
 
-    fn message(&self, event: &Event<'_>, text: &str) -> Result<Message, String> {
+    fn message(&self, event: &Event<'_>, text: &str, is_sum: bool) -> Result<Message, String> {
         let one_line = |text: String| text.split(['\r', '\n']).collect::<Vec<_>>().join(" ");
         let mut subject = one_line(self.subject.render(event, Beside::default()));
         subject.truncate(subject.floor_char_boundary(SUBJECT_MAX));
@@ -213,16 +217,23 @@ impl Email {
             let to = one_line(to.render(event, Beside::default()));
             builder = builder.to(to.parse().map_err(|error| format!("{to:?} is no address: {error}"))?);
         }
-        let built = match &self.html {
+        // `html` is about one event: beside a sum it would hide the others.
+        let built = match self.html.as_ref().filter(|_| !is_sum) {
             None => builder.header(ContentType::TEXT_PLAIN).body(text.to_owned()),
             Some(html) => builder.multipart(
                 MultiPart::alternative()
                     .singlepart(SinglePart::plain(text.to_owned()))
-                    .singlepart(SinglePart::html(html.render(event, Beside::default()))),
+                    .singlepart(SinglePart::html(html.render_escaped(event, Beside::default(), escaped_html))),
             ),
         };
         built.map_err(|error| format!("the mail cannot be written: {error}"))
     }
+}
+
+/// What an event holds, so that it is no markup.
+fn escaped_html(value: String) -> String {
+    let value = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    value.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 /// An address of the server that the guard allows. The mail's library opens its own socket, so a server that only the operator's proxy may

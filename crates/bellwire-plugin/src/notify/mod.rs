@@ -91,16 +91,19 @@ impl Notify {
         mail: &Mail,
         client: &Client,
     ) -> Ran {
-        let text = self.what.text.render(event, Beside::default());
+        let written = |text: &Template, beside: Beside<'_>| {
+            text.render_escaped(event, beside, |value| self.service.escaped(value))
+        };
+        let text = written(&self.what.text, Beside::default());
         let done = match &self.what.digest {
-            None => self.say(event, &text, mail, client).await,
+            None => self.say(event, &text, false, mail, client).await,
             Some(digest) => {
                 let summed = async |count: usize, list: &str| {
-                    let text = digest.text.render(event, Beside { digest: Some((count, list)), ..Beside::default() });
-                    self.say(event, &text, mail, client).await
+                    let text = written(&digest.text, Beside { digest: Some((count, list)), ..Beside::default() });
+                    self.say(event, &text, true, mail, client).await
                 };
                 match bursts.place(endpoint, digest, &text) {
-                    digest::Place::Alone => self.say(event, &text, mail, client).await,
+                    digest::Place::Alone => self.say(event, &text, false, mail, client).await,
                     digest::Place::First(held) => held.sum_up(summed).await,
                     digest::Place::Held(told) => told.await.unwrap_or_else(|_| {
                         Err(Refused::Later(FailureClass::Plugin, None, "the digest was not sent".to_owned()))
@@ -116,14 +119,20 @@ impl Notify {
         }
     }
 
-    async fn say(&self, event: &Event<'_>, text: &str, mail: &Mail, client: &Client) -> Result<String, Refused> {
-        let deadline = Instant::now() + self.what.timeout_ms.0;
-        timeout_at(deadline, self.service.say(event, text, mail, client, self.what.timeout_ms.0)).await.unwrap_or_else(
-            |_| {
-                let text = format!("nothing was heard within {:?}", self.what.timeout_ms.0);
-                Err(Refused::Later(FailureClass::Timeout, None, text))
-            },
-        )
+    async fn say(
+        &self,
+        event: &Event<'_>,
+        text: &str,
+        is_sum: bool,
+        mail: &Mail,
+        client: &Client,
+    ) -> Result<String, Refused> {
+        let limit = self.what.timeout_ms.0;
+        let saying = self.service.say(event, text, is_sum, mail, client, limit);
+        timeout_at(Instant::now() + limit, saying).await.unwrap_or_else(|_| {
+            let text = format!("nothing was heard within {limit:?}");
+            Err(Refused::Later(FailureClass::Timeout, None, text))
+        })
     }
 }
 

@@ -105,11 +105,21 @@ impl Service {
         }
     }
 
-    /// Says `text`; answers what the service said.
+    /// What an event holds, so that it is no markup in a text of the service.
+    pub(super) fn escaped(&self, value: String) -> String {
+        match self {
+            // A mention of everyone or a link with another name begins with `<`: <https://docs.slack.dev/messaging/formatting-message-text>.
+            Service::Slack(_) => value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
+            _ => value,
+        }
+    }
+
+    /// Says `text`, which may be a sum of several events; answers what the service said.
     pub(super) async fn say(
         &self,
         event: &Event<'_>,
         text: &str,
+        is_sum: bool,
         mail: &Mail,
         client: &Client,
         limit: Duration,
@@ -140,7 +150,7 @@ impl Service {
                 }
                 (server.clone().unwrap_or_else(|| "https://ntfy.sh".to_owned()), body, access_token.as_ref())
             }
-            Service::Email(email) => return email.send(event, text, mail, client, limit).await,
+            Service::Email(email) => return email.send(event, text, is_sum, mail, client, limit).await,
         };
         let request =
             request(&url, &body, bearer, limit).map_err(|why| Refused::Later(FailureClass::Unsendable, None, why))?;

@@ -65,8 +65,12 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn run(settings: Value, mail: &Mail) -> Ran {
+    run_on(r#"{"name":"Ada","n":1.50}"#, settings, mail)
+}
+
+fn run_on(payload: &str, settings: Value, mail: &Mail) -> Ran {
     let notify = Notify::read(&settings).unwrap_or_else(|fault| panic!("{settings}: {fault:?}"));
-    let message = received(r#"{"name":"Ada","n":1.50}"#);
+    let message = received(payload);
     block_on(notify.run(&Event::new(&message, 1), EndpointKey(1), &Bursts::default(), mail, &client()))
 }
 
@@ -111,6 +115,27 @@ fn each_service_gets_what_it_wants() {
     assert_eq!(body["attachments"][0]["content"]["body"][0]["text"], "hello");
 }
 
+const MARKUP: &str = r#"{"name":"<!channel> & <a href='x'>\"y\"</a>","list":["<b>"]}"#;
+
+#[test]
+fn what_an_event_holds_does_not_become_markup_of_slack() {
+    let (url, got) = service("200 OK");
+    let text = "<https://example.com|*{{payload.name}}*> {{payload.list}} {{payload.gone ?? \"<none>\"}}";
+    let digest = json!({ "window_ms": 100, "at_most": 1, "text": "{{list}}" });
+    let settings = json!({ "via": "slack", "webhook_url": url, "text": text, "digest": digest });
+    let notify = Notify::read(&settings).expect("settings");
+    let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received(MARKUP));
+    let event = Event::new(&message, 1);
+    let run = || notify.run(&event, EndpointKey(1), &bursts, &mail, &client);
+    block_on(async { futures_util::join!(run(), run()) });
+    let expected =
+        "<https://example.com|*&lt;!channel&gt; &amp; &lt;a href='x'&gt;\"y\"&lt;/a&gt;*> [\"&lt;b&gt;\"] <none>";
+    // The note by itself, and the sum, which has its line.
+    for (_, _, body) in got.iter().take(2) {
+        assert_eq!(body["text"], expected);
+    }
+}
+
 #[test]
 fn a_service_that_does_not_take_it_decides_what_follows() {
     let check = |status: &'static str, expected: fn(&Answer) -> bool| {
@@ -145,6 +170,9 @@ fn what_is_wrong_is_said_with_its_place() {
     check(json!({ "via": "telegram", "bot_token": "1/../x", "chat_id": "1", "text": "x" }), &["bot_token"], "letters");
     let mail = json!({ "via": "email", "from": "x", "to": ["a@example.com"], "subject": "s", "text": "x" });
     check(mail.clone(), &["from"], "expected an address");
+    let half = json!({ "host": "mail.example.com", "user": "u" });
+    let half = json!({ "via": "email", "smtp": half, "from": "a@b.c", "to": ["a@b.c"], "subject": "s", "text": "x" });
+    check(half, &["smtp", "password"], "both");
     check(mail, &["smtp"], "plugins.smtp");
     check(
         json!({ "via": "slack", "webhook_url": "http://x", "text": "x", "digest": { "window_ms": 1, "at_most": 1 } }),
@@ -235,6 +263,47 @@ fn an_email_arrives() {
     has("Subject: push  Bcc: evil@example.com");
     assert!(told.iter().any(|line| line.starts_with("AUTH PLAIN")));
     assert!(!told.iter().any(|line| line.starts_with("Bcc:") || line.contains("RCPT TO:<evil")));
+}
+
+#[test]
+fn what_an_event_holds_does_not_become_markup_of_a_mail() {
+    let (address, got) = mail_server("250 fine");
+    let settings = json!({
+        "via": "email", "smtp": { "host": "127.0.0.1", "port": address.port(), "security": "none" },
+        "from": "bell@example.com", "to": ["ada@example.com"], "subject": "s", "text": "{{payload.name}}", "html": "<p>{{payload.name}}</p>",
+    });
+    assert_eq!(run_on(MARKUP, settings, &Mail::default()).answer, Answer::Said("sent to 1".into()));
+    let told = got.recv().expect("a mail");
+    let has = |line: &str| assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+    has("<!channel> & <a href='x'>\"y\"</a>");
+    // In quoted-printable, whose lines are short.
+    let all = told.join("\r\n").replace("=\r\n", "");
+    let html = "<p>&lt;!channel&gt; &amp; &lt;a href=3D&#39;x&#39;&gt;&quot;y&quot;&lt;/a&gt;</p>";
+    assert!(all.contains(html), "{told:#?}");
+}
+
+#[test]
+fn a_sum_by_mail_is_no_single_events_html() {
+    let (address, got) = mail_server("250 fine");
+    let (other, _first) = mail_server("250 fine");
+    let settings = |port: u16| {
+        json!({
+            "via": "email", "smtp": { "host": "127.0.0.1", "port": port, "security": "none" },
+            "from": "bell@example.com", "to": ["ada@example.com"], "subject": "s", "text": "one", "html": "<p>one</p>",
+            "digest": { "window_ms": 100, "at_most": 1, "text": "{{count}} more" },
+        })
+    };
+    let read = |port| Notify::read(&settings(port)).expect("settings");
+    let (alone, summed) = (read(other.port()), read(address.port()));
+    let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received("{}"));
+    let event = Event::new(&message, 1);
+    block_on(async {
+        alone.run(&event, EndpointKey(1), &bursts, &mail, &client).await;
+        summed.run(&event, EndpointKey(1), &bursts, &mail, &client).await
+    });
+    let told = got.recv().expect("a mail");
+    assert!(told.iter().any(|line| line == "1 more"), "{told:#?}");
+    assert!(!told.iter().any(|line| line.contains("<p>")), "{told:#?}");
 }
 
 #[test]
