@@ -143,18 +143,28 @@ impl Ran {
     }
 }
 
-/// What it said, then what it wrote, up to what an attempt keeps.
+/// What it said, then what it wrote, up to what an attempt keeps, and that there was more.
 fn joined(said: &[u8], output: &Bytes) -> Bytes {
+    const CUT: &[u8] = b"\n[the rest was not kept]";
     if said.is_empty() && output.len() <= RESPONSE_BODY_MAX {
         return output.clone();
     }
-    let mut body = said.get(..RESPONSE_BODY_MAX).unwrap_or(said).to_vec();
-    if !output.is_empty() && !said.is_empty() && body.len() < RESPONSE_BODY_MAX {
-        body.push(b'\n');
+    let between: &[u8] = if said.is_empty() || output.is_empty() { b"" } else { b"\n" };
+    let mut body = [said, between, output].concat();
+    if body.len() > RESPONSE_BODY_MAX {
+        body.truncate(RESPONSE_BODY_MAX - CUT.len());
+        body.truncate(whole_characters(&body));
+        body.extend_from_slice(CUT);
     }
-    let room = RESPONSE_BODY_MAX.saturating_sub(body.len());
-    body.extend_from_slice(output.get(..room).unwrap_or(output));
     body.into()
+}
+
+/// How many of these bytes are left without the character that they end in the middle of. What is no text otherwise stays as it is.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => bytes.len(),
+    }
 }
 
 /// Collects what is written for the owner, up to a cap; what comes after it is counted, not kept.
@@ -179,6 +189,9 @@ impl Console {
 
     pub(crate) fn into_bytes(mut self) -> Bytes {
         if self.dropped > 0 {
+            let whole = whole_characters(&self.kept);
+            self.dropped += self.kept.len() - whole;
+            self.kept.truncate(whole);
             self.kept.extend_from_slice(format!("\n[{} more bytes were not kept]", self.dropped).as_bytes());
         }
         self.kept.into()
@@ -208,13 +221,37 @@ mod tests {
     }
 
     #[test]
+    fn no_character_is_cut_in_two() {
+        let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned);
+        for before in ["", "x", "xx"] {
+            let long = format!("{before}{}", "\u{20ac}".repeat(RESPONSE_BODY_MAX));
+            assert!(
+                text(&joined(long.as_bytes(), &Bytes::new())).is_ok_and(|text| text.contains("\u{20ac}\n[the rest"))
+            );
+            let mut console = Console::new(4);
+            console.write(long.as_bytes());
+            let (whole, rest) = long.split_at(long.floor_char_boundary(4));
+            let kept = text(&console.into_bytes());
+            assert_eq!(kept, Ok(format!("{whole}\n[{} more bytes were not kept]", rest.len())));
+        }
+        let mut console = Console::new(2);
+        console.write(&[0xff; 4]);
+        assert_eq!(&console.into_bytes()[..2], [0xff, 0xff]);
+    }
+
+    #[test]
     fn output_is_capped_and_says_so() {
         let mut console = Console::new(4);
         console.write(b"abc");
         console.write(b"defg");
         assert_eq!(console.into_bytes(), "abcd\n[3 more bytes were not kept]");
         let long = Bytes::from(vec![b'x'; RESPONSE_BODY_MAX * 2]);
-        assert_eq!(joined(b"why", &long).len(), RESPONSE_BODY_MAX);
-        assert_eq!(joined(b"", &long).len(), RESPONSE_BODY_MAX);
+        for said in ["", "why"] {
+            let body = joined(said.as_bytes(), &long);
+            assert!(body.len() <= RESPONSE_BODY_MAX && body.ends_with(b"xx\n[the rest was not kept]"), "{said}");
+        }
+        let mut console = Console::new(RESPONSE_BODY_MAX);
+        console.write(&long);
+        assert!(joined(b"", &console.into_bytes()).ends_with(b"xx\n[the rest was not kept]"));
     }
 }
