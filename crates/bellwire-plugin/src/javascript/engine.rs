@@ -146,10 +146,12 @@ impl Engine {
             let functions = Object::new(ctx.clone()).catch(ctx).map_err(failed)?;
             let exported = match is_module(code) {
                 true => Some(module(ctx, code).catch(ctx).map_err(failed)?),
-                false => {
-                    evaluate::<Value<'_>>(ctx, code, FILE).catch(ctx).map_err(failed)?;
-                    None
-                }
+                false => match evaluate::<Value<'_>>(ctx, code, FILE).catch(ctx) {
+                    Ok(_) => None,
+                    // All on one line, as bundlers leave it, or indented. Nothing of it has run: it does not parse.
+                    Err(_) if code.contains("export") => Some(module(ctx, code).catch(ctx).map_err(failed)?),
+                    Err(error) => return Err(failed(error)),
+                },
             };
             for name in ["filter", "transform", "handle"] {
                 let found: Value<'_> = match &exported {

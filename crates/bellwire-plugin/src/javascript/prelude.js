@@ -22,9 +22,8 @@
     run.written += line.length;
     out(toWellFormed.call(line.slice(0, CONSOLE_MAX)));
   };
-  globalThis.console = {
-    log: write(''), info: write(''), debug: write(''), warn: write('warn: '), error: write('error: '),
-  };
+  const warn = write('warn: ');
+  globalThis.console = { log: write(''), info: write(''), debug: write(''), warn, error: write('error: ') };
 
   class Headers {
     #all;
@@ -92,6 +91,7 @@
         return say({ respond: { status, headers: all, body: json ? stringify(body) ?? '' : body } });
       },
       emit: (type, payload = null, { channels = [] } = {}) => {
+        if (!Array.isArray(channels)) throw new TypeError('ctx.emit takes channels as a list');
         of.emitted.push({ type: String(type), payload: stringify(payload) ?? 'null', channels: channels.map(String) });
       },
     };
@@ -116,7 +116,10 @@
       const own = { written: 0, calls: [], waiting: new Map(), next: 1, emitted: [], answer: null, done: null };
       run = own;
       go(event, context(given, own), functions).then(
-        (value) => { own.done = { value: value === undefined ? undefined : shown(value), answer: own.answer, emitted: own.emitted }; },
+        (value) => {
+          if (own.waiting.size > 0) warn('handle ended without waiting for a fetch, which was not made or cut off: it lacks an await');
+          own.done = { value: value === undefined ? undefined : shown(value), answer: own.answer, emitted: own.emitted };
+        },
         (error) => { own.done = { error: thrown(error) }; },
       );
     },

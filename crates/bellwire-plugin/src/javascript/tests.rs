@@ -87,6 +87,23 @@ fn what_it_writes_and_emits_is_kept() {
 }
 
 #[test]
+fn what_is_fetched_and_not_waited_for_is_told() {
+    let ran = run("async function handle() { fetch('http://127.0.0.1:1/'); return 1 }");
+    assert_eq!(ran.answer, Answer::Said("1".into()));
+    assert_eq!(
+        ran.output,
+        "warn: handle ended without waiting for a fetch, which was not made or cut off: it lacks an await\n"
+    );
+}
+
+#[test]
+fn a_module_may_stand_on_one_line_or_be_indented() {
+    for script in ["function h() { return 7 }export{h as handle};", "  export function handle() {\n    return 7\n  }"] {
+        assert_eq!(run(script).answer, Answer::Said("7".into()), "{script}");
+    }
+}
+
+#[test]
 fn a_handler_that_fails_says_where() {
     let check = |script: &str, expected: &str| {
         let ran = run(script);
@@ -96,6 +113,7 @@ fn a_handler_that_fails_says_where() {
     check("function handle(e) {\n  return e.payload.missing.deep\n}", "line 2: TypeError");
     check("export async function handle(e) {\n  await 0\n  throw new Error('late')\n}", "line 3: Error: late");
     check("function handle() { throw { a: 1 } }", r#"thrown: {"a":1}"#);
+    check("const handle = (e, ctx) => ctx.emit('a', {}, { channels: 'x' })", "ctx.emit takes channels as a list");
     check("let x = 1", "must define a function named handle");
     check("function handle( {", "SyntaxError");
     check("async function handle() { await new Promise(() => {}) }", "never comes");
