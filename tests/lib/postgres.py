@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 
 from harness import free_port
 
@@ -53,6 +54,9 @@ class PostgreSQL:
 
     def url(self, user):
         return f"postgres://{user}@127.0.0.1:{self.port}/postgres"
+
+    def socket_url(self, user):
+        return f"postgres://{user}@{urllib.parse.quote(self.folder, safe='')}:{self.port}/postgres"
 
     def stop(self):
         with contextlib.suppress(subprocess.SubprocessError):

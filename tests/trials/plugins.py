@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """kill -9 at random moments while plugins of every kind run: nothing answered is lost, rows are there once, no process outlives its server.
 
-Each message goes to five endpoints: a program that leaves something behind and takes its time, rows in a SQLite and in a real PostgreSQL
-(keyed by the message), a handler that fetches, and a note with a digest. What the deadline or the kill cut off is run again.
+Each message goes to six endpoints: a program that leaves something behind and takes its time, rows in a SQLite and in a real PostgreSQL, by
+TCP and by its socket (keyed by the message), a handler that fetches, and a note with a digest. What the deadline or the kill cut off is run again.
 """
 
 import pathlib
@@ -41,14 +41,14 @@ with Trial("plugins", "plugins of every kind survive kill -9 of their server, an
     sink = trial.sink(lambda path, id, body, n: (200, 0.05))
     postgres = PostgreSQL()
     trial.stack.callback(postgres.stop)
-    postgres.sql("CREATE TABLE seen (id text PRIMARY KEY, n bigint, runs int)")
+    postgres.sql("CREATE TABLE seen (id text PRIMARY KEY, n bigint, runs int); CREATE TABLE seen_by_socket (LIKE seen INCLUDING ALL)")
     lite = trial.folder / "seen.db"
     with sqlite3.connect(lite) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, n INTEGER, runs INTEGER)")
     done, mark = trial.folder / "done", f"bellwire-trial-{trial.options.seed}"
     done.touch()
-    databases = f"lite=sqlite:{lite},pg=postgres://admin@127.0.0.1:{postgres.port}/postgres?sslmode=disable"
+    databases = f"lite=sqlite:{lite},pg=postgres://admin@127.0.0.1:{postgres.port}/postgres?sslmode=disable,socket={postgres.socket_url('admin')}"
     server = trial.server(env={
         "BELLWIRE_PLUGINS_COMMANDS": "/bin,/usr/bin",
         "BELLWIRE_PLUGINS_DATABASES": databases,
@@ -67,6 +67,7 @@ with Trial("plugins", "plugins of every kind survive kill -9 of their server, an
         "command": plugin("command", program="/bin/sh", args=["-c", script]),
         "sqlite": plugin("sql", connection="lite", statements=[ROW]),
         "postgres": plugin("sql", connection="pg", statements=[ROW]),
+        "socket": plugin("sql", connection="socket", statements=[ROW.replace("seen", "seen_by_socket")]),
         "javascript": plugin("javascript", script=FETCH, variables={"url": sink.url("/fetch")}),
         "notify": plugin("notify", via="slack", webhook_url=sink.url("/note"), text="{{payload.n}}", digest={"window_ms": 500, "at_most": 2}),
     }
@@ -103,8 +104,9 @@ with Trial("plugins", "plugins of every kind survive kill -9 of their server, an
         twice = database.execute("SELECT count(*) FROM (SELECT n FROM seen GROUP BY n HAVING count(*) > 1)").fetchone()[0]
     seen("SQLite", (id for id, _ in rows), sum(runs for _, runs in rows) - len(rows))
     trial.row("SQLite: two rows for one message", twice, "0", twice == 0)
-    rows = [line.split("|") for line in postgres.sql("SELECT id, runs FROM seen").splitlines()]
-    seen("PostgreSQL", (id for id, _ in rows), sum(int(runs) for _, runs in rows) - len(rows))
+    for name, table in [("PostgreSQL", "seen"), ("PostgreSQL at its socket", "seen_by_socket")]:
+        rows = [line.split("|") for line in postgres.sql(f"SELECT id, runs FROM {table}").splitlines()]
+        seen(name, (id for id, _ in rows), sum(int(runs) for _, runs in rows) - len(rows))
     seen("handler", sink.ids("/fetch"))
     trial.row("pending at the end", ledger["pending"], "0", ledger["pending"] == 0)
     trial.row("delivered", ledger["delivered"], str(len(acked) * len(endpoints)), ledger["delivered"] == len(acked) * len(endpoints))

@@ -7,7 +7,7 @@ use super::tls::Tls;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error};
 
 /// A stream that somebody else has opened.
@@ -25,7 +25,9 @@ pub fn connect(
     over: Option<(Box<dyn Wire>, String)>,
     woken: Box<dyn Fn() + Send>,
 ) -> Pin<Box<dyn Future<Output = Result<Client, Error>>>> {
-    if tls.is_none() && config.get_ssl_mode() == SslMode::Prefer {
+    // A socket of this machine has no TLS, whatever the settings say of it: as in PostgreSQL's own client.
+    let is_socket = matches!(config.get_hosts(), [Host::Unix(_)]);
+    if is_socket || (tls.is_none() && config.get_ssl_mode() == SslMode::Prefer) {
         config.ssl_mode(SslMode::Disable);
     }
     let tls = tls.unwrap_or_default();

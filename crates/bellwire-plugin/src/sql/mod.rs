@@ -25,6 +25,7 @@ use bellwire_model::FailureClass;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tls::Tls;
 use tokio::time::{Instant, timeout_at};
 
@@ -35,6 +36,9 @@ pub use sqlite::Files;
 const STATEMENTS_MAX: usize = 20;
 /// What a statement begins with. Others change what the database is, or reach out of it.
 const VERBS: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "MERGE", "CALL"];
+
+/// Databases are told the deadline in whole milliseconds, and may be the first to say that it has passed.
+const NEARLY: Duration = Duration::from_millis(5);
 
 const EXPECTED: &str = "expected postgres://user:password@host:5432/database, mysql://user:password@host:3306/database, or sqlite:/absolute/path";
 #[cfg(not(feature = "mysql"))]
@@ -137,7 +141,16 @@ struct Bound {
 struct Failed {
     /// It will never be.
     forever: bool,
+    /// The database has ended it because it took too long.
+    late: bool,
     text: String,
+}
+
+impl Failed {
+    /// It is tried again.
+    fn later(text: impl Into<String>) -> Failed {
+        Failed { forever: false, late: false, text: text.into() }
+    }
 }
 
 /// Which database.
@@ -153,11 +166,12 @@ impl<'a> Database<'a> {
     fn parse(dsn: &'a str) -> Result<Self, String> {
         match dsn.split_once(':') {
             Some(("sqlite", path)) if path.starts_with('/') => Ok(Database::Sqlite(path)),
-            Some(("postgres" | "postgresql", _)) => match dsn.parse::<tokio_postgres::Config>() {
-                Ok(config) if config.get_hosts().len() == 1 => Ok(Database::Postgres(dsn)),
-                Ok(_) => Err("a DSN names one host".to_owned()),
-                Err(_) => Err("expected postgres://user:password@host:5432/database".to_owned()),
-            },
+            Some(("postgres" | "postgresql", _)) => {
+                let config = postgres_config(dsn)?;
+                (config.get_hosts().len() == 1)
+                    .then_some(Database::Postgres(dsn))
+                    .ok_or_else(|| "a DSN names one host".to_owned())
+            }
             #[cfg(feature = "mysql")]
             Some(("mysql", _)) => mysql::check(dsn).map(|()| Database::Mysql(dsn)),
             #[cfg(not(feature = "mysql"))]
@@ -165,6 +179,29 @@ impl<'a> Database<'a> {
             // Nothing of the text is repeated: it may hold a password.
             _ => Err(EXPECTED.to_owned()),
         }
+    }
+}
+
+fn postgres_config(dsn: &str) -> Result<tokio_postgres::Config, String> {
+    dsn.parse().map_err(|_| {
+        "expected postgres://user:password@host:5432/database; of its options, sslmode is disable, prefer or require, and the \
+         server's certificate is verified whenever there is TLS"
+            .to_owned()
+    })
+}
+
+/// Whether a DSN can be used whose owner is not the operator: only such as lead to an address that the guard can judge.
+///
+/// # Errors
+/// What is expected instead.
+pub fn check_guarded_dsn(dsn: &str) -> Result<(), String> {
+    match Database::parse(dsn)? {
+        Database::Sqlite(_) => {
+            Err("a database in a file is named by the operator in plugins.databases; say `connection`".to_owned())
+        }
+        Database::Postgres(dsn) => postgres::guarded_host(&postgres_config(dsn)?).map(drop),
+        #[cfg(feature = "mysql")]
+        Database::Mysql(_) => Ok(()),
     }
 }
 
@@ -206,14 +243,13 @@ impl Sql {
                 faults.push(Fault::new(&["connection"], text));
             }
             (Some(_), None) => {}
-            (None, Some(dsn)) => match Database::parse(dsn) {
-                Err(text) => faults.push(Fault::new(&["dsn"], text)),
-                Ok(Database::Sqlite(_)) if !trusted => {
-                    let text = "a database in a file is named by the operator in plugins.databases; say `connection`";
+            // A file that the operator's own file names is opened; every other DSN is guarded, whoever wrote it.
+            (None, Some(dsn)) if trusted && matches!(Database::parse(dsn), Ok(Database::Sqlite(_))) => {}
+            (None, Some(dsn)) => {
+                if let Err(text) = check_guarded_dsn(dsn) {
                     faults.push(Fault::new(&["dsn"], text));
                 }
-                Ok(_) => {}
-            },
+            }
             _ => faults.push(Fault::new(&["connection"], "either `connection` or `dsn` says which database")),
         }
         if self.statements.is_empty() || self.statements.len() > STATEMENTS_MAX {
@@ -237,7 +273,7 @@ impl Sql {
         let guarded = self.connection.is_none().then_some(client);
         let working = async {
             match database {
-                Err(text) => Err(Failed { forever: false, text: format!("the database cannot be used: {text}") }),
+                Err(text) => Err(Failed::later(format!("the database cannot be used: {text}"))),
                 Ok(Database::Sqlite(path)) => {
                     let bound = self.bound(event, |place| format!("?{place}"));
                     files.carry_out(path, bound, self.timeout_ms.0).await
@@ -255,8 +291,11 @@ impl Sql {
         };
         match timeout_at(deadline, working).await {
             Ok(Ok(changed)) => Ran::quiet(Answer::Said(said(&changed))),
-            Ok(Err(Failed { forever: true, text })) => Ran::quiet(Answer::Fail(text)),
-            Ok(Err(Failed { forever: false, text })) => Ran::broken(FailureClass::Plugin, text),
+            Ok(Err(Failed { forever: true, text, .. })) => Ran::quiet(Answer::Fail(text)),
+            Ok(Err(Failed { forever: false, late, text })) => {
+                let late = late || Instant::now() + NEARLY >= deadline;
+                Ran::broken(if late { FailureClass::Timeout } else { FailureClass::Plugin }, text)
+            }
             Err(_) => {
                 Ran::broken(FailureClass::Timeout, format!("the database took longer than {:?}", self.timeout_ms.0))
             }

@@ -180,7 +180,7 @@ impl Pools {
 }
 
 fn unreached(why: String) -> Failed {
-    Failed { forever: false, text: format!("the database cannot be reached: {why}") }
+    Failed::later(format!("the database cannot be reached: {why}"))
 }
 
 /// Tells the server until when somebody waits: for locks, and with what each of the two calls it for statements.
@@ -255,7 +255,7 @@ fn failed(error: &Error) -> Failed {
         ),
         _ => false,
     };
-    Failed { forever, text: format!("the database says: {error}") }
+    Failed { forever, late: false, text: format!("the database says: {error}") }
 }
 
 /// By the class of the state, and by the number where the class says less:

@@ -51,7 +51,7 @@ impl<C> Connections<C> {
 impl<C> Pool<C> {
     /// Waits until there is a place for one more that is used.
     pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Failed> {
-        self.places.acquire().await.map_err(|error| Failed { forever: false, text: error.to_string() })
+        self.places.acquire().await.map_err(|error| Failed::later(error.to_string()))
     }
 
     /// One that nobody uses.

@@ -114,11 +114,10 @@ impl Pools {
         deadline: Instant,
     ) -> Result<Vec<u64>, Failed> {
         let pool = self.connections.pool(dsn, guard.is_some());
-        let later = |text: String| Failed { forever: false, text };
         let _place = pool.place().await?;
         let mut held = match pool.take().filter(|held| !held.client.is_closed()) {
             Some(held) => held,
-            None => self.connect(dsn, guard, deadline).await.map_err(later)?,
+            None => self.connect(dsn, guard, deadline).await.map_err(Failed::later)?,
         };
         held.left.0.store(ANSWERED_BYTES_MAX, Ordering::Relaxed);
         // Cut off by the deadline, the connection is closed, and the database rolls back.
@@ -129,7 +128,7 @@ impl Pools {
         if done.is_ok() || !held.client.is_closed() {
             pool.give_back(held);
         }
-        done.map_err(|error| if too_much { later(TOO_MUCH.to_owned()) } else { failed(&error) })
+        done.map_err(|error| if too_much { Failed::later(TOO_MUCH) } else { failed(&error) })
     }
 
     async fn connect(&self, dsn: &str, guard: Option<&Egress>, deadline: Instant) -> Result<Held, String> {
@@ -152,19 +151,29 @@ impl Pools {
     }
 }
 
+/// The one host of a DSN that the guard is asked about: it must not lead anywhere else.
+pub(super) fn guarded_host(config: &Config) -> Result<&str, String> {
+    if let [Host::Unix(_)] = config.get_hosts() {
+        let text =
+            "a database at a socket of this machine is named by the operator in plugins.databases; say `connection`";
+        return Err(text.to_owned());
+    }
+    if config.get_target_session_attrs() != TargetSessionAttrs::Any {
+        return Err("the DSN must not ask for target_session_attrs: it names one host".to_owned());
+    }
+    match config.get_hosts() {
+        [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => Ok(host),
+        _ => Err("the DSN must name one host, and no address beside it".to_owned()),
+    }
+}
+
 /// A stream to the one host that a DSN names, and the host: at an address that the guard allows, or by way of the operator's proxy.
 ///
 /// # Errors
 /// Why there is none, for whoever wrote the DSN.
 pub async fn reach(egress: &Egress, config: &Config, limit: Duration) -> Result<(Reached, String), String> {
     const PORT: u16 = 5432;
-    let host = match config.get_hosts() {
-        [Host::Tcp(host)] if config.get_hostaddrs().is_empty() => host.clone(),
-        _ => return Err("the DSN must name one host, and no file or address beside it".to_owned()),
-    };
-    if config.get_target_session_attrs() != TargetSessionAttrs::Any {
-        return Err("the DSN must not ask for target_session_attrs: it names one host".to_owned());
-    }
+    let host = guarded_host(config)?.to_owned();
     let named = match host.parse::<Ipv6Addr>() {
         Ok(address) => url::Host::Ipv6(address),
         Err(_) => url::Host::parse(&host).map_err(|_| "the DSN's host is none".to_owned())?,
@@ -193,5 +202,6 @@ fn failed(error: &Error) -> Failed {
     let state = error.code().map_or("", SqlState::code);
     // Wrong data, a constraint, wrong rights or names, a wrong statement.
     let forever = matches!(state.get(..2), Some("21" | "22" | "23" | "42" | "44" | "0A"));
-    Failed { forever, text: format!("the database says: {}", with_causes(error)) }
+    let late = error.code() == Some(&SqlState::QUERY_CANCELED);
+    Failed { forever, late, text: format!("the database says: {}", with_causes(error)) }
 }

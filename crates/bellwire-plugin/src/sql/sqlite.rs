@@ -72,10 +72,6 @@ struct Job {
     answer: oneshot::Sender<Result<Vec<u64>, Failed>>,
 }
 
-fn later(text: impl Into<String>) -> Failed {
-    Failed { forever: false, text: text.into() }
-}
-
 impl Files {
     pub(super) async fn carry_out(
         &self,
@@ -87,7 +83,7 @@ impl Files {
         let stop = Stop(Arc::default());
         let job = Job { running: Arc::clone(&stop.0), statements, deadline: Instant::now() + within, answer };
         self.hand_in(Path::new(path), job)?;
-        answered.await.unwrap_or_else(|_| Err(later("the database's thread ended")))
+        answered.await.unwrap_or_else(|_| Err(Failed::later("the database's thread ended")))
     }
 
     fn hand_in(&self, path: &Path, mut job: Job) -> Result<(), Failed> {
@@ -95,22 +91,22 @@ impl Files {
         if let Some(sender) = open.get(path) {
             match sender.try_send(job) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Full(_)) => return Err(later("too many transactions wait for the database")),
+                Err(TrySendError::Full(_)) => return Err(Failed::later("too many transactions wait for the database")),
                 // It was idle, and has ended.
                 Err(TrySendError::Disconnected(back)) => job = back,
             }
             open.remove(path);
         }
         if open.len() >= FILES_MAX {
-            return Err(later(format!("{FILES_MAX} databases are open already")));
+            return Err(Failed::later(format!("{FILES_MAX} databases are open already")));
         }
         let (sender, jobs) = sync_channel(WAITING_MAX);
         let file = path.to_owned();
         std::thread::Builder::new()
             .name("plugin-sqlite".to_owned())
             .spawn(move || serve(&file, &jobs))
-            .map_err(|error| later(format!("no thread for the database: {error}")))?;
-        let handed = sender.try_send(job).map_err(|_| later("the database's thread ended"));
+            .map_err(|error| Failed::later(format!("no thread for the database: {error}")))?;
+        let handed = sender.try_send(job).map_err(|_| Failed::later("the database's thread ended"));
         open.insert(path.to_owned(), sender);
         // Those whose thread has ended meanwhile give their places back.
         handed
@@ -145,7 +141,7 @@ fn carry_out(
 ) -> Result<Vec<u64>, Failed> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(later("the database was busy until the deadline"));
+        return Err(Failed::later("the database was busy until the deadline"));
     }
     let connection = match kept {
         Some(connection) => connection,
@@ -153,7 +149,7 @@ fn carry_out(
     };
     connection.busy_timeout(left).map_err(failed)?;
     if !running.begin(connection.get_interrupt_handle()) {
-        return Err(later("the database was busy until nobody waited any more"));
+        return Err(Failed::later("the database was busy until nobody waited any more"));
     }
     let done = transact(connection, statements);
     if done.is_err() && !connection.is_autocommit() {
@@ -181,8 +177,8 @@ fn transact(connection: &mut Connection, statements: &[Bound]) -> rusqlite::Resu
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
-    // No URI: a `?` in a path is a `?`.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // No URI: a `?` in a path is a `?`. And none is made: it would have no tables, and what it does not know ends a delivery.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
@@ -225,7 +221,7 @@ fn failed(error: rusqlite::Error) -> Failed {
         Some(_) => false,
         None => !matches!(error, rusqlite::Error::MultipleStatement | rusqlite::Error::InvalidParameterCount(..)),
     };
-    Failed { forever: !passing, text: format!("the database says: {error}") }
+    Failed { forever: !passing, late: false, text: format!("the database says: {error}") }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Statements, and a real SQLite. PostgreSQL is tried by `tests/plugins` on a real server.
+//! Statements, and a real SQLite. PostgreSQL is tried by `tests/trials/plugins.py` on a real server.
 
 use super::*;
 use crate::event::tests::received;
 use serde_json::{Value as Json, json};
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn client() -> Client {
@@ -55,6 +56,17 @@ fn what_is_wrong_with_a_statement_is_said() {
     check(json!({ "statements": ["SELECT 1"] }), &["connection"], "either");
     check(json!({ "dsn": "sqlite:/etc/x", "statements": ["SELECT 1"] }), &["dsn"], "named by the operator");
     check(json!({ "dsn": "mongodb://u:hidden@h", "statements": ["SELECT 1"] }), &["dsn"], "expected postgres");
+    for socket in ["postgres:///d?host=/run/postgresql&user=u", "postgres://u:hidden@%2Frun%2Fpostgresql/d"] {
+        check(
+            json!({ "dsn": socket, "statements": ["SELECT 1"] }),
+            &["dsn"],
+            "socket of this machine is named by the operator",
+        );
+    }
+    let beside = "postgres://u:hidden@h/d?hostaddr=127.0.0.1";
+    check(json!({ "dsn": beside, "statements": ["SELECT 1"] }), &["dsn"], "no address beside it");
+    let strict = "postgres://u:hidden@h/d?sslmode=verify-full";
+    check(json!({ "dsn": strict, "statements": ["SELECT 1"] }), &["dsn"], "sslmode is disable, prefer or require");
     #[cfg(not(feature = "mysql"))]
     check(json!({ "dsn": "mysql://u:hidden@h/d", "statements": ["SELECT 1"] }), &["dsn"], "--features mysql");
     #[cfg(feature = "mysql")]
@@ -125,6 +137,7 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
     let named: Named = [
         ("local".to_owned(), format!("sqlite:{}/test.db", folder.path().display())),
         ("gone".to_owned(), "sqlite:/nowhere/at/all.db".to_owned()),
+        ("mistyped".to_owned(), format!("sqlite:{}/tset.db", folder.path().display())),
     ]
     .into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -135,13 +148,16 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
         runtime.block_on(sql.run(&Event::new(&message, 1), &named, &files, &pools, &client)).answer
     };
     let busy = run(json!({ "connection": "local", "statements": ["INSERT INTO t VALUES (1)"], "timeout_ms": 100 }));
-    assert!(matches!(busy, Answer::Broken(..)), "{busy:?}");
+    assert!(matches!(busy, Answer::Broken(FailureClass::Timeout, _)), "{busy:?}");
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     other.execute_batch("ROLLBACK").expect("lets it go");
     let late = run(json!({ "connection": "local", "statements": [endless], "timeout_ms": 100 }));
     assert!(matches!(late, Answer::Broken(..)), "{late:?}");
     let gone = run(json!({ "connection": "gone", "statements": ["SELECT 1"] }));
     assert!(matches!(&gone, Answer::Broken(FailureClass::Plugin, why) if why.contains("unable to open")), "{gone:?}");
+    let mistyped = run(json!({ "connection": "mistyped", "statements": ["INSERT INTO t VALUES (1)"] }));
+    assert!(matches!(&mistyped, Answer::Broken(_, why) if why.contains("unable to open")), "{mistyped:?}");
+    assert!(!folder.path().join("tset.db").exists(), "an empty one is of no use to anybody");
     // And goes on.
     assert_eq!(
         run(json!({ "connection": "local", "statements": ["INSERT INTO t VALUES (1)"] })),
@@ -163,55 +179,64 @@ struct StrangePostgres {
     taken: Arc<AtomicUsize>,
 }
 
+/// `object_not_in_prerequisite_state`.
+const PASSING: &str = "55000";
+
 /// What it says to every statement.
 #[derive(Clone, Copy)]
 enum Says {
-    /// A refusal, and so many bytes with it.
-    Refusal(usize),
+    /// A refusal with this state, and so many bytes with it.
+    Refusal(&'static str, usize),
     /// This, and zeros without end.
     Zeros(&'static [u8]),
+}
+
+impl Says {
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).expect("is short").to_be_bytes();
+        [&[kind][..], &length, body].concat()
+    }
+
+    /// Its side of one connection; counts the zeros that somebody took.
+    fn converse(self, mut stream: impl Read + Write, taken: &AtomicUsize) {
+        let ready = Says::message(b'Z', b"I");
+        let answer = match self {
+            Says::Refusal(state, bytes) => {
+                let detail = "x".repeat(bytes);
+                let refusal = format!("SERROR\0C{state}\0Mrefused here\0D{detail}\0\0");
+                [Says::message(b'E', refusal.as_bytes()), ready.clone()].concat()
+            }
+            Says::Zeros(begin) => begin.to_vec(),
+        };
+        // One message, which begins with its kind, but for the first of all; and its length.
+        let hears = |stream: &mut dyn Read, kind: usize| {
+            let mut head = [0; 5];
+            stream.read_exact(&mut head[1 - kind..]).ok()?;
+            let length = u32::from_be_bytes(head[1..].try_into().ok()?);
+            stream.read_exact(&mut vec![0; usize::try_from(length).ok()?.checked_sub(4)?]).ok()
+        };
+        let welcome = [Says::message(b'R', &[0; 4]), ready].concat();
+        if hears(&mut stream, 0).is_none() || stream.write_all(&welcome).is_err() {
+            return;
+        }
+        while hears(&mut stream, 1).is_some() && stream.write_all(&answer).is_ok() {
+            while matches!(self, Says::Zeros(_)) && stream.write_all(&[0; 1 << 16]).is_ok() {
+                taken.fetch_add(1 << 16, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 fn strange_postgres(says: Says) -> StrangePostgres {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
-    let message = |kind: u8, body: &[u8]| {
-        let length = u32::try_from(body.len() + 4).expect("is short").to_be_bytes();
-        [&[kind][..], &length, body].concat()
-    };
-    let ready = message(b'Z', b"I");
-    let welcome = [message(b'R', &[0; 4]), ready.clone()].concat();
-    let answer = match says {
-        Says::Refusal(bytes) => {
-            let detail = "x".repeat(bytes);
-            let refusal = message(b'E', format!("SERROR\0C55000\0Mrefused here\0D{detail}\0\0").as_bytes());
-            [refusal, ready].concat()
-        }
-        Says::Zeros(begin) => begin.to_vec(),
-    };
     let (connections, taken) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let counted = (Arc::clone(&connections), Arc::clone(&taken));
     std::thread::spawn(move || {
-        for mut tcp in listener.incoming().map_while(Result::ok) {
+        for tcp in listener.incoming().map_while(Result::ok) {
             counted.0.fetch_add(1, Ordering::SeqCst);
-            let (welcome, answer, taken) = (welcome.clone(), answer.clone(), Arc::clone(&counted.1));
-            std::thread::spawn(move || {
-                // One message, which begins with its kind, but for the first of all; and its length.
-                let hears = |tcp: &mut TcpStream, kind: usize| {
-                    let mut head = [0; 5];
-                    tcp.read_exact(&mut head[1 - kind..]).ok()?;
-                    let length = u32::from_be_bytes(head[1..].try_into().ok()?);
-                    tcp.read_exact(&mut vec![0; usize::try_from(length).ok()?.checked_sub(4)?]).ok()
-                };
-                if hears(&mut tcp, 0).is_none() || tcp.write_all(&welcome).is_err() {
-                    return;
-                }
-                while hears(&mut tcp, 1).is_some() && tcp.write_all(&answer).is_ok() {
-                    while matches!(says, Says::Zeros(_)) && tcp.write_all(&[0; 1 << 16]).is_ok() {
-                        taken.fetch_add(1 << 16, Ordering::SeqCst);
-                    }
-                }
-            });
+            let taken = Arc::clone(&counted.1);
+            std::thread::spawn(move || says.converse(tcp, &taken));
         }
     });
     StrangePostgres { dsn: format!("postgres://app@127.0.0.1:{port}/shop?sslmode=disable"), connections, taken }
@@ -229,7 +254,7 @@ fn local_client() -> Client {
 
 #[tokio::test]
 async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
-    let dsn = strange_postgres(Says::Refusal(0)).dsn;
+    let dsn = strange_postgres(Says::Refusal(PASSING, 0)).dsn;
     let named: Named = [("shop".to_owned(), dsn.clone())].into();
     let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
     let run = async |settings: Json| {
@@ -241,6 +266,44 @@ async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
     assert!(matches!(&operators, Answer::Broken(_, why) if why.contains("refused here")), "{operators:?}");
     let owners = run(json!({ "dsn": dsn, "statements": ["SELECT 1"] })).await;
     assert!(matches!(&owners, Answer::Broken(_, why) if why.contains("private")), "{owners:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_the_operator_names_may_be_at_a_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || Says::Refusal(PASSING, 0).converse(stream, &AtomicUsize::new(0)));
+        }
+    });
+    let host = folder.path().display().to_string();
+    let in_place_of_the_host = format!("postgres://app@{}/shop", host.replace('/', "%2F"));
+    let beside = format!("postgres:///shop?host={host}&user=app&sslmode=require");
+    // With TLS for those databases that have it: a socket has none.
+    let tls = Tls::new(&TlsSettings::default()).expect("TLS");
+    let (pools, client) = (Pools::new(Some(tls), &TlsSettings::default()), client());
+    for dsn in [in_place_of_the_host, beside] {
+        assert_eq!(check_dsn(&dsn), Ok(()));
+        let named: Named = [("shop".to_owned(), dsn.clone())].into();
+        let settings = json!({ "connection": "shop", "statements": ["SELECT 1"] });
+        let sql: Sql = crate::settings::read(&settings).expect("settings");
+        let message = received("{}");
+        let answer = sql.run(&Event::new(&message, 1), &named, &Arc::default(), &pools, &client).await.answer;
+        assert!(matches!(&answer, Answer::Broken(_, why) if why.contains("refused here")), "{dsn}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_database_ends_at_the_deadline_is_a_timeout() {
+    // `query_canceled`.
+    let server = strange_postgres(Says::Refusal("57014", 0));
+    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 5_000 });
+    let sql: Sql = crate::settings::read(&settings).expect("settings");
+    let message = received("{}");
+    let answer = sql.run(&Event::new(&message, 1), &Named::new(), &Arc::default(), &pools, &client).await.answer;
+    assert!(matches!(answer, Answer::Broken(FailureClass::Timeout, _)), "{answer:?}");
 }
 
 #[tokio::test]
@@ -260,7 +323,7 @@ async fn a_server_that_says_that_a_gigabyte_comes_is_not_heard_out() {
 #[tokio::test]
 async fn what_a_server_may_answer_is_counted_anew_for_each_event() {
     // A transaction that is not begun is rolled back, so it says this twice to each event.
-    let server = strange_postgres(Says::Refusal(8 << 20));
+    let server = strange_postgres(Says::Refusal(PASSING, 8 << 20));
     let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
     let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 30_000 });
     let sql: Sql = crate::settings::read(&settings).expect("settings");

@@ -224,6 +224,7 @@ fn what_is_wrong_with_a_table_can_be_seen_and_put_right() {
         (json!({ "connection": "other" }), "connection"),
         (json!({ "dsn": format!("sqlite:{}", path.display()) }), "dsn"),
         (json!({ "dsn": "mysql://h/d" }), "dsn"),
+        (json!({ "dsn": "postgres:///d?host=/run/postgresql&user=u" }), "dsn"),
         (json!({ "connection": "shop", "notify": "x" }), "notify"),
     ] {
         let (status, told) = server.call("POST", "/source", source(outbox));

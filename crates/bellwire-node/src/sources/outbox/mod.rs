@@ -238,14 +238,12 @@ pub(super) fn check(outbox: &Outbox, named: &sql::Named) -> Vec<(&'static str, S
         Database::Dsn(text) => ("dsn", text.reveal()),
     };
     let is_file = dsn.starts_with("sqlite:");
+    let checked = if field == "dsn" { sql::check_guarded_dsn(dsn) } else { sql::check_dsn(dsn) };
     let mut faults = Vec::new();
     if dsn.starts_with("mysql:") {
         faults.push((field, "an outbox is read from PostgreSQL or SQLite; MySQL is for plugins only".to_owned()));
-    } else if let Err(text) = sql::check_dsn(dsn) {
+    } else if let Err(text) = checked {
         faults.push((field, text));
-    } else if is_file && field == "dsn" {
-        let text = "a database in a file is named by the operator in plugins.databases; say `connection`";
-        faults.push((field, text.to_owned()));
     }
     if is_file && outbox.notify.is_some() {
         faults.push(("notify", "SQLite has no NOTIFY; leave it out".to_owned()));
