@@ -55,6 +55,7 @@ impl KindWire {
 /// What runs a plugin, and its settings beside it.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "EndpointPlugin")]
+#[serde(expecting = "an object with `runs`")]
 pub(crate) struct PluginIn {
     /// `javascript`, `wasm`, `command`, `sql`, `notify` or `queue`.
     #[schemars(required)]
@@ -210,6 +211,7 @@ pub(crate) fn check_plugin(
     {
         reveal(&mut settings, &parsed(old));
     }
+    refuse_concealed(faults, "plugin", &settings);
     let text = settings.to_string();
     if text.len() > SETTINGS_MAX {
         faults.add("plugin", format!("`plugin` must have at most {SETTINGS_MAX} bytes as JSON"));
@@ -291,6 +293,40 @@ pub(crate) fn reveal(settings: &mut Value, old: &Value) {
             items.iter_mut().zip(old).for_each(|(item, old)| reveal(item, old));
         }
         _ => {}
+    }
+}
+
+/// Refuses what conceals a secret that nobody has put back: it would be taken for the secret.
+pub(crate) fn refuse_concealed(faults: &mut Faults, field: &str, settings: &Value) {
+    for way in still_concealed(settings) {
+        let way: Vec<&str> = std::iter::once(field).chain(way.iter().map(String::as_str)).collect();
+        let msg = format!(
+            "`{CONCEALED}` stands for a secret that was shown, and there is none here to keep: say the secret itself"
+        );
+        faults.add_at(&way, msg);
+    }
+}
+
+/// The ways to what conceals a secret that nobody has put back.
+fn still_concealed(settings: &Value) -> Vec<Vec<String>> {
+    let below = |name: String, value: &Value| -> Vec<Vec<String>> {
+        let ways = still_concealed(value).into_iter();
+        ways.map(|way| [vec![name.clone()], way].concat()).collect()
+    };
+    match settings {
+        Value::Object(members) => {
+            let of_member = |(name, value): (&String, &Value)| match value {
+                Value::String(text) if is_secret(name) && text == CONCEALED => vec![vec![name.clone()]],
+                Value::Object(inner) if is_secret(name) => {
+                    let concealed = inner.iter().filter(|(_, value)| *value == CONCEALED);
+                    concealed.map(|(inner, _)| vec![name.clone(), inner.clone()]).collect()
+                }
+                value => below(name.clone(), value),
+            };
+            members.iter().flat_map(of_member).collect()
+        }
+        Value::Array(items) => items.iter().enumerate().flat_map(|(at, item)| below(at.to_string(), item)).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -472,6 +472,7 @@ fn check_queue(faults: &mut Faults, queue: Map<String, Value>, old: Option<&Way>
     if let Some(Way::Queue(text)) = old {
         crate::endpoint_kind::reveal(&mut settings, &serde_json::from_str(text.reveal()).unwrap_or_default());
     }
+    crate::endpoint_kind::refuse_concealed(faults, "queue", &settings);
     let text = settings.to_string();
     if text.len() > QUEUE_MAX {
         faults.add("queue", format!("`queue` must have at most {QUEUE_MAX} bytes as JSON"));

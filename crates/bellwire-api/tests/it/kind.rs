@@ -53,6 +53,36 @@ async fn a_plugin_has_no_url_and_conceals_its_secrets() {
 }
 
 #[tokio::test]
+async fn what_conceals_a_secret_is_not_taken_for_one() {
+    let world = world().await;
+    let body = |name: &str| {
+        let plugin = json!({ "runs": "javascript", "code": "a", "secrets": { name: "***" } });
+        json!({ "uid": "main", "plugin": plugin })
+    };
+    let at = |refused: &Value| refused["detail"][0]["loc"].clone();
+    // Copied from another endpoint as it was shown.
+    assert_eq!(at(&world.post(ALL, body("one")).await.expect(422)), json!(["body", "plugin", "secrets", "one"]));
+    let own = json!({ "runs": "javascript", "code": "***", "secrets": { "one": "hunter2" } });
+    world.post(ALL, json!({ "uid": "main", "plugin": own })).await.expect(201);
+    assert_eq!(at(&world.patch(ONE, body("other")).await.expect(422)), json!(["body", "plugin", "secrets", "other"]));
+    world.patch(ONE, body("one")).await.expect(200);
+    assert!(world.settings_of_main().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_refused_is_not_asked_for_a_url() {
+    let world = world().await;
+    for plugin in [json!({ "runs": "pigeon" }), json!({}), json!({ "runs": "javascript", "code": "bad" })] {
+        let refused = world.post(ALL, json!({ "plugin": plugin })).await.expect(422);
+        assert_eq!(refused["detail"].as_array().map(Vec::len), Some(1), "{refused}");
+    }
+    let refused = world.post(ALL, json!({ "kind": "plugin" })).await.expect(422);
+    assert_eq!(refused["detail"].as_array().map(Vec::len), Some(1), "{refused}");
+    let refused = world.post(ALL, json!({ "plugin": 7 })).await.expect(422);
+    assert!(refused["detail"][0]["msg"].as_str().expect("a text").contains("expected an object"), "{refused}");
+}
+
+#[tokio::test]
 async fn an_endpoint_moves_between_the_kinds() {
     let world = world().await;
     let made = world.post(ALL, json!({ "uid": "main", "kind": "pipe" })).await.expect(201);

@@ -95,6 +95,7 @@ async fn what_has_no_effect_or_no_meaning_is_refused() {
         body
     };
     let outbox = |value: Value| with(rows(), "outbox", value);
+    let queue = |password: &str| json!({ "appId": "acme", "way": "queue", "queue": { "broker": "nats", "password": password } });
     for (body, place) in [
         (with(report(), "secrets", json!(["x"])), "secrets"),
         (with(report(), "preset", json!("github")), "preset"),
@@ -112,6 +113,7 @@ async fn what_has_no_effect_or_no_meaning_is_refused() {
         (outbox(json!({})), "outbox"),
         (outbox(json!({ "connection": "a", "dsn": "b" })), "outbox"),
         (outbox(json!({ "dsn": "***" })), "outbox.dsn"),
+        (queue("***"), "queue.password"),
         (outbox(json!({ "connection": "a", "table": "x; DROP TABLE x" })), "outbox.table"),
         (outbox(json!({ "connection": "a", "columns": { "id": "a\"b" } })), "outbox.columns.id"),
         (outbox(json!({ "connection": "a", "pollSeconds": 0 })), "outbox.pollSeconds"),
