@@ -1,6 +1,7 @@
 //! What `bellwire listen` shows: a line for each webhook, aligned, in colour where a terminal wants it; or an object of JSON.
 
-use super::{Delivery, Went};
+use super::forward::Went;
+use super::pipe::Delivery;
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::time::Duration;
