@@ -53,10 +53,6 @@ fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -
             fan_out(entry, |endpoint| judge(endpoint, &candidate).is_match(|why| backend.filter_failed(endpoint, why)));
         (fan_out, bellwire_api::event_key(entry.application.id, &event_id))
     };
-    let hop = |received: &Arc<Received>| {
-        let received = Received::clone(received);
-        Arc::new(Received { hops: received.hops.saturating_add(1), dedupe: None, ..received })
-    };
     Ok(Draft {
         application: start.message.application,
         fan_out,
@@ -68,13 +64,19 @@ fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -
         content_type: ContentType::Json,
         transformations_params: None,
         trace: None,
-        received: start.message.received.as_ref().map(hop),
+        received: start.message.received.as_deref().map(|received| Arc::new(hop(received))),
         earlier: None,
         expires_at: now.plus(keep),
         deliver_at: None,
         idempotency: None,
         event: Some(event),
     })
+}
+
+/// What an emitted message has of the request that its origin came in: how that was packed is nothing to its own payload.
+fn hop(received: &Received) -> Received {
+    let headers = received.headers.iter().filter(|(name, _)| *name != http::header::CONTENT_ENCODING).collect();
+    Received { hops: received.hops.saturating_add(1), dedupe: None, headers, ..received.clone() }
 }
 
 /// Names what comes of a message at this endpoint in this place, and of nothing else.
@@ -87,4 +89,27 @@ fn event_id(origin: &Message, endpoint: u32, place: usize) -> Result<String, Str
         return Err(format!("a message that came of {CHAIN_MAX} emitted ones emits nothing more"));
     }
     Ok(format!("{before}.{endpoint}-{place}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bellwire_model::{Sequence, SourceId};
+
+    #[test]
+    fn what_is_emitted_of_a_packed_body_is_not_packed() {
+        let origin = Received {
+            source: SourceId::from_parts(Sequence::ZERO, [0; 12]),
+            method: "POST".into(),
+            path: "/hooks/a".into(),
+            query: None,
+            headers: [("content-encoding", "gzip"), ("x-event", "push")].into_iter().collect(),
+            remote: None,
+            hops: 2,
+            dedupe: Some("1".into()),
+        };
+        let emitted = hop(&origin);
+        assert_eq!(emitted.headers.iter().collect::<Vec<_>>(), [("x-event", "push")]);
+        assert_eq!((emitted.hops, emitted.dedupe), (3, None));
+    }
 }
