@@ -452,23 +452,16 @@ impl<'a> MessageIn<'a> {
         if payload.len() + transformations_params.as_ref().map_or(0, |text| text.len()) > payload_bytes_max {
             return Err(Error::too_large("payload", payload_bytes_max));
         }
+        let (nobody, nowhere) = (bellwire_model::ApplicationKey(0), bellwire_model::FanOut::new());
         let draft = Draft {
-            application: bellwire_model::ApplicationKey(0),
-            fan_out: bellwire_model::FanOut::new(),
-            event_type: event_type.unwrap_or_default(),
             event_id: self.event_id,
             channels: self.channels.unwrap_or_default(),
             tags: self.tags.unwrap_or_default(),
-            payload,
             content_type,
             transformations_params,
-            received: None,
-            trace: None,
-            earlier: None,
-            expires_at: now.plus(keep),
             deliver_at,
             idempotency: once.map(|once| (once.key, once.digest)),
-            event: None,
+            ..Draft::new(nobody, nowhere, event_type.unwrap_or_default(), payload, now.plus(keep))
         };
         Ok((Unaddressed { draft, place }, self.application))
     }

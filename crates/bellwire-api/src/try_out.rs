@@ -15,7 +15,7 @@ use crate::payload;
 use crate::schema::{newest, versions};
 use axum::response::Response;
 use bellwire_engine::Draft;
-use bellwire_model::{Attempt, ContentType, Delivery, FanOut, Message};
+use bellwire_model::{Attempt, Delivery, FanOut, Message};
 use bellwire_store::{AttemptFilter, AttemptQuery, Span};
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -83,23 +83,10 @@ async fn send_example(mut call: Call) -> Result<Response, Error> {
     faults.end()?;
     let payload = example_of(&call, &event_type, usize::try_from(input.example_index).unwrap_or(usize::MAX))?;
     let now = call.api.backend().now();
+    let fan_out = FanOut::from_slice(&[endpoint.key]);
     let draft = Draft {
-        application: application.application.key,
-        fan_out: FanOut::from_slice(&[endpoint.key]),
-        event_type,
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload,
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        earlier: None,
-        expires_at: now.plus(EXAMPLE_KEPT_FOR),
-        deliver_at: None,
         idempotency: call.once(body.bytes()).map(|Once { key, digest }| (key, digest)),
-        event: None,
+        ..Draft::new(application.application.key, fan_out, event_type, payload, now.plus(EXAMPLE_KEPT_FOR))
     };
     let message = accept(&call, draft).await?;
     Ok(error::json(StatusCode::ACCEPTED, &MessageOut::new(&message, true, now)))

@@ -2,8 +2,7 @@
 
 use bellwire_engine::{Draft, Effect, Ended, Engine, EngineSettings, Input, Intake, IntakeSettings};
 use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, Endpoint, EndpointId, EndpointKey, Now, Outcome, RequestDigest, Sequence,
-    Timestamp,
+    ApplicationKey, DedupeKey, Endpoint, EndpointId, EndpointKey, Now, Outcome, RequestDigest, Sequence, Timestamp,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -87,23 +86,10 @@ fn main() {
 fn draft(number: u64) -> Draft {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number.to_be_bytes());
+    let fan_out = [EndpointKey((number % ENDPOINTS) as u32)].into_iter().collect();
     Draft {
-        application: ApplicationKey(1),
-        fan_out: [EndpointKey((number % ENDPOINTS) as u32)].into_iter().collect(),
-        event_type: "invoice.paid".into(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Bytes::from_static(b"{}"),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        earlier: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
         idempotency: Some((DedupeKey(key), RequestDigest([0; 8]))),
-        event: None,
+        ..Draft::new(ApplicationKey(1), fan_out, "invoice.paid", "{}", Timestamp::FAR_FUTURE)
     }
 }
 

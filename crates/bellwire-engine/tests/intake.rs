@@ -4,9 +4,9 @@ use bellwire_engine::{
     Catalogue, Draft, Earlier, Intake, IntakeSettings, Occasion, Offer, OfferError, Operational, Undurable, What,
 };
 use bellwire_model::{
-    AfterAttempt, Application, ApplicationId, ApplicationKey, ContentType, DedupeKey, Delivery, EndReason, Endpoint,
-    EndpointId, EndpointKey, KeptHeaders, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received,
-    RequestDigest, Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
+    AfterAttempt, Application, ApplicationId, ApplicationKey, DedupeKey, Delivery, EndReason, Endpoint, EndpointId,
+    EndpointKey, KeptHeaders, Message, OPERATIONAL_UID, OperationalType, OrganisationId, Received, RequestDigest,
+    Sequence, SourceId, TaskId, Timestamp, Trigger, Waiting,
 };
 use bellwire_store::{Batch, Change, Task, TaskStatus, Work};
 use bytes::Bytes;
@@ -35,24 +35,7 @@ fn intake() -> Intake {
 }
 
 fn draft() -> Draft {
-    Draft {
-        application: A,
-        fan_out: [EndpointKey(5)].into_iter().collect(),
-        event_type: "a.b".into(),
-        event_id: None,
-        channels: Vec::new(),
-        tags: Vec::new(),
-        payload: Bytes::from_static(b"{}"),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        earlier: None,
-        expires_at: Timestamp::FAR_FUTURE,
-        deliver_at: None,
-        idempotency: None,
-        event: None,
-    }
+    Draft::new(A, [EndpointKey(5)].into_iter().collect(), "a.b", "{}", Timestamp::FAR_FUTURE)
 }
 
 fn with_key(key: u8, digest: u8) -> Draft {

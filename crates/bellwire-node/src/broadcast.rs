@@ -4,7 +4,7 @@
 use crate::core::Core;
 use bellwire_api::event_key;
 use bellwire_engine::{ApplicationEntry, BatchNumber, Draft, OfferError, fan_out};
-use bellwire_model::{ApplicationKey, ContentType};
+use bellwire_model::ApplicationKey;
 use bellwire_shape::{Candidate, judge};
 use bellwire_store::{Broadcast, BroadcastMessage, Broadcasted, Change, ReadError, Task};
 use bytes::Bytes;
@@ -89,21 +89,9 @@ fn draft(core: &Core, entry: &ApplicationEntry, message: &Broadcast, payload: &B
     let candidate = Candidate::new(event_type, event_id.as_deref(), channels, &[], payload);
     let fan_out = fan_out(entry, |endpoint| judge(endpoint, &candidate).is_match(|_| core.metrics.filter_failed()));
     Draft {
-        application: entry.application.key,
-        fan_out,
-        event_type: event_type.clone(),
         event_id: event_id.clone(),
         channels: channels.clone(),
-        tags: Vec::new(),
-        payload: payload.clone(),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        received: None,
-        trace: None,
-        earlier: None,
-        expires_at: *expires_at,
-        deliver_at: None,
-        idempotency: None,
         event: event_id.as_deref().map(|id| event_key(entry.application.id, id)),
+        ..Draft::new(entry.application.key, fan_out, event_type.as_str(), payload.clone(), *expires_at)
     }
 }

@@ -476,7 +476,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::observe::Metrics;
     use bellwire_engine::{Intake, IntakeSettings};
-    use bellwire_model::{ApplicationKey, ContentType, DedupeKey, EndpointKey, RequestDigest};
+    use bellwire_model::{ApplicationKey, DedupeKey, EndpointKey, RequestDigest};
     use bellwire_store::{Batch, EmbeddedStore, Settings};
     use std::future::Future;
     use std::pin::pin;
@@ -518,24 +518,8 @@ mod tests {
     }
 
     fn draft() -> Draft {
-        Draft {
-            application: ApplicationKey(1),
-            fan_out: [EndpointKey(5)].into_iter().collect(),
-            event_type: "a.b".into(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: bytes::Bytes::from_static(b"{}"),
-            content_type: ContentType::Json,
-            expires_at: Timestamp::FAR_FUTURE,
-            deliver_at: None,
-            transformations_params: None,
-            received: None,
-            trace: None,
-            earlier: None,
-            idempotency: None,
-            event: None,
-        }
+        let fan_out = [EndpointKey(5)].into_iter().collect();
+        Draft::new(ApplicationKey(1), fan_out, "a.b", "{}", Timestamp::FAR_FUTURE)
     }
 
     fn with_event() -> Draft {

@@ -7,7 +7,7 @@
 
 use bellwire_api::backend::{AcceptError, Backend};
 use bellwire_engine::{Draft, Start, fan_out};
-use bellwire_model::{ContentType, Message, Received};
+use bellwire_model::{Message, Received};
 use bellwire_plugin::Emitted;
 use bellwire_shape::{Candidate, judge};
 use std::sync::Arc;
@@ -54,22 +54,11 @@ fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -
         (fan_out, bellwire_api::event_key(entry.application.id, &event_id))
     };
     Ok(Draft {
-        application: start.message.application,
-        fan_out,
-        event_type,
         event_id: Some(event_id),
         channels,
-        tags: Vec::new(),
-        payload: payload.into(),
-        content_type: ContentType::Json,
-        transformations_params: None,
-        trace: None,
         received: start.message.received.as_deref().map(|received| Arc::new(hop(received))),
-        earlier: None,
-        expires_at: now.plus(keep),
-        deliver_at: None,
-        idempotency: None,
         event: Some(event),
+        ..Draft::new(start.message.application, fan_out, event_type, payload, now.plus(keep))
     })
 }
 

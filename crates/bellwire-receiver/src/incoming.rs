@@ -92,22 +92,12 @@ impl Incoming<'_> {
         });
         drop(candidate);
         let draft = Draft {
-            application: source.application,
-            fan_out,
-            event_type,
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload,
             content_type,
-            transformations_params: None,
             trace: self.trace_parent(backend),
             received: Some(Arc::clone(&received)),
             earlier: keys.as_ref().map(|keys| keys.earlier),
-            expires_at: self.now.plus(KEPT_FOR),
-            deliver_at: None,
-            idempotency: None,
             event: keys.map(|keys| keys.own),
+            ..Draft::new(source.application, fan_out, event_type, payload, self.now.plus(KEPT_FOR))
         };
         (draft, received)
     }

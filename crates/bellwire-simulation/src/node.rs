@@ -5,8 +5,7 @@ use bellwire_engine::{
     Leases, OfferError, Operational, Receipt, Sealed, Use, fan_out,
 };
 use bellwire_model::{
-    ApplicationKey, ContentType, DedupeKey, KeptHeaders, Received, RequestDigest, RetrySchedule, Sequence, SourceId,
-    Timestamp,
+    ApplicationKey, DedupeKey, KeptHeaders, Received, RequestDigest, RetrySchedule, Sequence, SourceId, Timestamp,
 };
 use bellwire_store::{Change, Recovered};
 use bytes::Bytes;
@@ -164,23 +163,15 @@ impl Node {
     /// The draft of a request, if its application exists.
     pub(crate) fn draft(&self, request: &Request, now: Timestamp) -> Option<Draft> {
         let application = self.catalogue.application(request.application)?;
+        let fan_out = fan_out(application, |endpoint| bellwire_model::matches(endpoint, "a.b", &[]));
+        let expires_at = now.plus(Duration::from_secs(90 * 86_400));
         Some(Draft {
-            application: request.application,
-            fan_out: fan_out(application, |endpoint| bellwire_model::matches(endpoint, "a.b", &[])),
-            event_type: "a.b".to_owned(),
-            event_id: None,
-            channels: Vec::new(),
-            tags: Vec::new(),
-            payload: request.payload.clone(),
-            content_type: ContentType::Json,
-            transformations_params: None,
             received: request.received.map(|keys| Arc::new(received(keys.number))),
-            trace: None,
             earlier: request.received.map(|keys| keys.earlier),
-            expires_at: now.plus(Duration::from_secs(90 * 86_400)),
             deliver_at: request.delayed.map(|wait| now.plus(Duration::from_micros(wait.unsigned_abs()))),
             idempotency: request.idempotency,
             event: request.received.map(|keys| keys.own).or(request.event),
+            ..Draft::new(request.application, fan_out, "a.b", request.payload.clone(), expires_at)
         })
     }
 }

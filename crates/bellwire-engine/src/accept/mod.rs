@@ -101,6 +101,36 @@ pub struct Draft {
     pub event: Option<DedupeKey>,
 }
 
+impl Draft {
+    /// One with a payload of JSON, and nothing else set.
+    pub fn new(
+        application: ApplicationKey,
+        fan_out: FanOut,
+        event_type: impl Into<String>,
+        payload: impl Into<Bytes>,
+        expires_at: Timestamp,
+    ) -> Self {
+        Draft {
+            application,
+            fan_out,
+            event_type: event_type.into(),
+            event_id: None,
+            channels: Vec::new(),
+            tags: Vec::new(),
+            payload: payload.into(),
+            content_type: ContentType::Json,
+            transformations_params: None,
+            received: None,
+            trace: None,
+            earlier: None,
+            expires_at,
+            deliver_at: None,
+            idempotency: None,
+            event: None,
+        }
+    }
+}
+
 /// The keys of a received request in the windows beside its own: they are looked at and not taken.
 ///
 /// Keys of received requests are made with the number of their window, so that a key never changes hands and the store knows

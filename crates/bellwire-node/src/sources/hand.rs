@@ -244,23 +244,13 @@ pub(super) fn draft(doors: &Doors, source: &Source, brought: Brought) -> anyhow:
     };
     drop(candidate);
     let received = received(source, key.clone(), place, headers, hops);
+    let expires_at = doors.core.clock.engine().plus(KEPT_FOR);
     Ok(Draft {
-        application: source.application,
-        fan_out,
-        event_type,
-        event_id: None,
         channels,
-        tags: Vec::new(),
-        payload,
         content_type,
-        transformations_params: None,
         received: Some(Arc::new(received)),
-        earlier: None,
-        trace: None,
-        expires_at: doors.core.clock.engine().plus(KEPT_FOR),
-        deliver_at: None,
-        idempotency: None,
         event: Some(dedupe_key(source.id, &key)),
+        ..Draft::new(source.application, fan_out, event_type, payload, expires_at)
     })
 }
 
