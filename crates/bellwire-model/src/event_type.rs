@@ -30,3 +30,53 @@ pub struct EventType {
     /// When it was last changed.
     pub updated_at: Timestamp,
 }
+
+impl EventType {
+    /// A name has no more bytes.
+    pub const NAME_MAX: usize = 256;
+
+    /// What somebody else calls an event, as a name. In the letters of names it stays as it is; else each run of others, and of `_`, becomes
+    /// one `_`, and none of them, nor a full stop, stands at an end. It is `default` if nothing is left. What is too long is cut.
+    pub fn name_from(given: Option<&str>, default: &str) -> String {
+        let given = given.unwrap_or_default();
+        let is_usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !given.is_empty() && given.chars().all(is_usual) {
+            return given[..given.len().min(Self::NAME_MAX)].to_owned();
+        }
+        let mut name = String::new();
+        for c in given.chars().map(|c| if is_usual(c) { c } else { '_' }) {
+            if name.len() < Self::NAME_MAX && !(c == '_' && name.ends_with('_')) {
+                name.push(c);
+            }
+        }
+        let trimmed = name.trim_matches(['_', '.']);
+        if trimmed.is_empty() { default.to_owned() } else { trimmed.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_call_an_event_is_put_into_the_letters_of_names() {
+        for (given, expected) in [
+            (Some("push"), "push"),
+            (Some("invoice.paid"), "invoice.paid"),
+            (Some("orders/create"), "orders_create"),
+            (Some("com.example: it's  new!"), "com.example_it_s_new"),
+            (Some("$page_view"), "page_view"),
+            (Some("a__b"), "a__b"),
+            (Some("_private."), "_private."),
+            (Some("☂"), "github"),
+            (Some("/"), "github"),
+            (Some(""), "github"),
+            (None, "github"),
+        ] {
+            assert_eq!(EventType::name_from(given, "github"), expected, "{given:?}");
+        }
+        for long in ["x".repeat(300), format!("/{}", "x".repeat(300))] {
+            assert!((255..=256).contains(&EventType::name_from(Some(&long), "").len()));
+        }
+    }
+}

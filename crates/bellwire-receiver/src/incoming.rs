@@ -5,7 +5,9 @@ use crate::verify::Ready;
 use crate::{Backend, Outcome, dedupe, kept};
 use axum::body::Bytes;
 use bellwire_engine::{ApplicationEntry, Draft, fan_out};
-use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, Received, Source, Timestamp, TraceParent};
+use bellwire_model::{
+    ContentType, EventType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, Received, Source, Timestamp, TraceParent,
+};
 use bellwire_shape::{Candidate, judge};
 use bellwire_signature::source::Proof;
 use http::request::Parts;
@@ -16,7 +18,6 @@ use std::time::Duration;
 
 /// How long a payload is kept, unless retention is shorter; as for messages of the API.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
-const EVENT_TYPE_MAX: usize = 256;
 const CONTENT_TYPE_MAX: usize = 256;
 const HOPS: HeaderName = HeaderName::from_static(HOPS_HEADER);
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -76,7 +77,7 @@ impl Incoming<'_> {
         let event_type = match &source.event_type {
             EventTypeFrom::Fixed(name) => name.clone(),
             EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
-                event_type(proof.event_type.as_deref(), &self.ready.event_type)
+                EventType::name_from(proof.event_type.as_deref(), &self.ready.event_type)
             }
         };
         // A slice would hold on to the connection's whole read buffer for as long as the message waits.
@@ -121,40 +122,10 @@ fn content_type(parts: &Parts) -> ContentType {
     }
 }
 
-/// In the letters that event types have: what is none of them becomes `_`, once for a run of them.
-fn event_type(given: Option<&str>, default: &str) -> String {
-    let mut name = String::new();
-    for c in given.unwrap_or_default().chars() {
-        let c = if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-        if name.len() < EVENT_TYPE_MAX && !(c == '_' && name.ends_with('_')) {
-            name.push(c);
-        }
-    }
-    let trimmed = name.trim_matches(|c| matches!(c, '_' | '.'));
-    if trimmed.is_empty() { default.to_owned() } else { trimmed.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::Request;
-
-    #[test]
-    fn event_types_are_put_into_their_letters() {
-        for (given, expected) in [
-            (Some("push"), "push"),
-            (Some("invoice.paid"), "invoice.paid"),
-            (Some("orders/create"), "orders_create"),
-            (Some("com.example: it's  new!"), "com.example_it_s_new"),
-            (Some("__..a"), "a"),
-            (Some("☂"), "github"),
-            (Some(""), "github"),
-            (None, "github"),
-        ] {
-            assert_eq!(event_type(given, "github"), expected);
-        }
-        assert_eq!(event_type(Some(&"x".repeat(300)), "").len(), 256);
-    }
 
     #[test]
     fn hops_that_cannot_be_read_are_too_many() {

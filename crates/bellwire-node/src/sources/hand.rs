@@ -8,8 +8,8 @@ use bellwire_api::backend::{AcceptError, Backend};
 use bellwire_egress::Client;
 use bellwire_engine::{Draft, fan_out};
 use bellwire_model::{
-    ContentType, DedupeKey, EventTypeFrom, KeptHeaders, KeptRequest, Received, RequestId, RequestOutcome, Source,
-    SourceCursor, SourceId, Timestamp,
+    ContentType, DedupeKey, EventType, EventTypeFrom, KeptHeaders, KeptRequest, Received, RequestId, RequestOutcome,
+    Source, SourceCursor, SourceId, Timestamp,
 };
 use bellwire_plugin::sql::{Named, tls::Tls};
 use bellwire_receiver::Outcome;
@@ -24,7 +24,6 @@ use std::time::Duration;
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long to wait when too much waits for a commit.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
-const EVENT_TYPE_MAX: usize = 256;
 /// One page has no more messages.
 pub(super) const PAGE_MAX: usize = 500;
 
@@ -33,7 +32,7 @@ pub(super) const PAGE_MAX: usize = 500;
 pub(crate) struct Brought {
     /// Tells it from the source's others: what has the key of an earlier one makes no second message, as long as that one is kept.
     pub(crate) key: String,
-    /// The event type, as far as it is told. What cannot stand in one becomes `_`.
+    /// The event type, as far as it is told ([`EventType::name_from`]).
     pub(crate) event_type: Option<String>,
     pub(crate) channels: Vec<String>,
     pub(crate) payload: Bytes,
@@ -233,7 +232,7 @@ pub(super) fn draft(doors: &Doors, source: &Source, brought: Brought) -> anyhow:
     let event_type = match &source.event_type {
         EventTypeFrom::Fixed(name) => name.clone(),
         EventTypeFrom::Recipe | EventTypeFrom::Place(_) => {
-            lettered(event_type.as_deref().unwrap_or_default(), source.way.name())
+            EventType::name_from(event_type.as_deref(), source.way.name())
         }
     };
     let candidate = Candidate::new(&event_type, None, &channels, &[], &payload).typed(&content_type);
@@ -278,11 +277,4 @@ fn dedupe_key(source: SourceId, key: &str) -> DedupeKey {
     let mut short = [0; 16];
     short.copy_from_slice(&digest[..16]);
     DedupeKey(short)
-}
-
-/// In the letters that event types have: what is none of them becomes `_`.
-fn lettered(given: &str, default: &str) -> String {
-    let usual = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let name: String = given.chars().take(EVENT_TYPE_MAX).map(usual).collect();
-    if name.is_empty() { default.to_owned() } else { name }
 }
