@@ -75,7 +75,7 @@ pub(crate) fn plugins(config: &Config) -> anyhow::Result<Arc<bellwire_plugin::Sh
             environment: config.plugins.environment.clone(),
         },
         databases: config.plugins.databases.clone(),
-        tls: Some(Tls::new(&config.egress.tls).context("TLS to databases cannot be set up")?),
+        tls: Tls::new(&config.egress.tls).context("TLS to databases cannot be set up")?,
         tls_settings: config.egress.tls.clone(),
         mail: Mail::new(
             config.plugins.smtp.clone(),

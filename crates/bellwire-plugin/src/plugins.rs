@@ -39,8 +39,8 @@ pub struct Limits {
     pub commands: Allowed,
     /// Databases that endpoints can name.
     pub databases: Named,
-    /// TLS to databases.
-    pub tls: Option<Tls>,
+    /// TLS to databases; by default there is none.
+    pub tls: Tls,
     /// The same for a library that makes TLS of its own.
     pub tls_settings: TlsSettings,
     /// Of mail.
@@ -225,7 +225,7 @@ impl Shared {
     }
 
     /// TLS to databases.
-    pub fn tls(&self) -> Option<Tls> {
+    pub fn tls(&self) -> Tls {
         self.limits.tls.clone()
     }
 

@@ -98,7 +98,7 @@ impl Hand {
     }
 
     /// TLS to databases.
-    pub(super) fn tls(&self) -> Option<Tls> {
+    pub(super) fn tls(&self) -> Tls {
         self.doors.plugins.tls()
     }
 

@@ -16,12 +16,12 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 /// A client of the server that these settings name: over this stream to this host, or over a socket of its own. Calls `woken` for each
-/// notification, and when the connection has ended. Without `tls`, only servers that need not have it are reached.
+/// notification, and when the connection has ended. By [`Tls::default`], only servers that need not have it are reached.
 ///
 /// Boxed, as it would otherwise be compiled for whoever asks.
 pub fn connect(
     mut config: Config,
-    tls: Option<Tls>,
+    tls: Tls,
     over: Option<(Box<dyn Wire>, String)>,
     woken: Box<dyn Fn() + Send>,
 ) -> Pin<Box<dyn Future<Output = Result<Client, Error>>>> {
@@ -30,7 +30,6 @@ pub fn connect(
     if is_socket || (tls.is_none() && config.get_ssl_mode() == SslMode::Prefer) {
         config.ssl_mode(SslMode::Disable);
     }
-    let tls = tls.unwrap_or_default();
     Box::pin(async move {
         match over {
             Some((stream, host)) => {

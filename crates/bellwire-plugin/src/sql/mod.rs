@@ -221,9 +221,9 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Opens nothing yet. Without `tls`, only databases of PostgreSQL that do not ask for it are reached; MySQL has its own, by these
+    /// Opens nothing yet. By [`Tls::default`], only databases of PostgreSQL that do not ask for it are reached; MySQL has its own, by these
     /// settings.
-    pub fn new(tls: Option<Tls>, settings: &TlsSettings) -> Self {
+    pub fn new(tls: Tls, settings: &TlsSettings) -> Self {
         #[cfg(not(feature = "mysql"))]
         let _ = settings;
         Pools {

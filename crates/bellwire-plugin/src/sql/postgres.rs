@@ -29,7 +29,7 @@ const TOO_MUCH: &str = "the database answers with more than 32 MiB to one event"
 
 /// Connections of one shard.
 pub(super) struct Pools {
-    tls: Option<Tls>,
+    tls: Tls,
     connections: Connections<Held>,
 }
 
@@ -101,7 +101,7 @@ impl ToSql for Text {
 }
 
 impl Pools {
-    pub(super) fn new(tls: Option<Tls>) -> Self {
+    pub(super) fn new(tls: Tls) -> Self {
         Pools { tls, connections: Connections::default() }
     }
 

@@ -31,7 +31,7 @@ fn run(folder: &std::path::Path, statements: Json, payload: &str) -> Answer {
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received(payload);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
+    let (files, pools, client) = (Arc::default(), Pools::new(Tls::default(), &TlsSettings::default()), client());
     runtime.block_on(sql.run(&Event::new(&message, 1), &named, &files, &pools, &client)).answer
 }
 
@@ -141,7 +141,7 @@ fn a_database_that_is_busy_or_missing_is_tried_again() {
     ]
     .into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
+    let (files, pools, client) = (Arc::default(), Pools::new(Tls::default(), &TlsSettings::default()), client());
     let run = |settings: Json| {
         let sql: Sql = crate::settings::read(&settings).expect("settings");
         let message = received("{}");
@@ -256,7 +256,7 @@ fn local_client() -> Client {
 async fn the_operators_connection_is_not_lent_to_who_writes_the_same_dsn() {
     let dsn = strange_postgres(Says::Refusal(PASSING, 0)).dsn;
     let named: Named = [("shop".to_owned(), dsn.clone())].into();
-    let (files, pools, client) = (Arc::default(), Pools::new(None, &TlsSettings::default()), client());
+    let (files, pools, client) = (Arc::default(), Pools::new(Tls::default(), &TlsSettings::default()), client());
     let run = async |settings: Json| {
         let sql: Sql = crate::settings::read(&settings).expect("settings");
         let message = received("{}");
@@ -282,7 +282,7 @@ async fn a_database_that_the_operator_names_may_be_at_a_socket() {
     let beside = format!("postgres:///shop?host={host}&user=app&sslmode=require");
     // With TLS for those databases that have it: a socket has none.
     let tls = Tls::new(&TlsSettings::default()).expect("TLS");
-    let (pools, client) = (Pools::new(Some(tls), &TlsSettings::default()), client());
+    let (pools, client) = (Pools::new(tls, &TlsSettings::default()), client());
     for dsn in [in_place_of_the_host, beside] {
         assert_eq!(check_dsn(&dsn), Ok(()));
         let named: Named = [("shop".to_owned(), dsn.clone())].into();
@@ -298,7 +298,7 @@ async fn a_database_that_the_operator_names_may_be_at_a_socket() {
 async fn what_the_database_ends_at_the_deadline_is_a_timeout() {
     // `query_canceled`.
     let server = strange_postgres(Says::Refusal("57014", 0));
-    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let (pools, client) = (Pools::new(Tls::default(), &TlsSettings::default()), local_client());
     let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 5_000 });
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received("{}");
@@ -309,7 +309,7 @@ async fn what_the_database_ends_at_the_deadline_is_a_timeout() {
 #[tokio::test]
 async fn a_server_that_says_that_a_gigabyte_comes_is_not_heard_out() {
     let server = strange_postgres(Says::Zeros(b"D\x40\0\0\0"));
-    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let (pools, client) = (Pools::new(Tls::default(), &TlsSettings::default()), local_client());
     let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 60_000 });
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received("{}");
@@ -324,7 +324,7 @@ async fn a_server_that_says_that_a_gigabyte_comes_is_not_heard_out() {
 async fn what_a_server_may_answer_is_counted_anew_for_each_event() {
     // A transaction that is not begun is rolled back, so it says this twice to each event.
     let server = strange_postgres(Says::Refusal(PASSING, 8 << 20));
-    let (pools, client) = (Pools::new(None, &TlsSettings::default()), local_client());
+    let (pools, client) = (Pools::new(Tls::default(), &TlsSettings::default()), local_client());
     let settings = json!({ "dsn": server.dsn, "statements": ["SELECT 1"], "timeout_ms": 30_000 });
     let sql: Sql = crate::settings::read(&settings).expect("settings");
     let message = received("{}");

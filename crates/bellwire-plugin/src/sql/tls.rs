@@ -27,6 +27,11 @@ impl Tls {
         Ok(Tls(Some(TlsConnector::from(Arc::new(config)))))
     }
 
+    /// Whether it makes none.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// To this host.
     pub(super) fn to(&self, host: &str) -> Connect {
         Connect { connector: self.0.clone(), host: host.to_owned() }

@@ -44,7 +44,7 @@ impl Reader {
     pub(super) async fn open(
         dsn: &str,
         guard: Option<&Egress>,
-        tls: Option<Tls>,
+        tls: Tls,
         outbox: &Outbox,
         is_typed: bool,
     ) -> anyhow::Result<Reader> {
@@ -165,7 +165,7 @@ impl Reader {
     }
 }
 
-async fn connect(dsn: &str, guard: Option<&Egress>, tls: Option<Tls>, woken: &Arc<Notify>) -> anyhow::Result<Client> {
+async fn connect(dsn: &str, guard: Option<&Egress>, tls: Tls, woken: &Arc<Notify>) -> anyhow::Result<Client> {
     // What is wrong with it is not repeated: it may hold a password.
     let mut config: Config = dsn.parse().map_err(|_| anyhow::anyhow!("the DSN cannot be read"))?;
     config.connect_timeout(CONNECT_WAIT).application_name("bellwire");

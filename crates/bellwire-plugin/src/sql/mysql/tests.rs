@@ -192,7 +192,11 @@ impl Shard {
         let guard = Guard { allowed_networks: vec![allowed.parse().expect("a network")], ..Guard::default() };
         let settings = Settings { guard, tls: tls.clone(), ..Settings::default() };
         let client = bellwire_egress::Egress::new(settings).expect("egress").client().expect("a client");
-        Shard { named: [("orders".into(), dsn.to_owned())].into(), pools: sql::Pools::new(None, &tls), client }
+        Shard {
+            named: [("orders".into(), dsn.to_owned())].into(),
+            pools: sql::Pools::new(sql::tls::Tls::default(), &tls),
+            client,
+        }
     }
 
     async fn run(&self, settings: Json, payload: &str) -> Answer {

@@ -109,8 +109,8 @@ impl Source {
         config.application_name("bellwire import").options("-c default_transaction_read_only=on");
         let refused = || Hint::new("no connection to the database", "the server only needs to be allowed to read");
         let tls = match config.get_ssl_mode() {
-            SslMode::Require => Some(Tls::new(tls).context("cannot set up TLS")?),
-            _ => None,
+            SslMode::Require => Tls::new(tls).context("cannot set up TLS")?,
+            _ => Tls::default(),
         };
         let client = sql::connect(config, tls, None, Box::new(|| {})).await.with_context(refused)?;
         Ok(Source { client })
