@@ -48,9 +48,10 @@ impl Schedule {
         if !(schedule.trim_start().starts_with('@') && fields == 1) && fields != 5 && fields != 6 {
             return Err(format!("it has {fields} fields; it must have five, or six with the seconds first"));
         }
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        let cron = parser.parse(schedule).map_err(|error| error.to_string())?;
-        Ok(Schedule { cron, zone })
+        match parser().parse(schedule) {
+            Ok(cron) => Ok(Schedule { cron, zone }),
+            Err(error) => Err(wrong(schedule).unwrap_or_else(|| error.to_string())),
+        }
     }
 
     fn zoned(&self, at: Timestamp) -> Option<Zoned> {
@@ -98,6 +99,32 @@ impl Schedule {
         instants.reverse();
         Due { instants, through, next }
     }
+}
+
+fn parser() -> CronParser {
+    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build()
+}
+
+/// The first field that can be none, whatever the others are, with what it can be.
+fn wrong(schedule: &str) -> Option<String> {
+    const FIELDS: [(&str, &str); 6] = [
+        ("second", "0 to 59"),
+        ("minute", "0 to 59"),
+        ("hour", "0 to 23"),
+        ("day of the month", "1 to 31, L, or a day with W behind it"),
+        ("month", "1 to 12, or JAN to DEC"),
+        ("day of the week", "0 to 7, or SUN to SAT, perhaps with L or #1 to #5 behind it"),
+    ];
+    let given: Vec<&str> = schedule.split_whitespace().collect();
+    if let [name] = given.as_slice() {
+        return Some(format!("there is no {name}; there are @hourly, @daily, @weekly, @monthly and @yearly"));
+    }
+    let fields = FIELDS.get(FIELDS.len().checked_sub(given.len())?..)?;
+    given.iter().zip(fields).enumerate().find_map(|(at, (field, (name, range)))| {
+        let alone: Vec<&str> = (0..given.len()).map(|other| if other == at { *field } else { "*" }).collect();
+        let is_wrong = parser().parse(&alone.join(" ")).is_err();
+        is_wrong.then(|| format!("{field:?} cannot be the {name}, which is {range}"))
+    })
 }
 
 pub(super) fn timestamp(at: &Zoned) -> Timestamp {
@@ -229,6 +256,27 @@ mod tests {
             all(&nine, "2026-03-06T00:00:00Z", "2026-03-09T12:00:00Z"),
             ["2026-03-06T09:00:00+05:45", "2026-03-09T09:00:00+05:45"]
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_schedule_is_told_with_its_field() {
+        for (bad, told) in [
+            ("61 * * * *", "\"61\" cannot be the minute, which is 0 to 59"),
+            ("0 0 24 * * *", "\"24\" cannot be the hour, which is 0 to 23"),
+            ("0 9 * FOO *", "\"FOO\" cannot be the month, which is 1 to 12, or JAN to DEC"),
+            ("*/0 * * * *", "\"*/0\" cannot be the minute, which is 0 to 59"),
+            ("0 9 * * MON#6", "\"MON#6\" cannot be the day of the week"),
+            ("@reboot", "there is no @reboot; there are @hourly"),
+            ("0 9 * *", "it has 4 fields"),
+        ] {
+            let fault = Schedule::parse(bad, TimeZone::UTC).expect_err(bad);
+            assert!(fault.starts_with(told), "{bad}: {fault}");
+        }
+        let either = schedule("0 9 1 * MON", "UTC");
+        let days = all(&either, "2026-05-30T00:00:00Z", "2026-06-09T00:00:00Z");
+        assert_eq!(days.iter().map(|time| &time[..10]).collect::<Vec<_>>(), ["2026-06-01", "2026-06-08"]);
+        let days = all(&either, "2026-06-30T00:00:00Z", "2026-07-07T00:00:00Z");
+        assert_eq!(days.iter().map(|time| &time[..10]).collect::<Vec<_>>(), ["2026-07-01", "2026-07-06"]);
     }
 
     #[test]
