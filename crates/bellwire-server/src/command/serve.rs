@@ -84,7 +84,7 @@ impl Running {
     }
 
     fn reload_hooks(&mut self, changed_only: bool) {
-        if !self.hooks.as_ref().is_some_and(|hooks| !changed_only || hooks.has_changed()) {
+        if !self.hooks.as_mut().is_some_and(|hooks| !changed_only || hooks.has_changed()) {
             return;
         }
         if let Err(faults) = self.declare() {

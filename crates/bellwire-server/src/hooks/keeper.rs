@@ -19,6 +19,8 @@ pub(crate) struct Handle {
     /// The file, and those that it names, as they were when they were last read.
     file: (PathBuf, Option<Seen>),
     named: Vec<(PathBuf, Option<Seen>)>,
+    /// All of them as they were at the last look.
+    looked: Vec<Option<Seen>>,
     requests: mpsc::UnboundedSender<std::sync::mpsc::Sender<Told>>,
 }
 
@@ -26,10 +28,15 @@ pub(crate) struct Handle {
 type Told = (Outcome, Option<Vec<(PathBuf, Option<Seen>)>>);
 
 impl Handle {
-    /// Whether one of them is another one than when it was last read. One that is not there right now is being replaced.
-    pub(crate) fn has_changed(&self) -> bool {
-        let mut all = std::iter::once(&self.file).chain(&self.named);
-        all.any(|(path, seen)| Seen::of(path).is_some_and(|now| seen.as_ref() != Some(&now)))
+    /// Whether one of them is another one than when it was last read, and all have come to rest: half of a file would say that the
+    /// other half is declared no more. One that is not there right now is being replaced. To be asked now and then.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        let all = || std::iter::once(&self.file).chain(&self.named);
+        let now: Vec<Option<Seen>> = all().map(|(path, _)| Seen::of(path)).collect();
+        let has_changed = all().zip(&now).any(|((_, seen), now)| now.is_some() && seen != now);
+        let at_rest = now == self.looked;
+        self.looked = now;
+        at_rest && has_changed
     }
 
     /// Has the file read and applied, and waits. `None` if the server is ending.
@@ -56,7 +63,7 @@ struct Keeper {
 /// Keeps what this file declares, at the server that it moves into.
 pub(crate) fn keeper(path: PathBuf) -> (Resident, Handle) {
     let (sender, requests) = mpsc::unbounded_channel();
-    let handle = Handle { file: (path.clone(), None), named: Vec::new(), requests: sender };
+    let handle = Handle { file: (path.clone(), None), named: Vec::new(), looked: Vec::new(), requests: sender };
     let resident: Resident =
         Box::new(move |backend, settings| Box::pin(Keeper { path, backend, settings, requests }.run()));
     (resident, handle)
@@ -94,4 +101,28 @@ impl Keeper {
 /// As [`Document::read`].
 pub(crate) fn read(path: &Path) -> Result<Document, Faults> {
     Document::read(path, &bellwire_config::variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_written_is_read_when_it_has_come_to_rest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hooks.toml");
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("[sources.a]\npreset = \"none\"\n");
+        let (_, mut handle) = keeper(path.clone());
+        handle.file.1 = Seen::of(&path);
+        assert!(!handle.has_changed());
+        for half in ["", "[sources.b]\n"] {
+            write(half);
+            assert!(!handle.has_changed(), "more of it may come");
+        }
+        assert!(handle.has_changed());
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!handle.has_changed());
+        assert!(!handle.has_changed(), "another one comes in its place");
+    }
 }
