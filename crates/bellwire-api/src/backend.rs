@@ -56,6 +56,9 @@ pub enum AcceptError {
     Failed(String),
 }
 
+/// In place of a status: the delivery was cancelled or aborted, and nobody needs to wait for its endpoint any more.
+pub const NO_ANSWER: u16 = 0;
+
 /// What an endpoint answered to a message that somebody waits for.
 #[derive(Clone, Debug)]
 pub struct EndpointAnswer {
@@ -63,7 +66,7 @@ pub struct EndpointAnswer {
     pub endpoint: EndpointKey,
     /// Whether it is meant for whoever waits: a 2xx of an HTTP endpoint, or what a plugin says in so many words.
     pub responds: bool,
-    /// The status.
+    /// The status; [`NO_ANSWER`] if the delivery has ended and no answer will come.
     pub status: u16,
     /// What a plugin wants in the head of its answer; empty for others.
     pub headers: Vec<(String, String)>,

@@ -3,7 +3,7 @@
 //! `POST …/msg?wait=2` accepts the message like any other; it is durable, and goes out, whatever becomes of the waiting. Then the
 //! request stays open until the endpoints have answered, or the deadline has passed.
 
-use crate::backend::{Accepted, EndpointAnswer, Listening};
+use crate::backend::{Accepted, EndpointAnswer, Listening, NO_ANSWER};
 use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::error::Error;
@@ -131,7 +131,7 @@ impl Wait {
         if owed.is_empty() {
             return Ok(self.fall_back("no endpoint that is waited for takes this message".to_owned()));
         }
-        let mut verdict = Verdict { owed, patch: None, allowed: None };
+        let mut verdict = Verdict { owed, patch: None, allowed: None, is_incomplete: false };
         let decided = match accepted {
             Accepted::New(_) => match tokio::time::timeout(self.deadline, verdict.hear(listening)).await {
                 Ok(decided) => decided,
@@ -172,6 +172,8 @@ struct Verdict {
     /// The first that was given.
     patch: Option<(Value, EndpointAnswer)>,
     allowed: Option<EndpointAnswer>,
+    /// One will never answer.
+    is_incomplete: bool,
 }
 
 impl Verdict {
@@ -188,16 +190,24 @@ impl Verdict {
     /// Takes one answer into account. One objection is enough; otherwise all must have answered.
     fn take(&mut self, answer: EndpointAnswer) -> Result<Option<Decided>, String> {
         let Some(at) = self.owed.iter().position(|endpoint| *endpoint == answer.endpoint) else { return Ok(None) };
-        match read(answer.status, &answer.body)? {
-            (Decision::Deny, _) => return Ok(Some((Decision::Deny, None, answer))),
-            (Decision::Patch, patch) => {
-                self.patch.get_or_insert_with(|| (patch.unwrap_or_default(), answer));
+        if answer.status == NO_ANSWER {
+            // Another may still object.
+            self.is_incomplete = true;
+        } else {
+            match read(answer.status, &answer.body)? {
+                (Decision::Deny, _) => return Ok(Some((Decision::Deny, None, answer))),
+                (Decision::Patch, patch) => {
+                    self.patch.get_or_insert_with(|| (patch.unwrap_or_default(), answer));
+                }
+                (Decision::Allow, _) => self.allowed = Some(answer),
             }
-            (Decision::Allow, _) => self.allowed = Some(answer),
         }
         self.owed.swap_remove(at);
         if !self.owed.is_empty() {
             return Ok(None);
+        }
+        if self.is_incomplete {
+            return Err("an endpoint's delivery has ended without an answer".to_owned());
         }
         Ok(match (self.patch.take(), self.allowed.take()) {
             (Some((patch, answer)), _) => Some((Decision::Patch, Some(patch), answer)),
@@ -281,17 +291,36 @@ mod tests {
 
     #[test]
     fn one_objection_is_enough_and_consent_needs_all() {
-        let mut verdict =
-            Verdict { owed: vec![EndpointKey(1), EndpointKey(2), EndpointKey(3)], patch: None, allowed: None };
+        let mut verdict = Verdict {
+            owed: vec![EndpointKey(1), EndpointKey(2), EndpointKey(3)],
+            patch: None,
+            allowed: None,
+            is_incomplete: false,
+        };
         assert!(verdict.take(answer(1, "ok")).expect("an answer").is_none());
         assert!(verdict.take(answer(1, r#"{"decision":"deny"}"#)).expect("an answer").is_none(), "it has answered");
         assert!(verdict.take(answer(9, r#"{"decision":"deny"}"#)).expect("an answer").is_none(), "nobody waits for it");
         assert!(verdict.take(answer(2, r#"{"decision":"patch","patch":[1]}"#)).expect("an answer").is_none());
         let (decision, patch, _) = verdict.take(answer(3, "")).expect("an answer").expect("a decision");
         assert_eq!((decision, patch), (Decision::Patch, Some(serde_json::json!([1]))));
-        let mut verdict = Verdict { owed: vec![EndpointKey(1), EndpointKey(2)], patch: None, allowed: None };
+        let mut verdict =
+            Verdict { owed: vec![EndpointKey(1), EndpointKey(2)], patch: None, allowed: None, is_incomplete: false };
         let (decision, _, answer) =
             verdict.take(answer(2, r#"{"decision":"deny"}"#)).expect("an answer").expect("a decision");
         assert_eq!((decision, answer.endpoint), (Decision::Deny, EndpointKey(2)));
+    }
+
+    #[test]
+    fn one_that_will_never_answer_leaves_the_others_their_objection_and_no_consent() {
+        let check = |last: &str, expected: Option<Decision>| {
+            let owed = vec![EndpointKey(1), EndpointKey(2)];
+            let mut verdict = Verdict { owed, patch: None, allowed: None, is_incomplete: false };
+            let never = EndpointAnswer { status: NO_ANSWER, ..answer(1, "") };
+            assert!(verdict.take(never).expect("no verdict yet").is_none());
+            let decided = verdict.take(answer(2, last)).ok().map(|decided| decided.expect("all have ended").0);
+            assert_eq!(decided, expected, "{last}");
+        };
+        check("ok", None);
+        check(r#"{"decision":"deny"}"#, Some(Decision::Deny));
     }
 }

@@ -6,10 +6,12 @@ use crate::core::{Core, Mail};
 use crate::doors::Doors;
 use crate::emit;
 use crate::traces::AttemptTrace;
-use bellwire_api::backend::{EndpointAnswer, Tried};
+use bellwire_api::backend::{EndpointAnswer, NO_ANSWER, Tried};
 use bellwire_delivery::{Push, Unshaped, reshape_payload};
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
-use bellwire_model::{EndpointKey, FailureClass, Kind, Message, OrganisationId, Outcome, Sequence, Timestamp};
+use bellwire_model::{
+    Directive, EndpointKey, FailureClass, Kind, Message, OrganisationId, Outcome, Sequence, Timestamp,
+};
 use bellwire_plugin::{Plugins, Ran, Response};
 use bellwire_shape::Scripts;
 use std::cell::RefCell;
@@ -308,7 +310,9 @@ async fn try_plugin(
 /// Tells who waits for what endpoints answer.
 pub(crate) fn answered(core: &Core, start: &Start, outcome: &Outcome) {
     let message = start.message.sequence();
-    if let Ok(status) = outcome.result
+    let is_over = outcome.is_cancelled() || outcome.directive == Some(Directive::AbortMessage);
+    let status = outcome.result.ok().or(is_over.then_some(NO_ANSWER));
+    if let Some(status) = status
         && core.answers.awaits(message)
     {
         let body = outcome.body.clone();

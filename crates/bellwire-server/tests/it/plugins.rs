@@ -240,6 +240,26 @@ fn a_sender_that_waits_gets_the_plugins_answer() {
 }
 
 #[test]
+fn nobody_waits_for_a_plugin_that_has_ended_the_delivery_without_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["dropped", "failed"]);
+    install(
+        &server,
+        "dropped",
+        json!({"runs": "javascript", "script": "const handle = (e, ctx) => ctx.drop('not mine')"}),
+    );
+    install(&server, "failed", json!({"runs": "javascript", "script": "const handle = (e, ctx) => ctx.fail('bad')"}));
+    for event_type in ["dropped", "failed"] {
+        let message = json!({"eventType": event_type, "payload": {}});
+        let (status, answer) = server.call("POST", "/app/acme/msg?wait=4&fallback=deny", message);
+        assert_eq!((status, &answer["answer"]["decision"]), (202, &json!("deny")), "{answer}");
+        let why = answer["answer"]["fallback"].as_str().unwrap();
+        assert!(why.contains("ended without an answer"), "{event_type}: {why}");
+    }
+}
+
+#[test]
 fn a_row_is_written_once_and_a_note_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("shop.db");
