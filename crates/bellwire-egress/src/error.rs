@@ -167,14 +167,17 @@ impl SendError {
     }
 }
 
-/// Any error and its causes in one line.
+/// Any error and its causes in one line. Some libraries' errors end with their causes already.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         cause = error.source();
     }
     text
@@ -261,4 +264,21 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_an_error_repeats_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the mail server failed: {0}")]
+        struct Repeats(#[source] io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("the mail was not sent")]
+        struct Outer(#[source] Repeats);
+        let error = Outer(Repeats(io::Error::other("refused")));
+        assert_eq!(with_causes(&error), "the mail was not sent: the mail server failed: refused");
+    }
 }
