@@ -57,7 +57,7 @@ pub(crate) fn parse(text: &str, depth_max: usize, keys_max: usize) -> Result<Val
 /// # Errors
 /// All that cannot be read.
 pub(crate) fn read(document: &Value) -> Result<Vec<Imported>, Vec<Unreadable>> {
-    let mut reader = Reader { document, left: VALUES_MAX };
+    let mut reader = Reader { document, left: VALUES_MAX, own: None };
     let mut imported: Vec<Imported> = Vec::new();
     let mut faults = Vec::new();
     let mut found = false;
@@ -85,6 +85,8 @@ struct Reader<'a> {
     document: &'a Value,
     /// Values that may still be copied.
     left: usize,
+    /// The place of the schema that is copied, if references into it are references into the copy.
+    own: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -103,8 +105,7 @@ impl<'a> Reader<'a> {
             let json = content.iter().find(|(kind, _)| *kind == "application/json" || kind.ends_with("+json"));
             json.map(|(_, media)| media)
         });
-        let schema =
-            media.and_then(|media| media.get("schema")).map(|schema| self.self_contained(schema)).transpose()?;
+        let schema = media.and_then(|media| media.get("schema")).map(|schema| self.schema(name, schema)).transpose()?;
         Ok(Imported {
             name: name.to_owned(),
             description: description.unwrap_or_default(),
@@ -128,6 +129,19 @@ impl<'a> Reader<'a> {
         found.ok_or_else(|| format!("the reference {reference:?} leads nowhere in the document"))
     }
 
+    /// Nothing but a reference to what has the event type's own name, as our own documents have it, is that schema itself.
+    fn schema(&mut self, name: &str, schema: &'a Value) -> Result<Value, String> {
+        let own = format!("#/components/schemas/{name}");
+        if *schema != json!({ "$ref": own }) {
+            return self.self_contained(schema);
+        }
+        let target = self.find(&own)?;
+        self.own = Some(own);
+        let whole = self.self_contained(target);
+        self.own = None;
+        whole
+    }
+
     /// The schema with what it refers to below `$defs`.
     fn self_contained(&mut self, schema: &'a Value) -> Result<Value, String> {
         let mut wanted = Vec::new();
@@ -141,15 +155,28 @@ impl<'a> Reader<'a> {
             }
         }
         let Some(members) = whole.as_object_mut() else { return Ok(whole) };
-        if !definitions.is_empty() {
+        match members.get_mut("$defs") {
+            Some(Value::Object(own)) if self.own.is_some() => {
+                if let Some(twice) = definitions.keys().find(|name| own.contains_key(*name)) {
+                    return Err(format!("there is {twice:?} among the schemas, and below its own `$defs`; rename one"));
+                }
+                own.append(&mut definitions);
+            }
             // Its own, if it has any, are found by their place in the document.
-            members.insert("$defs".to_owned(), Value::Object(definitions));
+            _ if !definitions.is_empty() => drop(members.insert("$defs".to_owned(), Value::Object(definitions))),
+            _ => {}
         }
         // What 3.1 means by a schema; 3.0 is closest to draft 7.
         if !self.document["openapi"].as_str().is_some_and(|version| version.starts_with("3.0")) {
             members.entry("$schema").or_insert_with(|| json!("https://json-schema.org/draft/2020-12/schema"));
         }
         Ok(whole)
+    }
+
+    /// The place in the schema that is copied, if the reference leads there.
+    fn within<'r>(&self, reference: &'r str) -> Option<&'r str> {
+        let place = reference.strip_prefix(self.own.as_deref()?)?;
+        (place.is_empty() || place.starts_with('/')).then_some(place)
     }
 
     /// A copy with references to `$defs`, and without what only OpenAPI 3.0 knows.
@@ -160,10 +187,13 @@ impl<'a> Reader<'a> {
                 let mut copy = Map::new();
                 for (name, member) in members {
                     let member = match (name.as_str(), member) {
-                        ("$ref", Value::String(reference)) => {
-                            wanted.push(reference.clone());
-                            json!(format!("#/$defs/{}", local_name(reference)))
-                        }
+                        ("$ref", Value::String(reference)) => match self.within(reference) {
+                            Some(place) => json!(format!("#{place}")),
+                            None => {
+                                wanted.push(reference.clone());
+                                json!(format!("#/$defs/{}", local_name(reference)))
+                            }
+                        },
                         (data, member) if DATA.contains(&data) => {
                             self.left = self.left.saturating_sub(count(member));
                             member.clone()
@@ -298,6 +328,33 @@ components:
         for imported in imported.iter().filter_map(|i| i.schema.as_ref()) {
             crate::schema::Schema::compile(imported, 64).unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+
+    #[test]
+    fn a_schema_under_the_event_type_s_own_name_is_what_it_was_before_it_was_exported() {
+        let schema = |at: &str| {
+            json!({
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                "allOf": [{ "$ref": format!("{at}/$defs/Base") }],
+                "properties": { "parent": { "$ref": at }, "more": { "$ref": format!("{at}/$defs/Base/properties/id") } },
+                "$defs": { "Base": { "properties": { "id": { "type": "string" } } }, "Spare": {} },
+                "examples": [{ "id": "1" }],
+                "x-bellwire-aliases": ["0"],
+            })
+        };
+        let body = json!({ "content": { "application/json": { "schema": { "$ref": "#/components/schemas/a.b" } } } });
+        let mut document = json!({ "openapi": "3.1.0", "webhooks": { "a.b": { "post": { "requestBody": body } } },
+            "components": { "schemas": { "a.b": schema("#/components/schemas/a.b") } } });
+        let imported = read(&document).unwrap_or_else(|faults| panic!("{faults:?}"));
+        assert_eq!(imported[0].schema, Some(schema("#")));
+        // What belongs to others stands beside its own.
+        document["components"]["schemas"]["a.b"]["not"] = json!({ "$ref": "#/components/schemas/a.bc" });
+        document["components"]["schemas"]["a.bc"] = json!({ "type": "null" });
+        let imported = read(&document).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let mut expected = schema("#");
+        expected["not"] = json!({ "$ref": "#/$defs/a.bc" });
+        expected["$defs"]["a.bc"] = json!({ "type": "null" });
+        assert_eq!(imported[0].schema, Some(expected));
     }
 
     #[test]

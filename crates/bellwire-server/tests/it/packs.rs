@@ -88,6 +88,14 @@ fn a_file_is_a_pack_and_the_catalogue_comes_out_as_documents() {
     let (fine, text) = command(&other, elsewhere.path(), &["pack", "add", file.to_str().unwrap()]);
     assert!(fine && text.ends_with("7 created, 0 updated, 0 as they were\n"), "{text}");
 
+    // Schemas with parts of their own, and aliases, go out and come in as they are.
+    for pack in ["remote-support", "github"] {
+        assert!(run(&["pack", "add", pack]).0);
+    }
+    assert!(run(&["export", "openapi", "-o", "all.json"]).0);
+    let (fine, text) = run(&["pack", "add", "./all.json"]);
+    assert!(fine && text.ends_with("0 created, 0 updated, 39 as they were\n"), "{text}");
+
     let (fine, text) = run(&["pack", "add", "remote"]);
     assert!(!fine && text.contains("hint: there are remote-support, github, standard-webhooks"), "{text}");
 }
