@@ -146,6 +146,7 @@ fn run(core: &Core) {
                 }
                 if !changes.is_empty() {
                     core.apply(&changes);
+                    core.pipes.wakes.applied(&changes);
                 }
                 core.applied.store(number, Ordering::Release);
                 tasks.committed(number);

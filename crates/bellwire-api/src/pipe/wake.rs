@@ -95,11 +95,8 @@ impl Wakes {
         let put_off = batch.attempts.iter().filter(|attempt| matches!(attempt.after, AfterAttempt::Waiting { .. }));
         touched.extend(put_off.map(|attempt| attempt.delivery.endpoint));
         for change in &batch.changes {
-            match change {
-                Change::Wait { waiting, .. } => drop(touched.insert(waiting.delivery.endpoint)),
-                Change::DeleteEndpoint(endpoint) => drop(touched.insert(*endpoint)),
-                Change::PutEndpoint(endpoint) => drop(touched.insert(endpoint.key)),
-                _ => {}
+            if let Change::Wait { waiting, .. } = change {
+                touched.insert(waiting.delivery.endpoint);
             }
         }
         for endpoint in touched {
@@ -108,6 +105,29 @@ impl Wakes {
                 recent.through = recent.through.max(through);
                 drop(recent);
                 log.turn.send_modify(|turn| *turn += 1);
+            }
+        }
+    }
+
+    /// These changes are in the catalogue: who reads looks whether it still may, and may as before. Not when they become durable: that
+    /// would be too early to see them.
+    pub fn applied(&self, changes: &[Change]) {
+        if self.inner.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let watched = self.inner.watched.lock();
+        let rouse = |endpoint: &EndpointKey| {
+            if let Some(log) = watched.endpoints.get(endpoint) {
+                log.turn.send_modify(|turn| *turn += 1);
+            }
+        };
+        for change in changes {
+            match change {
+                Change::DeleteEndpoint(endpoint) => rouse(endpoint),
+                Change::PutEndpoint(endpoint) => rouse(&endpoint.key),
+                // Its endpoints go with it.
+                Change::DeleteApplication(_) => watched.endpoints.keys().for_each(rouse),
+                _ => {}
             }
         }
     }

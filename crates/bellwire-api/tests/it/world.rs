@@ -551,6 +551,7 @@ impl TestBackend {
         let mut kept = self.memory.0.lock();
         kept.changes.push(change.clone());
         self.catalogue.write().apply(&change);
+        self.pipes.wakes.applied(std::slice::from_ref(&change));
         match change {
             Change::KeepAnswer(answer) => drop(kept.answers.insert(answer.key, answer)),
             Change::Wait { waiting, .. } => {

@@ -568,6 +568,36 @@ fn a_channel_is_closed_as_its_protocol_has_it_whoever_ends_it() {
 }
 
 #[test]
+fn who_waits_hears_at_once_that_its_endpoint_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    prepare(&server);
+    let gone = |name: &str, read: &(dyn Fn() -> (u16, Value) + Sync)| {
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let begun = Instant::now();
+                (read(), begun.elapsed())
+            });
+            // It waits by then; if it came later still, it would find no endpoint either.
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(server.call("DELETE", name, json!(null)).0, 204);
+            let ((status, said), took) = reading.join().unwrap();
+            assert_eq!((status, &said["code"]), (404, &json!("not_found")), "{name}: {said}");
+            assert!(took < Duration::from_secs(10), "{name}: {took:?}");
+        });
+    };
+    let endpoint = |name: &str| {
+        assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": name, "kind": "pipe"})).0, 201);
+        format!("/app/acme/endpoint/{name}")
+    };
+    let pulled = endpoint("pulled");
+    gone(&pulled, &|| server.call("GET", &format!("{pulled}/pull?from=now&wait=20"), json!(null)));
+    let received = endpoint("received");
+    gone(&received, &|| server.call("POST", &format!("{received}/pull/receive"), json!({"wait": 20})));
+    gone("/app/acme", &|| server.call("GET", &format!("{PIPE}/pull?from=now&wait=20"), json!(null)));
+}
+
+#[test]
 fn what_one_reader_refuses_comes_at_once_to_another_who_waits() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
