@@ -335,10 +335,7 @@ pub(crate) fn one(attempt: &Attempt, message: MessageId, endpoint: EndpointId, n
 
 fn response(attempt: &Attempt) -> Cow<'_, str> {
     match &attempt.outcome {
-        Some(outcome) => match std::str::from_utf8(&outcome.body) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(BASE64_STANDARD.encode(&outcome.body)),
-        },
+        Some(outcome) => text_of(&outcome.body),
         None => Cow::Borrowed(match attempt.after {
             AfterAttempt::Ended(EndReason::EndpointDeleted) => "not sent: the endpoint was deleted",
             AfterAttempt::Ended(EndReason::Cancelled) => "not sent: it was cancelled",
@@ -348,6 +345,18 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
             | AfterAttempt::Delivered
             | AfterAttempt::Waiting { .. } => "not sent",
         }),
+    }
+}
+
+/// Text as it is, but for a character that was cut in two where no more was kept; anything else in base64.
+fn text_of(body: &[u8]) -> Cow<'_, str> {
+    let whole = match std::str::from_utf8(body) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => body.len(),
+    };
+    match std::str::from_utf8(&body[..whole]) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(BASE64_STANDARD.encode(body)),
     }
 }
 
@@ -531,4 +540,22 @@ async fn expunge(call: Call) -> Result<Response, Error> {
     let attempt = find(&call, &message).await?;
     edit.put(Change::ExpungeResponse(attempt.id));
     edit.no_content().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text_of;
+
+    #[test]
+    fn a_response_that_was_cut_within_a_character_is_still_text() {
+        for (body, shown) in [
+            ("a\u{20ac}".as_bytes(), "a\u{20ac}"),
+            (b"a\xe2\x82", "a"),
+            (b"", ""),
+            (b"a\xe2\x82b", "YeKCYg=="),
+            (b"\xff", "/w=="),
+        ] {
+            assert_eq!(text_of(body), shown);
+        }
+    }
 }
