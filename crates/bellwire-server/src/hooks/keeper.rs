@@ -21,6 +21,8 @@ pub(crate) struct Handle {
     named: Vec<(PathBuf, Option<Seen>)>,
     /// All of them as they were at the last look.
     looked: Vec<Option<Seen>>,
+    /// The file is not there any more, and that was told.
+    is_gone: bool,
     requests: mpsc::UnboundedSender<std::sync::mpsc::Sender<Told>>,
 }
 
@@ -35,6 +37,11 @@ impl Handle {
         let now: Vec<Option<Seen>> = all().map(|(path, _)| Seen::of(path)).collect();
         let has_changed = all().zip(&now).any(|((_, seen), now)| now.is_some() && seen != now);
         let at_rest = now == self.looked;
+        let is_gone = at_rest && self.file.1.is_some() && now[0].is_none();
+        if is_gone && !self.is_gone {
+            tracing::warn!(file = %self.file.0.display(), "the hooks file is not there any more; what it declared stays in force");
+        }
+        self.is_gone = is_gone;
         self.looked = now;
         at_rest && has_changed
     }
@@ -63,7 +70,8 @@ struct Keeper {
 /// Keeps what this file declares, at the server that it moves into.
 pub(crate) fn keeper(path: PathBuf) -> (Resident, Handle) {
     let (sender, requests) = mpsc::unbounded_channel();
-    let handle = Handle { file: (path.clone(), None), named: Vec::new(), looked: Vec::new(), requests: sender };
+    let file = (path.clone(), None);
+    let handle = Handle { file, named: Vec::new(), looked: Vec::new(), is_gone: false, requests: sender };
     let resident: Resident =
         Box::new(move |backend, settings| Box::pin(Keeper { path, backend, settings, requests }.run()));
     (resident, handle)

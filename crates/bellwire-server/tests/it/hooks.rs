@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn write(folder: &Path, text: &str) {
     // As editors and configuration managers do it: the file is never half there.
@@ -242,6 +242,19 @@ fn told(program: &Program, place: &str, what: &str) {
 fn said(program: &Program, payload: Value) -> String {
     let message = crate::plugins::send(program, "came", payload);
     crate::plugins::attempts(program, &message, 1)[0]["response"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_file_that_is_gone_is_told_once_and_stays_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "[sources.a]\npreset = \"none\"\npath = \"/hooks/a\"\n");
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    std::fs::remove_file(folder.path().join("hooks.toml")).unwrap();
+    told(&program, "hooks.toml", "is not there any more");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(program.log().lines().filter(|line| line.contains("is not there any more")).count(), 1);
+    let request = "POST /hooks/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    assert_eq!(program.raw(request).0, 202);
 }
 
 #[test]
