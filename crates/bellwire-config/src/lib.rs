@@ -209,6 +209,14 @@ impl Config {
         }
     }
 
+    /// Whether there is such a secret already. Without one, no server knows a token that is made here.
+    ///
+    /// # Errors
+    /// As [`secret()`].
+    pub fn has_jwt_secret(&self) -> anyhow::Result<bool> {
+        Ok(self.auth.jwt_secret.is_some() || secret::kept(&self.server.data)?.is_some())
+    }
+
     /// The secrets of before, by which tokens are still checked.
     pub fn jwt_secrets_before(&self) -> Vec<Vec<u8>> {
         self.auth.old_jwt_secrets.iter().map(|secret| secret.reveal().as_bytes().to_vec()).collect()

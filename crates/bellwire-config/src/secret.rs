@@ -21,10 +21,10 @@ const BYTES: usize = 32;
 /// If the folder cannot be made or written, or if the file holds no secret: an empty one must not pass for a secret that
 /// everybody knows.
 pub fn secret(data: &Path) -> anyhow::Result<SecretText> {
-    let path = data.join(FILE);
-    if let Some(secret) = read(&path)? {
+    if let Some(secret) = kept(data)? {
         return Ok(secret);
     }
+    let path = data.join(FILE);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -32,6 +32,14 @@ pub fn secret(data: &Path) -> anyhow::Result<SecretText> {
         .with_context(|| format!("cannot make the data folder {}", data.display()))?;
     make(data, &path).with_context(|| format!("cannot keep a secret in {}", path.display()))?;
     read(&path)?.with_context(|| format!("{} vanished while it was made", path.display()))
+}
+
+/// The secret of a data folder, if it has one. Makes nothing.
+///
+/// # Errors
+/// As [`secret`].
+pub(crate) fn kept(data: &Path) -> anyhow::Result<Option<SecretText>> {
+    read(&data.join(FILE))
 }
 
 /// Copies the secret of one data folder to another that has none. Answers whether there was one.

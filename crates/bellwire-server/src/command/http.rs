@@ -206,6 +206,9 @@ fn missing(path: &str) -> Option<Hint> {
         ["source", source, ..] => {
             Hint::new(format!("there is no source {source}"), "`bellwire source list` names them")
         }
+        ["plugin", module, ..] => {
+            Hint::new(format!("there is no module {module}"), "`bellwire plugin list` names them")
+        }
         ["app", application, "msg", message, ..] => Hint::new(
             format!("there is no message {message} of an application {application}"),
             "ids and uids both do; what is older than store.retention is gone",

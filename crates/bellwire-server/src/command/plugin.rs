@@ -137,9 +137,12 @@ async fn ask(arguments: Arguments) -> anyhow::Result<ExitCode> {
             post(&api, &format!("/plugin/{}/rollback", named(name)?), &json!({ "version": version })).await?
         }
         Verb::Remove { name } => {
-            let answer = api.call(Method::DELETE, &format!("/plugin/{}", named(name)?), Bytes::new()).await?;
-            ensure!(answer.is_success(), "{name} was not removed: {}", answer.reason());
-            return Ok(ExitCode::SUCCESS);
+            let path = format!("/plugin/{}", named(name)?);
+            let answer = api.call(Method::DELETE, &path, Bytes::new()).await?;
+            return match answer.is_success() {
+                true => Ok(ExitCode::SUCCESS),
+                false => Err(super::http::refused(&Method::DELETE, &path, &answer)),
+            };
         }
         Verb::Test { what, message, application } => {
             let path = format!("/app/{}/msg/{}/plugin-test", named(application)?, named(message)?);

@@ -1,6 +1,7 @@
 //! The server that a command asks: where it is, and what lets the command in. Every command that does so takes these arguments.
 
-use super::{http::Api, token};
+use super::{Hint, http::Api, token};
+use anyhow::ensure;
 use bellwire_config::{Config, Place};
 use bellwire_model::OrganisationId;
 use std::net::SocketAddr;
@@ -55,6 +56,16 @@ impl Address {
     /// No token can be made, or it cannot stand in a header.
     pub(super) fn api(&self, config: &Config, organisation: OrganisationId) -> anyhow::Result<Api> {
         let url = self.url.clone().unwrap_or_else(|| own_url(&config.server));
+        ensure!(
+            self.token.is_some() || config.has_jwt_secret()?,
+            Hint::new(
+                format!(
+                    "no server has used the data folder {} yet, so there is no token for one",
+                    config.server.data.display()
+                ),
+                "name the data folder of the server with --data, or say where it is and what lets you in with --url and --token"
+            )
+        );
         let token = self.token.clone().map_or_else(|| token::make(config, organisation, None), Ok)?;
         Api::new(&url, &token)
     }

@@ -1,6 +1,6 @@
 //! The small commands, as typed.
 
-use crate::program::{bellwire, run};
+use crate::program::{Program, bellwire, run};
 use std::io::Write;
 use std::process::Stdio;
 
@@ -55,6 +55,31 @@ fn a_token_is_printed_and_nothing_else() {
     let token = String::from_utf8(output.stdout).unwrap();
     assert_eq!(token.trim().split('.').count(), 3, "{token}");
     assert_eq!(token.lines().count(), 1);
+}
+
+#[test]
+fn a_command_for_a_server_makes_no_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["source", "list"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("no server has used the data folder"), "{said}");
+    assert!(said.contains("\nhint: ") && said.contains("--token"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_module_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    for verb in ["grant", "rollback", "remove"] {
+        let output = bellwire(folder.path())
+            .env("BELLWIRE_URL", format!("http://{}", server.address))
+            .args(["plugin", verb, "nope"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.starts_with("error: there is no module nope\n"), "{verb}: {said}");
+    }
 }
 
 #[test]
