@@ -3,7 +3,8 @@
 //! **Two places.** A delivery that may start soon is in its lane's queue; every other one is a row in the waiting room. A fresh one goes
 //! straight into the queue unless the lane is full, paused, broken, or FIFO with older ones elsewhere; then it is *parked*: it gets a row
 //! and leaves memory. A lane whose queue runs low asks for rows that are due. One question per lane is out at a time, and of what
-//! comes back everything is left alone that is in hand, or became durable while the question was out.
+//! comes back everything is left alone that is in hand, or became durable while the question was out. A lane that never runs low, because
+//! more keeps coming, asks for those that have been due for a while.
 //!
 //! **Fairness.** Applications that have a startable lane stand in a ring, and so do the lanes of each application; each
 //! turn starts one delivery. There is one ring for each [`Class`], and the classes take turns: lanes that hang or fail
@@ -26,6 +27,8 @@ const ASKS_MAX: usize = 3;
 const READ_FAILED_WAIT: Duration = Duration::from_secs(1);
 /// A question that brought nothing although there was something is asked again after this.
 const FRUITLESS_WAIT: Duration = Duration::from_millis(10);
+/// Rows that have been due for so long are asked for although there is enough to do: what keeps coming must not hold them up for ever.
+const OVERDUE_AFTER: Duration = Duration::from_millis(500);
 /// So many applications that may not take more at the moment are passed over in one turn.
 const PASSED_OVER_MAX: usize = 32;
 
@@ -355,9 +358,12 @@ impl Engine {
         }
         let Room::Rows { due, .. } = lane.room else { return Question::None };
         let busy_probe = lane.pace.tripped() && lane.in_flight > 0;
-        if busy_probe || lane.queue.len() * 4 > lane.target(self.settings.lane_queue_max) {
+        let has_enough = lane.queue.len() * 4 > lane.target(self.settings.lane_queue_max);
+        // Of a FIFO lane, all that is in the queue goes before what is not.
+        if busy_probe || (has_enough && lane.fifo()) {
             return Question::None;
         }
+        let due = if has_enough { due.plus(OVERDUE_AFTER) } else { due };
         let at = due.max(lane.ask_after).max(lane.pace.open_until(now).unwrap_or(now));
         if at > now { Question::At(at) } else { Question::Rows }
     }
@@ -401,7 +407,9 @@ impl Engine {
             _ => {
                 let free = lane.class.share_left(&self.queued, self.settings.queued_max).saturating_sub(self.reserved);
                 let most = self.settings.lane_queue_max.saturating_sub(lane.queue.len());
-                let want = lane.target(self.settings.lane_queue_max).saturating_sub(lane.queue.len());
+                let target = lane.target(self.settings.lane_queue_max);
+                // With enough to do, these are overdue.
+                let want = target.saturating_sub(lane.queue.len()).max(target.div_ceil(4));
                 ask.reserved = want.min(free).min(most);
                 // What could not be taken is not asked for.
                 if ask.reserved == 0 || !self.admits(index, 0) {

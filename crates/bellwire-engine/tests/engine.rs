@@ -390,6 +390,47 @@ fn a_full_lane_stays_on_disk_and_memory_stays_within_its_bound() {
 }
 
 #[test]
+fn a_retry_that_is_due_is_not_held_up_by_what_keeps_coming() {
+    let settings = EngineSettings { lane_concurrency_max: 2, ..Default::default() };
+    let mut bench = Bench::with(settings, [endpoint(E)]);
+    let message = bench.accept(&[E]);
+    let start = bench.one_start();
+    bench.end(&start, status(500));
+    let writes = bench.commit_all();
+    let [AfterAttempt::Waiting { due }] = after_of(&writes)[..] else { panic!("{writes:?}") };
+    // As much as is delivered comes anew.
+    bench.accept_many(100, &[E]);
+    let deliver = |bench: &mut Bench| {
+        bench.commit_all();
+        for start in bench.starts() {
+            bench.end(&start, status(200));
+            bench.accept(&[E]);
+        }
+        bench.commit_all();
+    };
+    while bench.now < due.plus(Duration::from_millis(400)) {
+        bench.after(Duration::from_millis(50));
+        deliver(&mut bench);
+        assert!(bench.asked().is_empty(), "there is enough to do");
+    }
+    bench.after(Duration::from_millis(200));
+    deliver(&mut bench);
+    assert_eq!(bench.asked(), [E]);
+    bench.lease(E, &[(&message, due, 2)]);
+    for _ in 0..200 {
+        let starts = bench.starts();
+        if starts.iter().any(|start| start.number == 2) {
+            return;
+        }
+        for start in starts {
+            bench.end(&start, status(200));
+            bench.accept(&[E]);
+        }
+    }
+    panic!("the retry is not made");
+}
+
+#[test]
 fn a_disabled_endpoint_gets_nothing_and_goes_on_when_it_is_enabled() {
     let mut bench = Bench::new([endpoint(E)]);
     bench.step(Input::Switched { endpoint: E, enabled: false });
