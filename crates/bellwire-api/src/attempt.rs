@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
     AfterAttempt, Attempt, AttemptId, EndReason, EndpointId, EndpointKey, Message, MessageId, Outcome, Phases,
-    Sequence, Timestamp, Trigger,
+    Sequence, Timestamp, Trigger, whole_characters,
 };
 use bellwire_store::{AttemptFilter, AttemptQuery, Change, ReadError, Store};
 use http::{Method, StatusCode};
@@ -350,11 +350,7 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
 
 /// Text as it is, but for a character that was cut in two where no more was kept; anything else in base64.
 fn text_of(body: &[u8]) -> Cow<'_, str> {
-    let whole = match std::str::from_utf8(body) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => body.len(),
-    };
-    match std::str::from_utf8(&body[..whole]) {
+    match std::str::from_utf8(whole_characters(body)) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(BASE64_STANDARD.encode(body)),
     }

@@ -220,6 +220,15 @@ pub struct Attempt {
     pub after: AfterAttempt,
 }
 
+/// These bytes without the character that they end in the middle of, as text does that was cut where no more is kept. What is no text
+/// otherwise stays as it is.
+pub fn whole_characters(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
+        _ => bytes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,6 +38,7 @@ pub use application::{
 };
 pub use attempt::{
     Attempt, AttemptNumber, Directive, FailureClass, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Trigger,
+    whole_characters,
 };
 pub use clock::{Now, Timestamp};
 pub use delivery::{AfterAttempt, Delivery, DeliveryState, EndReason, Waiting};

@@ -8,7 +8,9 @@
 //! | fail | ended as aborted | `plugin` |
 //! | broken: threw, was cut off, could not start | waits, by the schedule | `plugin`, `timeout` or why |
 
-use bellwire_model::{Directive, FailureClass, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Timestamp};
+use bellwire_model::{
+    Directive, FailureClass, Outcome, Phases, RESPONSE_BODY_MAX, RetryAfter, Timestamp, whole_characters,
+};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -153,18 +155,10 @@ fn joined(said: &[u8], output: &Bytes) -> Bytes {
     let mut body = [said, between, output].concat();
     if body.len() > RESPONSE_BODY_MAX {
         body.truncate(RESPONSE_BODY_MAX - CUT.len());
-        body.truncate(whole_characters(&body));
+        body.truncate(whole_characters(&body).len());
         body.extend_from_slice(CUT);
     }
     body.into()
-}
-
-/// How many of these bytes are left without the character that they end in the middle of. What is no text otherwise stays as it is.
-fn whole_characters(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => bytes.len(),
-    }
 }
 
 /// Collects what is written for the owner, up to a cap; what comes after it is counted, not kept.
@@ -189,7 +183,7 @@ impl Console {
 
     pub(crate) fn into_bytes(mut self) -> Bytes {
         if self.dropped > 0 {
-            let whole = whole_characters(&self.kept);
+            let whole = whole_characters(&self.kept).len();
             self.dropped += self.kept.len() - whole;
             self.kept.truncate(whole);
             self.kept.extend_from_slice(format!("\n[{} more bytes were not kept]", self.dropped).as_bytes());

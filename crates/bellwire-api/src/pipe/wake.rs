@@ -65,6 +65,15 @@ pub(crate) struct Watch {
     inner: Arc<Inner>,
 }
 
+impl Watched {
+    /// Who waits there looks again.
+    fn rouse(&self, endpoint: EndpointKey) {
+        if let Some(log) = self.endpoints.get(&endpoint) {
+            log.turn.send_modify(|turn| *turn += 1);
+        }
+    }
+}
+
 impl Wakes {
     pub(super) fn new(newest: Sequence) -> Self {
         let watched = Mutex::new(Watched { endpoints: HashMap::new(), through: newest });
@@ -116,17 +125,12 @@ impl Wakes {
             return;
         }
         let watched = self.inner.watched.lock();
-        let rouse = |endpoint: &EndpointKey| {
-            if let Some(log) = watched.endpoints.get(endpoint) {
-                log.turn.send_modify(|turn| *turn += 1);
-            }
-        };
         for change in changes {
             match change {
-                Change::DeleteEndpoint(endpoint) => rouse(endpoint),
-                Change::PutEndpoint(endpoint) => rouse(&endpoint.key),
+                Change::DeleteEndpoint(endpoint) => watched.rouse(*endpoint),
+                Change::PutEndpoint(endpoint) => watched.rouse(endpoint.key),
                 // Its endpoints go with it.
-                Change::DeleteApplication(_) => watched.endpoints.keys().for_each(rouse),
+                Change::DeleteApplication(_) => watched.endpoints.keys().for_each(|endpoint| watched.rouse(*endpoint)),
                 _ => {}
             }
         }
@@ -135,9 +139,7 @@ impl Wakes {
     /// Something can be had of the endpoint that came in no batch, or whose batch was too early to look: a background task has put it there, or
     /// what its readers said is durable and nobody has it any more.
     pub fn rouse(&self, endpoint: EndpointKey) {
-        if let Some(log) = self.inner.watched.lock().endpoints.get(&endpoint) {
-            log.turn.send_modify(|turn| *turn += 1);
-        }
+        self.inner.watched.lock().rouse(endpoint);
     }
 
     /// Readers end: the process does. Nobody waits from now on.
