@@ -376,13 +376,33 @@ struct Scanned<S> {
     stream: S,
     scanner: Scanner,
     watched: Arc<Watched>,
+    /// We have said all that we say.
+    shut: bool,
     _place: Option<Place>,
 }
 
 impl<S> Scanned<S> {
     fn new(stream: S, watched: Arc<Watched>, place: Option<Place>) -> Self {
         watched.open.store(true, Ordering::Relaxed);
-        Scanned { stream, scanner: Scanner::new(), watched, _place: place }
+        Scanned { stream, scanner: Scanner::new(), watched, shut: false, _place: place }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Scanned<S> {
+    /// Reads the rest of a request that is answered already, and forgets it: a connection that is closed before takes the answer with it. The
+    /// sweeper ends it when a request would have to have come.
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.scanner.phase() == Phase::Idle || self.watched.upgraded.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -411,7 +431,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Scanned<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
@@ -433,7 +453,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        if !this.shut {
+            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            this.shut = true;
+        }
+        this.poll_rest(context)
     }
 }
 

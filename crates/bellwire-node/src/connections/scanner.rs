@@ -4,8 +4,11 @@
 //! It follows the bytes of a connection through heads and bodies, keeps nothing but the line it is in, and knows at any time
 //! what the client is doing, which is how slow clients are told from idle ones.
 
-/// A line of a head beyond this is not looked into further; the parser behind refuses the head long before.
+/// A line of a head beyond this is not looked into further. No such line says how long a body is or who the host is; what else it says, and
+/// whether the head is too large, is for the parser behind.
 const LINE_MAX: usize = 16 * 1024;
+/// What says where a request ends and for whom it is.
+const DECISIVE: [&[u8]; 3] = [b"host", b"content-length", b"transfer-encoding"];
 /// A chunk-size line is no longer than this, extensions included.
 const CHUNK_LINE_MAX: usize = 256;
 
@@ -43,8 +46,10 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     state: State,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not come yet: what of it is looked into.
     line: Vec<u8>,
+    /// The line's last byte so far, if there is more of it.
+    beyond: Option<u8>,
     head: Head,
 }
 
@@ -72,7 +77,7 @@ struct Head {
 
 impl Scanner {
     pub(crate) fn new() -> Self {
-        Scanner { state: State::Head, line: Vec::new(), head: Head::default() }
+        Scanner { state: State::Head, line: Vec::new(), beyond: None, head: Head::default() }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -104,21 +109,49 @@ impl Scanner {
     /// Takes bytes up to and including the end of a line, or all; answers the rest.
     fn scan_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
         let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
-            self.line.extend_from_slice(bytes);
-            return if self.line.len() > LINE_MAX { Err(Refusal::LineTooLong) } else { Ok(&[]) };
+            return self.go_on(bytes).map(|()| &[][..]);
         };
         let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
-        if self.line.is_empty() {
+        if self.line.is_empty() && line.len() <= LINE_MAX {
             self.end_line(line)?;
         } else {
+            self.go_on(line)?;
             let mut whole = std::mem::take(&mut self.line);
-            whole.extend_from_slice(line);
-            let result = self.end_line(&whole);
+            let result = match self.beyond.take() {
+                None => self.end_line(&whole),
+                Some(b'\r') => self.end_long_line(&whole),
+                Some(_) => Err(Refusal::BareLineFeed),
+            };
             whole.clear();
             self.line = whole;
             result?;
         }
         Ok(rest)
+    }
+
+    /// Takes more of a line.
+    fn go_on(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let (kept, beyond) = bytes.split_at(bytes.len().min(LINE_MAX - self.line.len()));
+        self.line.extend_from_slice(kept);
+        self.beyond = beyond.last().copied().or(self.beyond);
+        match self.state {
+            State::Head | State::Trailers => Ok(()),
+            _ if self.beyond.is_none() => Ok(()),
+            _ => Err(Refusal::LineTooLong),
+        }
+    }
+
+    /// Takes the beginning of a line that is longer than what is looked into.
+    fn end_long_line(&mut self, beginning: &[u8]) -> Result<(), Refusal> {
+        if self.state != State::Head {
+            return Ok(());
+        }
+        let name = beginning.split(|b| *b == b':').next().unwrap_or_default();
+        if self.head.lines > 0 && DECISIVE.iter().any(|decisive| name.eq_ignore_ascii_case(decisive)) {
+            return Err(Refusal::LineTooLong);
+        }
+        self.head.lines += 1;
+        Ok(())
     }
 
     /// Takes a line without its line feed.
@@ -230,6 +263,25 @@ mod tests {
         check(
             "POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\na\nb\r\nA\r\n0123456789\r\n0\r\nt: v\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
             Ok(Phase::Idle),
+        );
+    }
+
+    #[test]
+    fn a_long_line_passes_if_it_says_nothing_of_where_the_request_ends() {
+        let long = "y".repeat(2 * LINE_MAX);
+        let get = |headers: &str| format!("GET / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n");
+        check(&get(&format!("x-a: {long}")), Ok(Phase::Idle));
+        check(&get(&format!("x-a: {long}")).replace("\r\n\r\n", ""), Ok(Phase::Head));
+        check(&format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"), Ok(Phase::Idle));
+        check(&format!("GET /{long} HTTP/1.1\r\n\r\n"), Err(Refusal::Host));
+        check(&get(&format!("x-a: {long}\nx-b: c")), Err(Refusal::BareLineFeed));
+        for decisive in ["host", "content-length", "Transfer-Encoding"] {
+            let spaces = " ".repeat(2 * LINE_MAX);
+            check(&get(&format!("{decisive}:{spaces}1")), Err(Refusal::LineTooLong));
+        }
+        check(
+            &format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{long}\r\n"),
+            Err(Refusal::LineTooLong),
         );
     }
 

@@ -39,6 +39,7 @@ mod map;
 mod settings;
 mod swap;
 mod tls;
+mod heads;
 mod pipe;
 mod readers;
 mod broadcast;
