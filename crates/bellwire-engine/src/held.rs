@@ -4,7 +4,7 @@
 //! here first. It also says which fresh messages are not settled yet.
 
 use crate::lane::LaneIndex;
-use bellwire_model::{AttemptNumber, Delivery};
+use bellwire_model::{AttemptNumber, Delivery, MessageId};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -33,6 +33,8 @@ pub(crate) struct Held {
     pub(crate) barrier: bool,
     /// Its place among the fresh messages that are not settled; `None` when it has ended or has a row.
     pub(crate) fresh: Option<u64>,
+    /// Its message's.
+    pub(crate) id: MessageId,
     /// Of its last attempt.
     pub(crate) number: AttemptNumber,
 }

@@ -1,6 +1,6 @@
 //! What the operator may want to know of, as log lines and metrics. Operational webhooks are made of [`crate::Occasion`]s.
 
-use bellwire_model::{AttemptNumber, Delivery, DisabledBy, EndReason, EndpointKey};
+use bellwire_model::{AttemptNumber, DisabledBy, EndReason, EndpointKey, MessageId};
 
 /// Something that happened and is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,8 +14,10 @@ pub enum Notice {
     },
     /// A delivery ended undelivered.
     DeliveryEnded {
-        /// Which.
-        delivery: Delivery,
+        /// Of which message; absent if it never was in hand.
+        message: Option<MessageId>,
+        /// For which endpoint.
+        endpoint: EndpointKey,
         /// Why.
         reason: EndReason,
         /// After so many attempts.
@@ -23,8 +25,10 @@ pub enum Notice {
     },
     /// A delivery was delivered after having failed before.
     DeliveryRecovered {
-        /// Which.
-        delivery: Delivery,
+        /// Of which message.
+        message: MessageId,
+        /// For which endpoint.
+        endpoint: EndpointKey,
         /// At this attempt.
         attempts: AttemptNumber,
     },

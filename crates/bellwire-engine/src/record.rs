@@ -180,8 +180,10 @@ impl Engine {
 
     fn recorded(&mut self, delivery: Delivery, after: AfterAttempt, effects: &mut Vec<Effect>) {
         let Some(held) = self.held.get(&delivery).copied() else {
-            // An orphan's end.
-            notice(delivery, after, 0, effects);
+            if let AfterAttempt::Ended(reason) = after {
+                let (message, endpoint) = (None, delivery.endpoint);
+                effects.push(Effect::Notice(Notice::DeliveryEnded { message, endpoint, reason, attempts: 0 }));
+            }
             return;
         };
         if !matches!(held.phase, Phase::Returning | Phase::Ending) {
@@ -189,7 +191,17 @@ impl Engine {
         }
         self.unrecorded = self.unrecorded.saturating_sub(1);
         self.let_go(delivery);
-        notice(delivery, after, held.number, effects);
+        let (endpoint, attempts) = (delivery.endpoint, held.number);
+        let notice = match after {
+            AfterAttempt::Ended(reason) => {
+                Some(Notice::DeliveryEnded { message: Some(held.id), endpoint, reason, attempts })
+            }
+            AfterAttempt::Delivered if attempts > 1 => {
+                Some(Notice::DeliveryRecovered { message: held.id, endpoint, attempts })
+            }
+            _ => None,
+        };
+        effects.extend(notice.map(Effect::Notice));
         let lane = &mut self.lanes[held.lane];
         if let Some(ask) = &mut lane.ask {
             ask.settled.insert(delivery.message);
@@ -230,16 +242,4 @@ fn end_record(
 ) -> Effect {
     let after = AfterAttempt::Ended(reason);
     Effect::Write(Undurable::Attempt { delivery, application, number: 0, trigger, url, outcome: None, after })
-}
-
-fn notice(delivery: Delivery, after: AfterAttempt, attempts: u32, effects: &mut Vec<Effect>) {
-    match after {
-        AfterAttempt::Ended(reason) => {
-            effects.push(Effect::Notice(Notice::DeliveryEnded { delivery, reason, attempts }));
-        }
-        AfterAttempt::Delivered if attempts > 1 => {
-            effects.push(Effect::Notice(Notice::DeliveryRecovered { delivery, attempts }));
-        }
-        _ => {}
-    }
 }

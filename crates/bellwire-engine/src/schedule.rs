@@ -59,11 +59,11 @@ impl Engine {
         let fits = self.lanes[lane].takes_fresh(self.now.engine)
             || (self.planted.has(Bug::FifoFreshFirst) && self.lanes[lane].fifo() && !self.lanes[lane].paused());
         if fits && self.admits(lane, queued.bytes()) {
-            self.hold(delivery, lane, Phase::Queued, Some(place));
+            self.hold(message, lane, Phase::Queued, Some(place));
             self.enqueue(lane, queued);
             return true;
         }
-        self.hold(delivery, lane, Phase::Parking, None);
+        self.hold(message, lane, Phase::Parking, None);
         // After a restart what is fresh may be older than what waits.
         if recovering && self.lanes[lane].fifo() {
             self.raise_barrier(delivery);
@@ -206,7 +206,7 @@ impl Engine {
                 break;
             }
             taken = true;
-            self.hold(delivery, index, Phase::Queued, None);
+            self.hold(&message, index, Phase::Queued, None);
             self.note_row(delivery);
             let queued = Queued { message, number: waiting.next, trigger: waiting.trigger, sharers: 1 };
             if expired(&queued.message, now) {
@@ -669,8 +669,9 @@ impl Engine {
     }
 
     /// Takes a delivery in hand.
-    pub(crate) fn hold(&mut self, delivery: Delivery, lane: LaneIndex, phase: Phase, fresh: Option<u64>) {
-        let held = Held { lane, phase, row: false, barrier: false, fresh, number: 0 };
+    pub(crate) fn hold(&mut self, message: &Message, lane: LaneIndex, phase: Phase, fresh: Option<u64>) {
+        let delivery = Delivery { endpoint: self.lanes[lane].key, message: message.sequence() };
+        let held = Held { lane, phase, row: false, barrier: false, fresh, id: message.id, number: 0 };
         let twice = self.held.insert(delivery, held);
         debug_assert!(twice.is_none() || cfg!(feature = "planted-bugs"), "{delivery:?} was in hand already");
         let lane = &mut self.lanes[lane];

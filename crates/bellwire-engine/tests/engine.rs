@@ -266,7 +266,9 @@ fn the_schedule_ends_in_exhausted_and_the_notice_comes_when_that_is_durable() {
     bench.end(&start, status(400));
     assert!(bench.notices().is_empty());
     assert_eq!(after_of(&bench.commit_all()), [AfterAttempt::Ended(EndReason::Exhausted)]);
-    assert!(matches!(bench.notices()[..], [Notice::DeliveryEnded { reason: EndReason::Exhausted, attempts: 1, .. }]));
+    let (message, endpoint) = (Some(start.message.id), E);
+    let ended = Notice::DeliveryEnded { message, endpoint, reason: EndReason::Exhausted, attempts: 1 };
+    assert_eq!(bench.notices(), [ended]);
 }
 
 #[test]

@@ -182,6 +182,15 @@ impl Outcome {
         matches!(self.result, Ok(429 | 502 | 503 | 504) | Err(FailureClass::Timeout))
     }
 
+    /// Why there was no response, in our own words and in one line. Absent with a response, and where a script or a plugin says why: its words may
+    /// hold the payload.
+    pub fn reason(&self) -> Option<&str> {
+        match self.result {
+            Ok(_) | Err(FailureClass::Transformation | FailureClass::Cancelled | FailureClass::Plugin) => None,
+            Err(_) => std::str::from_utf8(&self.body).ok()?.lines().next(),
+        }
+    }
+
     /// Nothing was sent because the endpoint's owner wanted it so.
     pub fn is_cancelled(&self) -> bool {
         self.result == Err(FailureClass::Cancelled)

@@ -321,7 +321,8 @@ pub(crate) fn attempt(start: &Start, outcome: &Outcome) {
     } else {
         tracing::info!(
             message.id = %start.message.id, endpoint.id = %start.endpoint.id, attempt.number = start.number,
-            status = outcome.result.unwrap_or(0), outcome = class(outcome), duration_ms, "attempt failed"
+            status = outcome.result.unwrap_or(0), outcome = class(outcome), reason = outcome.reason(), duration_ms,
+            "attempt failed"
         );
     }
 }
@@ -334,22 +335,19 @@ pub(crate) fn notice(core: &Core, notice: Notice) {
             core.metrics.endpoints_disabled.inc();
             tracing::warn!(endpoint.id = id(endpoint), by = ?by, "endpoint disabled; its deliveries wait until it is enabled");
         }
-        Notice::DeliveryEnded { delivery, reason, attempts } => {
+        Notice::DeliveryEnded { message, endpoint, reason, attempts } => {
             core.metrics.deliveries_ended.get_or_create(&OutcomeLabel { outcome: reason.name() }).inc();
             tracing::info!(
-                message.sequence = delivery.message.as_u64(),
-                endpoint.id = id(delivery.endpoint),
+                message.id = message.map(tracing::field::display),
+                endpoint.id = id(endpoint),
                 attempt.number = attempts,
                 reason = reason.name(),
                 "delivery ended undelivered"
             );
         }
-        Notice::DeliveryRecovered { delivery, attempts } => {
+        Notice::DeliveryRecovered { message, endpoint, attempts } => {
             tracing::info!(
-                message.sequence = delivery.message.as_u64(),
-                endpoint.id = id(delivery.endpoint),
-                attempt.number = attempts,
-                "delivered after failures"
+                message.id = %message, endpoint.id = id(endpoint), attempt.number = attempts, "delivered after failures"
             );
         }
         Notice::BreakerOpened { endpoint } => {

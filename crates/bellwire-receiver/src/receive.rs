@@ -146,10 +146,10 @@ impl Receiver {
         // Nobody fills our log, or our disk, with what we refuse.
         let noted = responded.kept.is_some() && self.limits.may_keep(source.key, now);
         if let Some(reason) = reason {
-            let status = status.as_u16();
+            let (status, remote) = (status.as_u16(), remote.map(tracing::field::display));
             match noted {
-                true => tracing::info!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
-                false => tracing::debug!(source.id = %source.id, status, reason, ?remote, "a request was refused"),
+                true => tracing::info!(source.id = %source.id, status, reason, remote, "a request was refused"),
+                false => tracing::debug!(source.id = %source.id, status, reason, remote, "a request was refused"),
             }
         }
         if let Some(outcome) = responded.kept.filter(|_| noted) {

@@ -23,6 +23,7 @@ mod answers;
 mod waiting;
 mod access;
 mod operational;
+mod log;
 #[cfg(feature = "otel")]
 mod traces;
 mod starting;
