@@ -7,7 +7,7 @@ use crate::endpoint::SIGNS_NOTHING;
 use crate::endpoint_kind::{KindIn, KindWire, PipeWire, PluginIn};
 use crate::endpoint_shape::{FilterIn, FormatWire, check_content_type, check_filter};
 use crate::error::Error;
-use crate::field::Faults;
+use crate::field::{Faults, event_type_fault};
 use crate::wire::{Keep, Pairs, Patch};
 use bellwire_engine::ApplicationEntry;
 use bellwire_model::{
@@ -307,7 +307,7 @@ pub(crate) fn check_url(faults: &mut Faults, api: &Api, text: &str) {
     }
 }
 
-/// They must exist and not be archived.
+/// They must exist and not be archived. Of what is no name it is not said as well that it does not exist.
 fn check_event_types(
     faults: &mut Faults,
     api: &Api,
@@ -321,6 +321,7 @@ fn check_event_types(
         .unwrap_or_default()
         .iter()
         .map(String::as_str)
+        .filter(|name| event_type_fault(name).is_none())
         .filter(|name| catalogue.event_type(organisation, name).is_none_or(|t| t.archived))
         .collect();
     if !missing.is_empty() {

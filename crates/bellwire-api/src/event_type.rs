@@ -8,7 +8,7 @@ use crate::document::JsonSchema;
 use crate::document::{SchemaGenerator, json_schema};
 use crate::edit::Begun;
 use crate::error::{self, Error};
-use crate::field::{Faults, event_type_name};
+use crate::field::{Faults, event_type_fault};
 use crate::openapi_import::Imported;
 use crate::operation::{Access, Operation};
 use crate::page::{ListOut, Ordered, Ordering, Paging, cut};
@@ -320,14 +320,14 @@ fn check_flags(faults: &mut Faults, field: &str, flags: Vec<String>) -> Vec<Stri
     if flags.len() > FLAGS_MAX {
         faults.add(field, format!("`{field}` must have at most {FLAGS_MAX} items"));
     }
-    if let Some(msg) = flags.iter().find_map(|flag| event_type_name(flag)) {
+    if let Some(msg) = flags.iter().find_map(|flag| event_type_fault(flag)) {
         faults.add(field, format!("a feature flag {msg}"));
     }
     flags
 }
 
 fn check_group(faults: &mut Faults, group: Option<&str>) {
-    if let Some(msg) = group.and_then(event_type_name) {
+    if let Some(msg) = group.and_then(event_type_fault) {
         faults.add("groupName", format!("`groupName` {msg}"));
     }
 }
@@ -352,7 +352,7 @@ pub(crate) fn find(call: &Call) -> Option<Arc<EventType>> {
 async fn list(call: Call) -> Result<Response, Error> {
     let wanted = call
         .query::<Paging>()?
-        .wanted("an event type's name", |text| event_type_name(text).is_none().then(|| text.to_owned()))?;
+        .wanted("an event type's name", |text| event_type_fault(text).is_none().then(|| text.to_owned()))?;
     // Checked, and otherwise without effect: they always come by name.
     call.query::<Ordered>()?;
     let query: ListQuery = call.query()?;
@@ -397,7 +397,7 @@ async fn put(mut call: Call) -> Result<Response, Error> {
     let body = call.json().await?;
     let new = body.parse::<EventTypeIn>()?.check(&call.api, Faults::new())?;
     let name = call.param("event_type_name");
-    if let Some(msg) = event_type_name(name) {
+    if let Some(msg) = event_type_fault(name) {
         return Err(Error::invalid(&["path", "event_type_name"], format!("the event type's name {msg}")));
     }
     let mut edit = call.api.edit().await;

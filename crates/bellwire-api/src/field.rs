@@ -156,7 +156,7 @@ impl Faults {
     }
 
     pub(crate) fn event_type_name(&mut self, field: &str, name: &str) {
-        if let Some(msg) = event_type_name(name) {
+        if let Some(msg) = event_type_fault(name) {
             self.add(field, format!("`{field}` {msg}"));
         }
     }
@@ -166,7 +166,7 @@ impl Faults {
         let Some(types) = types else { return };
         self.set(field, types);
         for (at, name) in types.iter().enumerate() {
-            if let Some(msg) = event_type_name(name) {
+            if let Some(msg) = event_type_fault(name) {
                 self.add_item(field, at, format!("an event type {msg}"));
             }
         }
@@ -262,8 +262,8 @@ pub(crate) fn tag_fault(text: &str) -> Option<String> {
     (!good).then(|| format!(r"a tag has 1 to {TAG_MAX} letters, digits, `-`, `_`, `.`, `/`, `\` and `#`"))
 }
 
-/// What is wrong with an event type's name.
-pub(crate) fn event_type_name(name: &str) -> Option<String> {
+/// What is wrong with an event type's name; for whoever is given one by another way than the API.
+pub fn event_type_fault(name: &str) -> Option<String> {
     if name.is_empty() || name.len() > EVENT_TYPE_MAX {
         return Some(format!("must have 1 to {EVENT_TYPE_MAX} characters"));
     }

@@ -82,7 +82,7 @@ mod openapi;
 
 pub use auth::{MintError, Principal, mint_token, mint_token_by};
 pub use backend::Backend;
-pub use field::header_fault;
+pub use field::{event_type_fault, header_fault};
 pub use idempotency::event_key;
 pub use jwt_key::{JwtAlgorithm, JwtKeyError, check_jwt_key};
 #[cfg(feature = "document")]

@@ -270,7 +270,7 @@ impl Wanted {
         if let Some(msg) = tag.as_deref().and_then(field::tag_fault) {
             return fault("tag", msg);
         }
-        if let Some(msg) = event_types.iter().find_map(|name| field::event_type_name(name)) {
+        if let Some(msg) = event_types.iter().find_map(|name| field::event_type_fault(name)) {
             return fault("event_types", format!("an event type {msg}"));
         }
         Ok(Wanted { channel, tag, event_types })

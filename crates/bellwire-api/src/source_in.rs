@@ -4,7 +4,7 @@ use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::endpoint_shape::check_content_type;
 use crate::error::Error;
-use crate::field::{Faults, event_type_name};
+use crate::field::{Faults, event_type_fault};
 use crate::json::Json;
 use crate::source::new_token;
 use crate::source_way::{CronWire, OutboxWire, WayIn, WayName};
@@ -380,7 +380,7 @@ fn check_event_type(faults: &mut Faults, fixed: Option<String>, from: Option<Str
             EventTypeFrom::Recipe
         }
         (Some(name), None) => {
-            if let Some(msg) = event_type_name(&name) {
+            if let Some(msg) = event_type_fault(&name) {
                 faults.add("eventType", format!("`eventType` {msg}"));
             }
             EventTypeFrom::Fixed(name)

@@ -131,7 +131,7 @@ async fn poll(call: Call) -> Result<Response, Error> {
     if let Some(msg) = filter.channel.as_deref().and_then(field::channel_fault) {
         return Err(Error::invalid(&["query", "channel"], msg));
     }
-    if let Some(msg) = filter.event_type.as_deref().and_then(field::event_type_name) {
+    if let Some(msg) = filter.event_type.as_deref().and_then(field::event_type_fault) {
         return Err(Error::invalid(&["query", "event_type"], format!("an event type {msg}")));
     }
     let after = match query.place(endpoint.key)? {

@@ -118,7 +118,7 @@ pub(super) fn reading(call: &Call, endpoint: Arc<Endpoint>, reader: &str, query:
         return Err(Error::invalid(&["query", "channel"], msg));
     }
     let event_types = call.query_list("event_types");
-    if let Some(msg) = event_types.iter().find_map(|name| field::event_type_name(name)) {
+    if let Some(msg) = event_types.iter().find_map(|name| field::event_type_fault(name)) {
         return Err(Error::invalid(&["query", "event_types"], format!("an event type {msg}")));
     }
     let twice = |(at, name): (usize, &String)| event_types[..at].contains(name);

@@ -5,8 +5,9 @@
 
 use super::file::{Document, Fault};
 use bellwire_api::backend::NewCode;
+use bellwire_api::event_type_fault;
 use bellwire_config::did_you_mean;
-use bellwire_model::{Module, Permissions};
+use bellwire_model::{EventType, Module, Permissions};
 use bellwire_signature::source::presets;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -305,11 +306,7 @@ impl Reader<'_> {
                 ));
             }
         }
-        for event_type in
-            body.get("event_types").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-        {
-            self.plan.event_types.entry(event_type.to_owned()).or_insert_with(|| way.map(str::to_owned));
-        }
+        self.event_types(name, body.get("event_types"));
         self.trust(&mut body);
         let body = camel(body);
         for application in applications.into_iter().chain(nowhere) {
@@ -321,6 +318,23 @@ impl Reader<'_> {
                 body: body.clone(),
             };
             self.plan.endpoints.push(declared);
+        }
+    }
+
+    /// Notes which there must be. What is no name is told here, so that nobody is asked for it.
+    fn event_types(&mut self, endpoint: &str, named: Option<&Value>) {
+        for (at, named) in named.and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let Some(named) = named.as_str() else { continue };
+            let Some(why) = event_type_fault(named) else {
+                let way = ["endpoints", endpoint].map(str::to_owned);
+                self.plan.event_types.entry(named.to_owned()).or_insert(way);
+                continue;
+            };
+            let hint = match EventType::name_from(Some(named), "").as_str() {
+                "" => "a name is such as invoice.paid".to_owned(),
+                name => format!("what a sender calls so comes in as {name}"),
+            };
+            self.fault(&["endpoints", endpoint, "event_types", &at.to_string()], format!("an event type {why}"), &hint);
         }
     }
 

@@ -231,6 +231,18 @@ plugin = "command"
     assert_eq!(found, expected, "{told:#}");
 }
 
+#[test]
+fn a_name_that_no_event_type_can_have_is_told_once_with_what_comes_in_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[sources.shop]\npreset = \"none\"\n\n[endpoints.a]\nfrom = \"shop\"\nurl = \"https://example.com\"\n\
+                event_types = [\n  \"order.paid\",\n  \"orders/create\",\n]\n";
+    write(folder.path(), text);
+    let output = run(folder.path(), &["check", "hooks.toml"]);
+    let expected = "hooks.toml:9: endpoints.a.event_types.1: an event type may only hold letters, digits, `-`, `_` and `.`\n  \
+                    hint: what a sender calls so comes in as orders_create\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
 /// The log says so, about this place of the file.
 fn told(program: &Program, place: &str, what: &str) {
     eventually(&format!("{place} is told"), || {
