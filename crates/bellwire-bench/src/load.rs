@@ -338,7 +338,8 @@ mod tests {
             .collect();
         let request = bellwire_signature::source::ReceivedRequest {
             method: "POST",
-            url: "http://bench/in/t",
+            scheme: "http",
+            host: "bench",
             path_and_query: "/in/t",
             headers: &headers,
             body: body.as_bytes(),

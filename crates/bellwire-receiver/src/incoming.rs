@@ -42,17 +42,15 @@ impl Incoming<'_> {
         Refusal { allow: Some(self.source.methods.join(", ")), ..refusal }
     }
 
-    /// As the sender has it, as far as the request tells.
-    pub(crate) fn url(&self) -> String {
+    /// Scheme and host as the sender has them, as far as the request tells.
+    pub(crate) fn origin(&self) -> (&str, &str) {
         let headers = &self.parts.headers;
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let first = |name: HeaderName| text(name).and_then(|list| list.split(',').next()).map(str::trim);
         let authority = self.parts.uri.authority().map(|authority| authority.as_str());
         let host = first(FORWARDED_HOST).or(authority).or_else(|| text(header::HOST)).unwrap_or_default();
         // Senders post to what they were given, which on the open internet is https.
-        let scheme = first(FORWARDED_PROTO).unwrap_or("https");
-        let path = self.parts.uri.path_and_query().map_or("/", |text| text.as_str());
-        [scheme, "://", host, path].concat()
+        (first(FORWARDED_PROTO).unwrap_or("https"), host)
     }
 
     /// Where the sender stands in a trace, if messages are traced. Without one, a trace begins with the message.

@@ -206,12 +206,13 @@ impl Receiver {
         }
         *read = read_body(parts, body, source.body_bytes_max as usize).await?;
 
-        let url = incoming.url();
+        let (scheme, host) = incoming.origin();
         let headers: Vec<(&str, &[u8])> =
             parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let request = ReceivedRequest {
             method: parts.method.as_str(),
-            url: &url,
+            scheme,
+            host,
             path_and_query: parts.uri.path_and_query().map_or("/", |text| text.as_str()),
             headers: &headers,
             body: read,

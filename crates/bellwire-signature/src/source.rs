@@ -13,7 +13,8 @@
 //!
 //! let request = ReceivedRequest {
 //!     method: "POST",
-//!     url: "https://hooks.example.com/in/k3",
+//!     scheme: "https",
+//!     host: "hooks.example.com",
 //!     path_and_query: "/in/k3",
 //!     headers: &[
 //!         ("X-Hub-Signature-256", b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"),

@@ -63,7 +63,8 @@ pub(super) async fn receive(
     let headers: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let request = ReceivedRequest {
         method: head.method.as_str(),
-        url: head.uri.path(),
+        scheme: "http",
+        host: "",
         path_and_query: head.uri.path(),
         headers: &headers,
         body: &body,

@@ -51,12 +51,19 @@ pub(crate) struct Scope<'a> {
     pub(crate) request: ReceivedRequest<'a>,
     /// What `json:` looks into: the body, or one item of it.
     pub(crate) json: &'a [u8],
-    /// The URL as the sender knows it.
-    pub(crate) url: &'a str,
+    /// The URL as the sender knows it, where that is not the request's own.
+    pub(crate) url: Option<&'a str>,
     /// The list in which the signature stands, and what separates its entries.
     pub(crate) list: Option<(&'a str, char)>,
     /// The claims of a verified JWT, or the parameters of a verified HTTP message signature, as JSON.
     pub(crate) proven: &'a [u8],
+}
+
+impl<'a> Scope<'a> {
+    /// The URL as the sender knows it.
+    pub(crate) fn url(&self) -> Cow<'a, str> {
+        self.url.map_or_else(|| Cow::Owned(self.request.url()), Cow::Borrowed)
+    }
 }
 
 impl Field {
@@ -115,8 +122,8 @@ impl Field {
             Field::Method => Some(Cow::Borrowed(request.method)),
             Field::Path => Some(Cow::Borrowed(request.path())),
             Field::PathAndQuery => Some(Cow::Borrowed(request.path_and_query)),
-            Field::Url => Some(Cow::Borrowed(scope.url)),
-            Field::UrlDecoded => Some(Cow::Owned(decoded(scope.url))),
+            Field::Url => Some(scope.url()),
+            Field::UrlDecoded => Some(Cow::Owned(decoded(&scope.url()))),
             Field::BodySha256 => Some(Cow::Owned(hex(&sha256(&[request.body])))),
             Field::BodyCrc32 => Some(Cow::Owned(crc32(request.body).to_string())),
             Field::Entry(name) => self.entry(scope, name)?,
@@ -257,13 +264,14 @@ mod tests {
     fn scope<'a>(body: &'a [u8]) -> Scope<'a> {
         let request = ReceivedRequest {
             method: "POST",
-            url: "https://a.example/in/x?u=%2Fa%3ab%20",
+            scheme: "https",
+            host: "a.example",
             path_and_query: "/in/x?u=%2Fa%3ab%20",
             headers: &[],
             body,
             body_type: None,
         };
-        Scope { request, json: body, url: request.url, list: Some(("t=1, v1=a,v1=b", ',')), proven: b"{}" }
+        Scope { request, json: body, url: None, list: Some(("t=1, v1=a,v1=b", ',')), proven: b"{}" }
     }
 
     #[test]

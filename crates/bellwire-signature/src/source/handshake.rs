@@ -127,7 +127,8 @@ impl HubWord {
         if method != "GET" {
             return None;
         }
-        let request = ReceivedRequest { method, url: "", path_and_query, headers: &[], body: b"", body_type: None };
+        let request =
+            ReceivedRequest { method, scheme: "", host: "", path_and_query, headers: &[], body: b"", body_type: None };
         let value = |name: &str| request.query_value(name).ok().flatten().map(std::borrow::Cow::into_owned);
         let topic = value("hub.topic")?;
         match value("hub.mode")?.as_str() {
@@ -204,7 +205,7 @@ impl Verifier {
             return None;
         }
         let json = request.json();
-        let scope = Scope { request: *request, json: &json, url: request.url, list: None, proven: b"{}" };
+        let scope = Scope { request: *request, json: &json, url: None, list: None, proven: b"{}" };
         handshaker.answer(&scope)
     }
 }

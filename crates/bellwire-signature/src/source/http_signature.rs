@@ -129,8 +129,8 @@ fn signature_base(scope: &Scope<'_>, input: &InnerList<'_>) -> Result<String, Re
 
 /// RFC 9421 §2.1 and §2.2.
 fn component(scope: &Scope<'_>, name: &str, parameters: &[(String, Bare)]) -> Result<String, Refusal> {
-    let url = scope.url;
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let url = scope.url();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
     let (authority, target) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let path = if path.is_empty() { "/" } else { path };
@@ -147,7 +147,7 @@ fn component(scope: &Scope<'_>, name: &str, parameters: &[(String, Bare)]) -> Re
         }
         (_, [_, ..]) => Err(malformed(INPUT, "one without component parameters")),
         ("@method", _) => Ok(scope.request.method.to_owned()),
-        ("@target-uri", _) => Ok(url.to_owned()),
+        ("@target-uri", _) => Ok(url.into_owned()),
         ("@scheme", _) => Ok(scheme.to_ascii_lowercase()),
         ("@authority", _) => {
             let authority = authority.to_ascii_lowercase();

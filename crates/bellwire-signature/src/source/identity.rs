@@ -180,13 +180,14 @@ mod tests {
         let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let request = ReceivedRequest {
             method: "POST",
-            url: "",
+            scheme: "",
+            host: "",
             path_and_query: "/",
             headers: &headers,
             body: body.as_bytes(),
             body_type: None,
         };
-        let scope = Scope { request, json: request.body, url: "", list: None, proven: b"{}" };
+        let scope = Scope { request, json: request.body, url: None, list: None, proven: b"{}" };
         (identity.dedupe_key(&scope), identity.event_type(&scope))
     }
 

@@ -142,9 +142,16 @@ mod tests {
     use crate::source::request::ReceivedRequest;
 
     fn signatures(place: SignaturePlace, headers: &[(&str, &[u8])]) -> Result<Vec<Vec<u8>>, Refusal> {
-        let request =
-            ReceivedRequest { method: "POST", url: "", path_and_query: "/", headers, body: b"", body_type: None };
-        place.signatures(&Scope { request, json: b"", url: "", list: None, proven: b"{}" })
+        let request = ReceivedRequest {
+            method: "POST",
+            scheme: "",
+            host: "",
+            path_and_query: "/",
+            headers,
+            body: b"",
+            body_type: None,
+        };
+        place.signatures(&Scope { request, json: b"", url: None, list: None, proven: b"{}" })
     }
 
     fn place(field: &str, prefix: &str, list: Option<(char, &str)>) -> SignaturePlace {

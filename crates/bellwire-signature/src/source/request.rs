@@ -11,9 +11,10 @@ use super::refusal::Refusal;
 pub struct ReceivedRequest<'a> {
     /// In capitals, as it stands in the request line.
     pub method: &'a str,
-    /// The URL as the sender knows it: the source's public URL, with this request's query. What a proxy made of it on
-    /// the way is of no use to those who sign their URL.
-    pub url: &'a str,
+    /// Of the URL as the sender knows it: `https`. What a proxy made of the URL on the way is of no use to those who sign it.
+    pub scheme: &'a str,
+    /// Likewise, with the port if the sender has one: `hooks.example.com`.
+    pub host: &'a str,
     /// Path and query as they stand in the request line, such as `/in/k3…?auth=x`.
     pub path_and_query: &'a str,
     /// Names in any case, in the order received, repeated where they were repeated.
@@ -25,6 +26,11 @@ pub struct ReceivedRequest<'a> {
 }
 
 impl<'a> ReceivedRequest<'a> {
+    /// The URL as the sender knows it. Few sign it, so it is put together only when somebody asks.
+    pub(crate) fn url(&self) -> String {
+        [self.scheme, "://", self.host, self.path_and_query].concat()
+    }
+
     /// A header's value; `None` if it is not there.
     ///
     /// # Errors
@@ -125,7 +131,8 @@ mod tests {
     fn request<'a>(headers: &'a [(&'a str, &'a [u8])]) -> ReceivedRequest<'a> {
         ReceivedRequest {
             method: "POST",
-            url: "https://example.com/in/x?a=1&a=1&b=1&b=2&c=%20+",
+            scheme: "https",
+            host: "example.com",
             path_and_query: "/in/x?a=1&a=1&b=1&b=2&c=%20+",
             headers,
             body: b"k=v",

@@ -77,7 +77,7 @@ impl Verifier {
         signs: Option<Signs<'_>>,
         keys: &dyn Keys,
     ) -> Result<Sample, SampleError> {
-        let url = with_request(sample, |request| self.url_of(request).into_owned());
+        let url = with_request(sample, |request| self.url_of(request).map_or_else(|| request.url(), Cow::into_owned));
         let sample = &Sample { url, ..sample.clone() };
         let is_meant = |way: &Way| match (&way.when, &way.place) {
             (Some(when), Some(place)) if when.field == place.field => true,
@@ -316,14 +316,16 @@ impl Draft<'_> {
 fn with_request<T>(sample: &Sample, ask: impl FnOnce(&ReceivedRequest<'_>) -> T) -> T {
     let headers: Vec<(&str, &[u8])> =
         sample.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let rest = sample.url.split_once("://").map_or(sample.url.as_str(), |(_, rest)| rest);
-    let path_and_query: Cow<'_, str> = match rest.find(['/', '?']).map(|at| &rest[at..]) {
-        Some(target) if target.starts_with('/') => Cow::Borrowed(target),
-        target => Cow::Owned(format!("/{}", target.unwrap_or_default())),
+    let (scheme, rest) = sample.url.split_once("://").unwrap_or(("", &sample.url));
+    let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path_and_query: Cow<'_, str> = match target.starts_with('/') {
+        true => Cow::Borrowed(target),
+        false => Cow::Owned(format!("/{target}")),
     };
     ask(&ReceivedRequest {
         method: &sample.method,
-        url: &sample.url,
+        scheme,
+        host,
         path_and_query: &path_and_query,
         headers: &headers,
         body: &sample.body,
@@ -333,6 +335,6 @@ fn with_request<T>(sample: &Sample, ask: impl FnOnce(&ReceivedRequest<'_>) -> T)
 
 fn with_scope<T>(sample: &Sample, ask: impl FnOnce(&Scope<'_>) -> T) -> T {
     with_request(sample, |request| {
-        ask(&Scope { request: *request, json: request.body, url: request.url, list: None, proven: b"{}" })
+        ask(&Scope { request: *request, json: request.body, url: Some(&sample.url), list: None, proven: b"{}" })
     })
 }

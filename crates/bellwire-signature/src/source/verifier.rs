@@ -33,7 +33,7 @@ pub struct Supplied {
     pub secrets: Vec<Zeroizing<String>>,
     /// The recipe's settings, by name.
     pub settings: BTreeMap<String, String>,
-    /// The URL under which the sender knows the source, if that is not [`ReceivedRequest::url`]: behind another proxy,
+    /// The URL under which the sender knows the source, if that is not the request's own: behind another proxy,
     /// say. Without a query, the request's is added.
     pub url: Option<String>,
     /// Instead of the recipe's tolerance, in seconds.
@@ -165,7 +165,7 @@ impl Verifier {
         }
         let url = self.url_of(request);
         let json = request.json();
-        let scope = Scope { request: *request, json: &json, url: &url, list: None, proven: b"{}" };
+        let scope = Scope { request: *request, json: &json, url: url.as_deref(), list: None, proven: b"{}" };
         let way = self.way(&scope)?;
         let list = way.place.as_ref().map(|place| place.list(&scope)).transpose()?.flatten();
         let scope = Scope { list, ..scope };
@@ -209,7 +209,7 @@ impl Verifier {
         }
         let url = self.url_of(request);
         let json = request.json();
-        let scope = Scope { request: *request, json: &json, url: &url, list: None, proven: b"{}" };
+        let scope = Scope { request: *request, json: &json, url: url.as_deref(), list: None, proven: b"{}" };
         Ok(Proof {
             dedupe_key: self.identity.dedupe_key(&scope),
             event_type: self.identity.event_type(&scope),
@@ -226,12 +226,13 @@ impl Verifier {
         Err(Refusal::NoWay)
     }
 
-    pub(super) fn url_of<'u>(&'u self, request: &ReceivedRequest<'u>) -> Cow<'u, str> {
-        match &self.url {
-            None => Cow::Borrowed(request.url),
-            Some(url) if url.contains('?') || request.query().is_empty() => Cow::Borrowed(url),
-            Some(url) => Cow::Owned(format!("{url}?{}", request.query())),
-        }
+    /// The URL that was supplied, with the request's query.
+    pub(super) fn url_of(&self, request: &ReceivedRequest<'_>) -> Option<Cow<'_, str>> {
+        let url = self.url.as_deref()?;
+        Some(match url.contains('?') || request.query().is_empty() {
+            true => Cow::Borrowed(url),
+            false => Cow::Owned(format!("{url}?{}", request.query())),
+        })
     }
 }
 
@@ -337,8 +338,8 @@ impl Way {
             return fits(scope);
         }
         let mut any = false;
-        for url in variants(scope.url) {
-            any |= fits(&Scope { url: &url, ..*scope })?;
+        for url in variants(&scope.url()) {
+            any |= fits(&Scope { url: Some(&url), ..*scope })?;
         }
         Ok(any)
     }

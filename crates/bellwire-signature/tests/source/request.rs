@@ -70,11 +70,13 @@ impl Case {
     pub(crate) fn with_request<T>(&self, ask: impl FnOnce(&ReceivedRequest<'_>) -> T) -> T {
         let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let rest = self.url.split_once("://").map_or("", |(_, rest)| rest);
-        let path_and_query = rest.find('/').map_or("/", |at| &rest[at..]);
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        let (host, path_and_query) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path_and_query = if path_and_query.is_empty() { "/" } else { path_and_query };
         ask(&ReceivedRequest {
             method: &self.method,
-            url: &self.url,
+            scheme,
+            host,
             path_and_query,
             headers: &headers,
             body: &self.body,

@@ -89,7 +89,8 @@ proptest! {
     ) {
         let headers: Vec<(&str, &[u8])> =
             headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let request = ReceivedRequest { method: &method, url: &url, path_and_query: &target, headers: &headers, body: &body, body_type: None };
+        let (scheme, host) = url.split_once("://").unwrap_or(("", &url));
+        let request = ReceivedRequest { method: &method, scheme, host, path_and_query: &target, headers: &headers, body: &body, body_type: None };
         for (name, verifier) in VERIFIERS.iter() {
             let verdict = verifier.verify(&request, now, &NoKeys);
             prop_assert!(verdict.is_err(), "{}: {:?}", name, verdict);
