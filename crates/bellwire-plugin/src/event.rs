@@ -255,10 +255,12 @@ impl<'a> Event<'a> {
                     _ => None,
                 }
             }
-            Root::Payload if path.steps.is_empty() => match std::str::from_utf8(self.payload()) {
-                Ok(payload) => text(payload),
-                Err(_) => owned(BASE64_STANDARD.encode(self.payload())),
-            },
+            Root::Payload if path.steps.is_empty() && path.inside.is_empty() => {
+                match std::str::from_utf8(self.payload()) {
+                    Ok(payload) => text(payload),
+                    Err(_) => owned(BASE64_STANDARD.encode(self.payload())),
+                }
+            }
             Root::Payload => {
                 let json = self.json()?;
                 let steps = match path.steps.split_first() {
@@ -628,6 +630,11 @@ pub(crate) mod tests {
         check(r#"{"o":{"b":1}}"#, "application/json", "payload.o[json].b", Some("1"));
         let file = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\n{\"id\":5}\r\n--x--";
         check(file, "multipart/form-data; boundary=x", "payload.f[json].id", Some("5"));
+        check("b=2&a=1.50", FORM, "payload", Some("b=2&a=1.50"));
+        check("b=2&a=1.50", FORM, "payload[json]", Some(r#"{"b":"2","a":"1.50"}"#));
+        check("b=2&a=1.50", FORM, "payload[json].a", Some("1.50"));
+        check("<x y='1'><z>2</z></x>", "text/xml", "payload[json]", Some(r#"{"x":{"-y":"1","z":"2"}}"#));
+        check(r#"{"a": 1.50}"#, "application/json", "payload[json]", Some(r#"{"a": 1.50}"#));
         check(r#"[{"id":1},{"id":2}]"#, "application/json", "payload.root[1].id", Some("2"));
         check(r#"[{"id":1}]"#, "application/json", "payload.root", Some(r#"[{"id":1}]"#));
         check(r#"{"root":{"id":3}}"#, "application/json", "payload.root.id", Some("3"));

@@ -518,6 +518,7 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     };
     write("say.sh", "#!/bin/sh\nprintf 'said %s' \"$1\"\n");
+    write("where.sh", "#!/bin/sh\nprintf '%s in %s' \"$1\" \"$PWD\"\n");
     write("fail.sh", "#!/bin/sh\nprintf 'no: %s' \"$1\"\nexit 3\n");
     write("files.sh", "#!/bin/sh\ncat \"$HOOK_FILE\" \"$PLAIN\" \"$ALL\"\n");
     let argument = json!([{ "source": "payload", "name": "a" }]);
@@ -545,6 +546,14 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
                 "parse-parameters-as-json": [{ "source": "payload", "name": "payload" }],
                 "pass-arguments-to-command": [{ "source": "payload", "name": "payload.commits.0.id" }],
                 "trigger-rule": { "match": { "type": "value", "value": "main", "parameter": { "source": "payload", "name": "payload.ref" } } },
+            })
+        ),
+        hook(
+            "whole",
+            "./where.sh",
+            json!({
+                "include-command-output-in-response": true,
+                "pass-arguments-to-command": [{ "source": "entire-payload" }],
             })
         ),
         hook("failing", "./fail.sh", json!({ "include-command-output-in-response": true })),
@@ -583,7 +592,7 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
     std::fs::write(folder.path().join("hooks.json"), hooks.to_string()).unwrap();
     let output = run(folder.path(), &["import", "adnanh", "hooks.json", "-o", "hooks.toml"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("6 of 6 hooks taken over, 0 things to look at"), "{told}");
+    assert!(output.status.success() && told.contains("7 of 7 hooks taken over, 0 things to look at"), "{told}");
 
     let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
     let ask = |id: &str, kind: &str, body: &str| {
@@ -603,6 +612,9 @@ fn hooks_of_adnanh_s_that_wait_for_their_command_answer_with_what_it_wrote() {
     let part = "--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nparts\r\n--x--\r\n";
     check("output", "multipart/form-data; boundary=x", part, 201, "said parts");
     check("output", "application/x-www-form-urlencoded", "a=field", 201, "said field");
+    // What its own parser made of the body, in the folder where adnanh's would have run.
+    let said = format!(r#"{{"b":"2","a":"1"}} in {}"#, folder.path().canonicalize().unwrap().display());
+    check("whole", "application/x-www-form-urlencoded", "b=2&a=1", 200, &said);
     // A form that calls itself text, with JSON in a field.
     let form = |name: &str| {
         format!("payload=%7B%22ref%22%3A%22{name}%22%2C%22commits%22%3A%5B%7B%22id%22%3A%22c1%22%7D%5D%7D")

@@ -89,6 +89,7 @@ fn for_all() -> impl Iterator<Item = Note> {
         "a file in a multipart body is an object with its name and content, not left out; of a multipart name that comes several times arguments and rules see a list, not the first",
         "a body of more than 1 MiB is answered with 413 (body_bytes_max), a command is ended after an hour (timeout_ms), and the server's bounds hold for how many run at a time",
         "a command gets only the variables that are named here, and PATH; adnanh's hands its own environment on (inherit, plugins.command_environment)",
+        "a path that no hook has is answered with 404 and no text, not with `Hook not found.`, and so is / (adnanh's says OK there)",
     ]
     .into_iter()
     .map(|text| Note { hook: String::new(), is_lost: false, text: text.to_owned() })
@@ -163,10 +164,8 @@ impl Writer<'_> {
             line("files", format!("{{ {} }}", files.join(", ")));
         }
         line("stdin", quoted("none"));
-        if !hook.command_working_directory.is_empty() {
-            let folder = self.plain(&hook.command_working_directory);
-            line("working_directory", quoted(&self.world.folder().join(folder).to_string_lossy()));
-        }
+        let folder = self.plain(&hook.command_working_directory);
+        line("working_directory", quoted(&folder_of(self.world, &folder).to_string_lossy()));
         line("timeout_ms", TIMEOUT_MS.to_string());
         if hook.include_command_output_in_response {
             line("output_bytes_max", OUTPUT_BYTES_MAX.to_string());
@@ -191,7 +190,7 @@ impl Writer<'_> {
             return Some(command.into());
         }
         if command.contains('/') {
-            let folder = self.world.folder().join(self.plain(&self.hook.command_working_directory));
+            let folder = folder_of(self.world, &self.plain(&self.hook.command_working_directory));
             let program = folder.join(command.trim_start_matches("./"));
             self.note(format!("its command {command} is taken to be {}", program.display()));
             return Some(program);
@@ -216,7 +215,9 @@ impl Writer<'_> {
             .filter(|method| !method.is_empty())
             .collect();
         if wanted.is_empty() {
-            self.note("it is triggered by every method, GET included: `methods` could be narrower");
+            self.note(
+                "it is triggered by every method, GET included, but for HEAD and OPTIONS: `methods` could be narrower",
+            );
             return METHODS.map(str::to_owned).to_vec();
         }
         let (known, other): (Vec<String>, Vec<String>) =
@@ -387,10 +388,23 @@ impl Writer<'_> {
             ("header", _) => place("headers", false),
             ("url" | "query", _) => place("query", false),
             ("request", "method") => "{{method}}".to_owned(),
-            ("request", _) => "{{remote}}".to_owned(),
-            ("raw-request-body" | "entire-payload", _) => "{{payload}}".to_owned(),
-            ("entire-headers", _) => "{{headers}}".to_owned(),
-            ("entire-query", _) => "{{query}}".to_owned(),
+            ("request", _) => {
+                self.note("remote-addr: the address without a port; behind a proxy in `trusted_proxies`, the sender's");
+                "{{remote}}".to_owned()
+            }
+            ("raw-request-body", _) => "{{payload}}".to_owned(),
+            ("entire-payload", _) => {
+                self.note("entire-payload: JSON stays as it was written; a list is not put under `root`");
+                "{{payload[json]}}".to_owned()
+            }
+            ("entire-headers", _) => {
+                self.note("entire-headers: names are in small letters, x-github-event for X-Github-Event, and host is among them");
+                "{{headers}}".to_owned()
+            }
+            ("entire-query", _) => {
+                self.note("entire-query: a name that comes several times has a list, not the first value");
+                "{{query}}".to_owned()
+            }
             ("string", _) if name.contains("{{") => {
                 self.lost(format!("the text {name:?} cannot be written in a template; an empty one is passed"));
                 String::new()
@@ -429,8 +443,7 @@ impl Writer<'_> {
         }
         for argument in &self.hook.pass_file_to_command {
             let name = file_variable(argument);
-            let whole = matches!(argument.source.as_str(), "raw-request-body" | "entire-payload");
-            if whole && !argument.base64decode {
+            if argument.source == "raw-request-body" && !argument.base64decode {
                 all.push(format!("{} = \"{{{{file}}}}\"", key(&name)));
             }
         }
@@ -441,8 +454,7 @@ impl Writer<'_> {
     fn files(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         for argument in &self.hook.pass_file_to_command {
-            let whole = matches!(argument.source.as_str(), "raw-request-body" | "entire-payload");
-            if whole && !argument.base64decode {
+            if argument.source == "raw-request-body" && !argument.base64decode {
                 continue;
             }
             let content = quoted(&self.template(argument));
@@ -526,6 +538,11 @@ impl Writer<'_> {
             self.note(format!("adnanh's does not know {}, nor do we", unknown.join(", ")));
         }
     }
+}
+
+/// Where a command runs: in the old program's folder, unless the hook says otherwise.
+fn folder_of(world: &dyn World, named: &str) -> PathBuf {
+    if named.is_empty() { world.folder() } else { world.folder().join(named) }
 }
 
 /// The way down to a name in a template: by its dots, or to it as it is.
@@ -656,6 +673,7 @@ mod tests {
               "pass-environment-to-command": [
                 { "source": "payload", "name": "ref" },
                 { "source": "entire-payload", "envname": "ALL" },
+                { "source": "raw-request-body", "envname": "RAW" },
               ],
               "trigger-rule": { "and": [
                 { "match": { "type": "payload-hmac-sha1", "secret": "mysecret", "parameter": { "source": "header", "name": "X-Hub-Signature" } } },
@@ -683,7 +701,7 @@ retry_schedule = []
 runs = "command"
 program = "/usr/bin/deploy"
 args = ["{{payload.head_commit.id}}", '{{payload["a b"]}}', '{{headers["x-github-event"]}}', '{{query["token"]}}', "-v", "{{remote}}"]
-env = { HOOK_ref = "{{payload.ref}}", ALL = "{{payload}}" }
+env = { HOOK_ref = "{{payload.ref}}", ALL = "{{payload[json]}}", RAW = "{{payload}}" }
 stdin = "none"
 working_directory = "/home/app"
 timeout_ms = 3600000
@@ -704,7 +722,7 @@ timeout_ms = 3600000
               { "id": "b", "execute-command": "deploy", "include-command-output-in-response": true, "success-http-response-code": 299,
                 "pass-file-to-command": [
                   { "source": "payload", "name": "file", "base64decode": true },
-                  { "source": "entire-payload", "envname": "ALL" } ] },
+                  { "source": "raw-request-body", "envname": "ALL" }, { "source": "entire-payload", "envname": "READ" } ] },
               { "id": "c", "execute-command": "deploy", "include-command-output-in-response": true,
                 "include-command-output-in-response-on-error": true },
             ]"#,
@@ -714,7 +732,8 @@ timeout_ms = 3600000
             "recipe = { unsatisfied_status = 503, rules = { or = [] } }",
             "answer = { status = 202, wait_ms = 30000 }",
             r#"respond = { status = 200, error_status = 500, error_body = "Error occurred while executing the hook's command. Please check your logs for more details." }"#,
-            r#"files = { HOOK_FILE = { content = "{{payload.file}}", base64 = true } }"#,
+            r#"files = { HOOK_FILE = { content = "{{payload.file}}", base64 = true }, READ = { content = "{{payload[json]}}" } }"#,
+            r#"working_directory = "/srv""#,
             r#"env = { ALL = "{{file}}" }"#,
             "respond = { status = 200, error_status = 500 }",
         ] {
