@@ -31,13 +31,15 @@ pub(crate) struct Refusal {
     pub(crate) after_seconds: Option<u16>,
     /// What is said beside the status; nothing to whoever is not proven.
     pub(crate) text: &'static str,
+    /// How the sender could prove itself, for a 401.
+    pub(crate) challenge: Option<&'static str>,
     /// Methods, for a 405.
     pub(crate) allow: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, outcome: Outcome, reason: impl Into<String>) -> Self {
-        Refusal { status, outcome, reason: reason.into(), after_seconds: None, text: "", allow: None }
+        Refusal { status, outcome, reason: reason.into(), after_seconds: None, text: "", challenge: None, allow: None }
     }
 
     /// Not proven.
@@ -78,6 +80,9 @@ impl Refusal {
         }
         if let Some(seconds) = self.after_seconds {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge.filter(|_| self.status == StatusCode::UNAUTHORIZED) {
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(allow) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
             answer.headers_mut().insert(header::ALLOW, allow);

@@ -360,6 +360,46 @@ fn a_token_in_the_request_is_believed_and_never_written_down() {
 }
 
 #[test]
+fn who_must_give_user_and_password_is_asked_for_them_and_none_of_it_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[("BELLWIRE_MAIN_SECRET", "canary-canary-canary-canary")]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let (password, token) = ("a:b and passé", "TKoijwefoijwefoijwefoijwef");
+    let basic = source_at(&server, json!({"preset": "basic", "secrets": [format!("jo:{password}")]}));
+    let in_url = source_at(&server, json!({"uid": "tk", "preset": "url-token", "secrets": [token]}));
+
+    // `jo:a:b and passé` in base64, and the same with an e.
+    let (right, wrong) = ("am86YTpiIGFuZCBwYXNzw6k=", "am86YTpiIGFuZCBwYXNzZQ==");
+    for (authorization, status) in [
+        (format!("Basic {right}"), 202),
+        (format!("basic {right}"), 202),
+        (format!("Basic {wrong}"), 401),
+        (right.to_owned(), 401),
+        (String::new(), 401),
+    ] {
+        let headers = [("authorization", authorization.as_str())];
+        let headers = if authorization.is_empty() { &headers[1..] } else { &headers[..] };
+        let answer = post(&server, &basic, headers, b"{}");
+        assert_eq!(answer.status, status, "{authorization}: {}", answer.head);
+        let asks = answer.head.contains("www-authenticate: basic realm=\"webhooks\", charset=\"utf-8\"");
+        assert_eq!((asks, answer.body.is_empty()), (status == 401, true), "{authorization}: {}", answer.head);
+    }
+    assert_eq!(post(&server, &format!("{in_url}?auth={token}"), &[], b"{}").status, 202);
+    let refused = post(&server, &format!("{in_url}?auth={token}x"), &[], b"{}");
+    assert_eq!((refused.status, refused.head.contains("www-authenticate")), (401, false), "{}", refused.head);
+
+    let log = server.log();
+    assert!(server.stop().success());
+    let written =
+        std::fs::read_dir(folder.path()).unwrap().flatten().filter_map(|file| std::fs::read(file.path()).ok());
+    for bytes in written.chain([log.into_bytes()]) {
+        for secret in [password, token, right, wrong] {
+            assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "{secret}");
+        }
+    }
+}
+
+#[test]
 fn what_is_passed_on_in_a_circle_ends() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [(a, path_a), (b, path_b)] =

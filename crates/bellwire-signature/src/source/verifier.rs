@@ -179,6 +179,13 @@ impl Verifier {
         })
     }
 
+    /// What a 401 says in `www-authenticate`, where user and password prove a request: some clients send them only when they are asked
+    /// (RFC 7617 §2). Depends on the recipe alone.
+    pub fn challenge(&self) -> Option<&'static str> {
+        let is_basic = self.ways.iter().any(|way| matches!(way.scheme, Scheme::Basic(_)));
+        is_basic.then_some("Basic realm=\"webhooks\", charset=\"UTF-8\"")
+    }
+
     /// What is answered to a request that rules do not let in.
     pub fn unsatisfied_status(&self) -> u16 {
         self.unsatisfied_status
