@@ -225,7 +225,8 @@ impl Receiver {
             return Err(incoming.method_refused());
         }
         let challenge = incoming.ready.verifier.challenge();
-        let proof = self.prove(backend, incoming, &request).await.map_err(|refusal| Refusal { challenge, ..refusal })?;
+        let proof =
+            self.prove(backend, incoming, &request).await.map_err(|refusal| Refusal { challenge, ..refusal })?;
         if let Some(reply) = incoming.ready.verifier.handshake(&request, true) {
             return handshake::answer(backend, source, reply).await.map(Taken::Answered);
         }
