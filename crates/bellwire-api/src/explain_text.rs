@@ -205,7 +205,9 @@ fn ended_text(reason: EndReason, attempts: u32) -> String {
         EndReason::Aborted => format!("{made}; the receiver answered that it never wants this message."),
         EndReason::Expired => format!("{made}; then the payload expired or was removed, and nothing more can be sent."),
         EndReason::EndpointDeleted => format!("{made}; then the endpoint was deleted."),
-        EndReason::Cancelled => format!("{made}; then it was cancelled on somebody's word."),
+        EndReason::Cancelled => {
+            format!("{made}; then it was cancelled, by the endpoint's own code or on somebody's word.")
+        }
         EndReason::ResendFailed => {
             format!("{made}; the last was a resend, which is tried once, and it failed: nothing more is sent.")
         }
@@ -221,6 +223,12 @@ pub(crate) fn attempt_text(attempt: &Attempt, outcome: &Outcome) -> String {
     let took = millis(outcome.duration);
     let _ = match outcome.result {
         Ok(status) => write!(text, " at {} was answered {status} after {took}", outcome.started_at),
+        Err(FailureClass::Cancelled) => write!(
+            text,
+            " at {} was cancelled by the endpoint's own code after {took} ({})",
+            outcome.started_at,
+            reason(FailureClass::Cancelled, &outcome.body)
+        ),
         Err(class) => write!(
             text,
             " at {} failed after {took} ({}: {})",
@@ -243,10 +251,11 @@ pub(crate) fn attempt_text(attempt: &Attempt, outcome: &Outcome) -> String {
     text
 }
 
-/// The text that was kept instead of a response: ours, but from a store that may have been written by others.
+/// The text that was kept instead of a response: ours, or what the endpoint's code wrote, of which the lines stay apart.
 fn reason(class: FailureClass, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
-    let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+    let lines: Vec<&str> = text.split(char::is_control).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let text: String = lines.join("; ").chars().take(300).collect();
     if text.is_empty() { format!("no more is known of this {}", class.name()) } else { text }
 }
 
@@ -308,5 +317,8 @@ mod tests {
         assert_eq!(listed(&names(3)), "0, 1 and 2");
         assert_eq!(listed(&names(10)), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
         assert_eq!(millis(Duration::from_micros(1_550)), "1.5 ms");
+        let wrote = b"line 1: Error: unlucky\nsaw 13\n\x1b[2J".as_slice();
+        assert_eq!(reason(FailureClass::Plugin, wrote), "line 1: Error: unlucky; saw 13; [2J");
+        assert_eq!(reason(FailureClass::Timeout, b"\n"), "no more is known of this timeout");
     }
 }

@@ -310,13 +310,19 @@ pub(crate) async fn metrics_text(core: Arc<Core>) -> String {
     core.metrics.text(&lanes, oldest, core.clock.engine(), bytes)
 }
 
-/// One line for an attempt: a failure is the endpoint's business, so it is `info`; success is `debug`.
+/// One line for an attempt: a failure is the endpoint's business, so it is `info`; success is `debug`, and so is what the endpoint's own code
+/// did not want.
 pub(crate) fn attempt(start: &Start, outcome: &Outcome) {
     let duration_ms = u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX);
     if outcome.is_success() {
         tracing::debug!(
             message.id = %start.message.id, endpoint.id = %start.endpoint.id, attempt.number = start.number,
             status = class(outcome), duration_ms, "delivered"
+        );
+    } else if outcome.is_cancelled() {
+        tracing::debug!(
+            message.id = %start.message.id, endpoint.id = %start.endpoint.id, attempt.number = start.number,
+            duration_ms, "cancelled by the endpoint's own code"
         );
     } else {
         tracing::info!(

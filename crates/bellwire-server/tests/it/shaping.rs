@@ -97,7 +97,8 @@ fn a_transformation_decides_what_is_sent_and_that_is_what_is_signed() {
 
     // One that cancels ends the delivery, with the reason in the ledger.
     transform("handler = webhook => ({ ...webhook, cancel: webhook.payload.id === 7 })");
-    let cancelled = attempts(&server, &send(), 1);
+    let message = send();
+    let cancelled = attempts(&server, &message, 1);
     assert_eq!(cancelled[0]["response"], "the endpoint's transformation cancelled this message");
     // For clients that do not know of 4, it failed.
     assert_eq!(cancelled[0]["status"], 2);
@@ -109,6 +110,10 @@ fn a_transformation_decides_what_is_sent_and_that_is_what_is_signed() {
         assert_eq!((&page[0]["status"], page[0]["id"] == cancelled[0]["id"]), (&json!(status), status == 4));
     }
     eventually("the ledger knows", || (ledger(folder.path())["ended"]["cancelled"] == 1).then_some(()));
+    // Nothing failed, whoever asks.
+    let told = server.call("GET", &format!("/app/acme/msg/{message}/explain"), json!(null)).1.to_string();
+    assert!(told.contains("was cancelled by the endpoint's own code") && !told.contains("failed"), "{told}");
+    assert!(!server.log().lines().any(|line| line.contains("attempt failed") && line.contains(&message)));
 
     // The way out has the same guard whatever a script says, and ours stays ours.
     transform("handler = webhook => ({ ...webhook, url: 'http://10.0.0.1/' })");
