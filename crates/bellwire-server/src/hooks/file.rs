@@ -1,6 +1,7 @@
 //! Reads `hooks.toml`, or the same as YAML: a tree, the line of everything in it, and secrets from where they are kept.
 
 use serde_json::{Map, Number, Value};
+use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -182,11 +183,15 @@ fn line_of(text: &str, span: Range<usize>) -> usize {
 fn from_toml(text: &str) -> Result<(Value, Lines), Vec<Fault>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        let fault = |error: toml::de::Error| Fault {
-            place: String::new(),
-            line: error.span().map(|span| line_of(text, span)),
-            text: format!("this is not TOML: {}", error.message().trim_end()),
-            hint: None,
+        let fault = |error: toml::de::Error| {
+            let what = error.span().and_then(|span| text.get(span)).filter(|_| error.message() == "duplicate key");
+            let what = what.map_or_else(String::new, |name| format!(", {name}"));
+            Fault {
+                place: String::new(),
+                line: error.span().map(|span| line_of(text, span)),
+                text: format!("this is not TOML: {}{what}", error.message().trim_end()),
+                hint: None,
+            }
         };
         return Err(errors.into_iter().map(fault).collect());
     }
@@ -248,7 +253,7 @@ fn from_yaml(text: String) -> Result<(Value, Lines), Vec<Fault>> {
         Ok(Value::Null) => Ok((Value::Object(Map::new()), Lines::Text(text))),
         Ok(value) => Ok((value, Lines::Text(text))),
         Err(error) => {
-            let told = error.to_string();
+            let told = UserMessageFormatter.format_message(error.without_snippet());
             let line = error.location().map(|location| location.line() as usize);
             let text = format!("this is not YAML: {}", told.lines().next().unwrap_or_default());
             Err(vec![Fault { place: String::new(), line, text, hint: None }])
@@ -410,7 +415,10 @@ mod tests {
             assert!(told.starts_with(expected), "{told}");
         };
         check("hooks.toml", "[sources]\na = = 1\n", "hooks.toml:2: this is not TOML: ");
+        check("hooks.toml", "[a.b]\nc = 1\n[a.b]\n", "hooks.toml:3: this is not TOML: duplicate key, b");
         check("hooks.yaml", "a: [1\n", "hooks.yaml:");
+        check("hooks.yaml", "a:\n\tb: 1\n", "hooks.yaml:2: this is not YAML: tabs disallowed");
+        check("hooks.yaml", "a: 1\na: 2\n", "hooks.yaml:2: this is not YAML: duplicate mapping key");
         check(
             "hooks.toml",
             "[sources.a]\nsecret = { env = \"GONE\" }\n",
