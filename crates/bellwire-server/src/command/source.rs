@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Add a source, and print the URL that its sender is to be given.
     #[command(
-        after_help = "Examples:\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  BELLWIRE_SOURCE_SECRET=... bellwire source add pay --preset stripe --app my-app --path /hooks/stripe\n  bellwire source add any --preset none --app my-app --rate 20\n  bellwire source add orders --app my-app --queue orders.json\n\nThe URL is printed alone on stdout; keep it as you would a password. A source that fetches\nits messages itself has none: its id is printed. The application is made if it is not there."
+        after_help = "Examples:\n  bellwire source add github --preset github --app my-app --secret-file github.secret\n  BELLWIRE_SOURCE_SECRET=... bellwire source add pay --preset stripe --app my-app --path /hooks/stripe\n  bellwire source add any --preset none --app my-app --rate 20 --allow 192.0.2.0/24\n  bellwire source add orders --app my-app --queue orders.json\n\nThe URL is printed alone on stdout; keep it as you would a password. A source that fetches\nits messages itself has none: its id is printed. The application is made if it is not there."
     )]
     Add(Box<Add>),
     /// List the sources.
@@ -147,9 +147,24 @@ struct Add {
     /// A path of its own, such as /hooks/github
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
+    /// A method that it takes; repeat it [default: POST]
+    #[arg(long, value_name = "METHOD")]
+    method: Vec<String>,
+    /// The largest body that it takes [default: 1048576]
+    #[arg(long, value_name = "BYTES")]
+    body_bytes_max: Option<u32>,
     /// Requests per second that it takes [default: any number]
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
+    /// A network from which it takes requests, such as 192.0.2.0/24; repeat it [default: any]
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<String>,
+    /// A proxy whose x-forwarded-for is believed, an address or a network; repeat it
+    #[arg(long, value_name = "NETWORK")]
+    trusted_proxy: Vec<String>,
+    /// The URL that the sender has, if it signs its URL and requests do not tell it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     /// The event type of all its messages [default: as the preset has it]
     #[arg(long, value_name = "TYPE")]
     event_type: Option<String>,
@@ -325,7 +340,13 @@ impl Add {
                 .map(|all| all.into_iter().map(|(name, value)| (name, Value::from(value))).collect()),
         );
         put("path", self.path.map(Value::from));
+        let texts = |all: &[String]| (!all.is_empty()).then(|| Value::from(all));
+        put("methods", texts(&self.method));
+        put("bodyBytesMax", self.body_bytes_max.map(Value::from));
         put("rate", self.rate.map(Value::from));
+        put("allowedNetworks", texts(&self.allow));
+        put("trustedProxies", texts(&self.trusted_proxy));
+        put("url", self.public_url.as_deref().map(Value::from));
         put("eventType", self.event_type.map(Value::from));
         let new_application = make_application(&api, &self.app).await?;
         let answer = api.call(Method::POST, "/source", Value::Object(body).to_string().into()).await?;

@@ -458,6 +458,20 @@ fn the_command_line_adds_shows_rotates_and_removes() {
     assert!(run(&["remove", "git"]).0);
     let (good, _, told) = run(&["show", "git"]);
     assert!(!good && told.contains("error:"), "{told}");
+    let bounded = "add sq --preset square --app acme --secret-file secret --method POST --method PUT --body-bytes-max 2000 --rate 5 \
+                   --allow 192.0.2.0/24 --allow 127.0.0.1 --trusted-proxy 127.0.0.1 --public-url https://hooks.example.com/sq";
+    assert!(run(&bounded.split_whitespace().collect::<Vec<_>>()).0);
+    let shown: Value = serde_json::from_str(&run(&["show", "sq", "--json"]).1).unwrap();
+    for (name, value) in [
+        ("methods", json!(["POST", "PUT"])),
+        ("bodyBytesMax", json!(2000)),
+        ("rate", json!(5)),
+        ("allowedNetworks", json!(["192.0.2.0/24", "127.0.0.1/32"])),
+        ("trustedProxies", json!(["127.0.0.1/32"])),
+        ("url", json!("https://hooks.example.com/sq")),
+    ] {
+        assert_eq!(shown[name], value, "{name}");
+    }
     let (good, _, told) = run(&["add", "x", "--preset", "githup", "--app", "acme"]);
     assert!(!good && told.contains("githup"), "{told}");
     assert!(run(&["presets"]).1.contains("stripe"));
