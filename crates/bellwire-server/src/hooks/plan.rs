@@ -110,7 +110,13 @@ pub(crate) struct Plan {
 /// belongs nowhere is planned as well, for an application of its own, so that the API can be asked. With faults, nothing of the plan may be
 /// done but on a copy.
 pub(crate) fn plan(document: &Document) -> (Plan, Vec<Fault>) {
-    let mut reader = Reader { document, plan: Plan::default(), faults: Vec::new(), of_sources: BTreeMap::new() };
+    let mut reader = Reader {
+        document,
+        plan: Plan::default(),
+        faults: Vec::new(),
+        of_sources: BTreeMap::new(),
+        of_paths: BTreeMap::new(),
+    };
     let empty = Map::new();
     let whole = document.value.as_object().unwrap_or(&empty);
     for name in whole.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
@@ -135,6 +141,8 @@ struct Reader<'a> {
     faults: Vec<Fault>,
     /// The application of each source.
     of_sources: BTreeMap<String, String>,
+    /// The source of each path.
+    of_paths: BTreeMap<String, String>,
 }
 
 impl Reader<'_> {
@@ -236,6 +244,13 @@ impl Reader<'_> {
             let close = did_you_mean(preset, presets().iter().map(|known| known.name.as_str()));
             let hint = format!("`bellwire source presets` lists them{close}");
             self.fault(&["sources", name, "preset"], format!("there is no preset {preset}"), &hint);
+        }
+        if let Some(Value::String(path)) = body.get("path")
+            && let Some(other) = self.of_paths.insert(path.clone(), name.to_owned())
+        {
+            let text = format!("the source {other} has this path");
+            self.fault(&["sources", name, "path"], text, "each source has one of its own, or none");
+            body.remove("path");
         }
         match (body.remove("secret"), body.contains_key("secrets")) {
             (Some(_), true) => self.fault(
@@ -549,6 +564,10 @@ throttle_rate = 5
         check(
             "[sources.a]\nsecret = \"x\"\nsecrets = []\n",
             "hooks.toml:2: sources.a.secret: there is `secrets` as well",
+        );
+        check(
+            "[sources.a]\npath = \"/x\"\n[sources.b]\npath = \"/x\"\n",
+            "hooks.toml:4: sources.b.path: the source a has this path\n  hint: each source has one of its own, or none",
         );
         check("[sources.\"a b\"]\n", "this is no name");
         check("[sources]\na = 1\n", "hooks.toml:2: sources.a: a table is expected");
