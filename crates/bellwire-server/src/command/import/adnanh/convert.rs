@@ -30,11 +30,14 @@ pub(super) trait World {
 }
 
 /// How the old program was started.
+#[derive(Default)]
 pub(super) struct Started {
     /// `-urlprefix`, without slashes around it.
     pub(super) prefix: String,
     /// `-http-methods`.
     pub(super) methods: Vec<String>,
+    /// `-header`, by name.
+    pub(super) headers: Vec<(String, String)>,
 }
 
 /// Something to be told of a hook.
@@ -495,8 +498,12 @@ impl Writer<'_> {
 
     fn answer(&mut self) -> String {
         let message = self.plain(&self.hook.response_message);
-        let headers: Vec<String> = (self.hook.response_headers.iter())
-            .map(|header| format!("{} = {}", key(&header.name), quoted(&self.plain(&header.value))))
+        let own = &self.hook.response_headers;
+        let is_own = |name: &str| own.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+        let of_all = self.started.headers.iter().filter(|(name, _)| !is_own(name));
+        let headers: Vec<String> = of_all
+            .map(|(name, value)| format!("{} = {}", key(name), quoted(value)))
+            .chain(own.iter().map(|header| format!("{} = {}", key(&header.name), quoted(&self.plain(&header.value)))))
             .collect();
         let headers =
             if headers.is_empty() { String::new() } else { format!(", headers = {{ {} }}", headers.join(", ")) };
@@ -650,7 +657,7 @@ mod tests {
 
     fn converted(text: &str) -> Converted {
         let hooks = hook::read(text).unwrap_or_else(|error| panic!("{error}"));
-        convert(&hooks, &Started { prefix: "hooks".to_owned(), methods: Vec::new() }, &Machine)
+        convert(&hooks, &Started { prefix: "hooks".to_owned(), ..Started::default() }, &Machine)
     }
 
     #[test]
@@ -741,6 +748,20 @@ timeout_ms = 3600000
         }
         assert!(notes.iter().all(|note| !note.is_lost), "{notes:?}");
         assert!(notes.iter().any(|note| note.hook == "b" && note.text.contains("299 is no status")), "{notes:?}");
+    }
+
+    #[test]
+    fn headers_of_all_hooks_stand_with_each_and_give_way_to_its_own() {
+        let text = r#"[{ id: a, execute-command: /bin/a, response-headers: [{ name: Location, value: /b }] }, { id: b, execute-command: /bin/b }]"#;
+        let hooks = hook::read(text).unwrap_or_else(|error| panic!("{error}"));
+        let headers = [("X-Served-By", "hooks"), ("location", "/")].map(|(name, value)| (name.into(), value.into()));
+        let started = Started { headers: headers.to_vec(), ..Started::default() };
+        let toml = convert(&hooks, &started, &Machine).toml;
+        for headers in [r#"{ X-Served-By = "hooks", Location = "/b" }"#, r#"{ X-Served-By = "hooks", location = "/" }"#]
+        {
+            let line = format!(r#"answer = {{ status = 200, body = "", headers = {headers} }}"#);
+            assert!(toml.lines().any(|other| other == line), "{line} in {toml}");
+        }
     }
 
     #[test]

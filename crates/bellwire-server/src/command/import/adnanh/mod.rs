@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     /// What it was given as -http-methods
     #[arg(long, value_name = "METHODS", value_delimiter = ',')]
     http_methods: Vec<String>,
+    /// What it was given as -header, for what hooks answer that fire; repeat it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
     /// Tell the differences as JSON
     #[arg(long)]
     json: bool,
@@ -48,8 +51,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     for file in &arguments.files {
         hooks.extend(read(file, arguments.template)?);
     }
-    let started =
-        Started { prefix: arguments.urlprefix.trim_matches('/').to_owned(), methods: arguments.http_methods.clone() };
+    let started = Started {
+        prefix: arguments.urlprefix.trim_matches('/').to_owned(),
+        methods: arguments.http_methods.clone(),
+        headers: arguments.header.clone(),
+    };
     let converted = convert(&hooks, &started, &machine);
     match &arguments.output {
         Some(output) => {
@@ -61,6 +67,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let lost = converted.notes.iter().filter(|note| note.is_lost).count();
     eprintln!("{} of {} hooks taken over, {lost} things to look at", converted.count, hooks.len());
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a header is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn tell(notes: &[Note], as_json: bool) {
