@@ -233,9 +233,14 @@ impl Job for Turn {
         let deadline = engines.limits().deadline;
         let begun = Instant::now();
         let left = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(begun));
+        // Its owner knows what it may compute, not how much of that was left after a `fetch`.
+        let whole = |error| match error {
+            ScriptError::Late(_) => ScriptError::Late(format!("the handler computed for longer than {deadline:?}")),
+            other => other,
+        };
         let (mut engine, used, function, input) = match self.what {
             What::Load => {
-                let engine = Engine::load(&self.code, engines.bounds(), deadline)?;
+                let engine = Engine::load(&self.code, engines.bounds(), deadline).map_err(whole)?;
                 engines.keep(self.lane, self.code, engine);
                 return Ok(Done::Loaded);
             }
@@ -246,7 +251,7 @@ impl Job for Turn {
             What::Begin(input) => {
                 let mut engine = match engines.take(self.lane, &self.code) {
                     Some(engine) => engine,
-                    None => Engine::load(&self.code, engines.bounds(), deadline.min(left))?,
+                    None => Engine::load(&self.code, engines.bounds(), deadline.min(left)).map_err(whole)?,
                 };
                 engine.sandbox.count();
                 (engine, Duration::ZERO, "begin", input)
@@ -254,7 +259,7 @@ impl Job for Turn {
             What::Settle(Suspended { engine, used }, input) => (engine, used, "settle", input),
         };
         *engine.console.lock() = self.written;
-        let taken = engine.turn(function, input, deadline.saturating_sub(used).min(left))?;
+        let taken = engine.turn(function, input, deadline.saturating_sub(used).min(left)).map_err(whole)?;
         let used = used + begun.elapsed();
         let Taken { calls, waiting, done } = taken;
         let end = match done {

@@ -87,6 +87,19 @@ fn what_it_writes_and_emits_is_kept() {
 }
 
 #[test]
+fn one_that_fetched_and_is_cut_off_is_told_what_it_may_compute_in_all() {
+    block_on(async {
+        let (handlers, client, url) = (handlers(), client(), echo().await);
+        let busy = "const busy = (ms) => { const end = Date.now() + ms; while (Date.now() < end); }";
+        let script =
+            format!("{busy}; export async function handle() {{ busy(150); await fetch('{url}/'); for (;;) {{}} }}");
+        let Ran { answer, .. } = run_on(&handlers, &client, 1, json!({ "script": script })).await;
+        let text = "the handler computed for longer than 400ms".to_owned();
+        assert_eq!(answer, Answer::Broken(FailureClass::Timeout, text));
+    });
+}
+
+#[test]
 fn what_is_fetched_and_not_waited_for_is_told() {
     let ran = run("async function handle() { fetch('http://127.0.0.1:1/'); return 1 }");
     assert_eq!(ran.answer, Answer::Said("1".into()));
@@ -133,8 +146,8 @@ fn a_hostile_handler_is_cut_off_and_the_next_one_runs() {
         let Answer::Broken(_, text) = ran.answer else { panic!("{script}: {ran:?}") };
         text
     };
-    assert!(hostile("function handle() { for (;;) {} }").contains("took longer"));
-    assert!(hostile("async function handle() { for (;;) await 0 }").contains("took longer"));
+    assert!(hostile("function handle() { for (;;) {} }").contains("computed for longer than 400ms"));
+    assert!(hostile("async function handle() { for (;;) await 0 }").contains("computed for longer than 400ms"));
     // By its time or by its memory, whichever is used up first.
     hostile("const spin = () => Promise.resolve().then(spin); const handle = () => spin()");
     hostile("function handle() { const a = []; for (;;) a.push(new Uint8Array(1e6)) }");
@@ -177,7 +190,7 @@ fn one_that_does_not_end_has_failed_before_twice_its_deadline_and_what_it_wrote_
     block_on(async {
         let all = harms.iter().zip(1..).map(|(harm, key)| check(harm, key, json!({})));
         for text in futures_util::future::join_all(all).await {
-            assert!(text.contains("took longer than 2s") || text.contains("could not be stopped"), "{text}");
+            assert!(text.contains("computed for longer than 2s") || text.contains("could not be stopped"), "{text}");
         }
     });
 }

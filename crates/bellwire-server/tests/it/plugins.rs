@@ -149,7 +149,7 @@ fn one_that_loops_or_swells_costs_its_own_lane_only() {
         let message = send(&server, "works", json!({ "n": n }));
         assert_eq!(attempts(&server, &message, 1)[0]["response"], n.to_string());
     }
-    for (message, text) in bad.iter().zip(["took longer", "", "status"]) {
+    for (message, text) in bad.iter().zip(["computed for longer than 1s", "", "status"]) {
         let (_, kept) = server.call("GET", &format!("/app/acme/msg/{message}"), json!(null));
         assert_eq!(kept["id"], **message);
         let failed = attempts(&server, message, 4);
