@@ -163,8 +163,13 @@ impl Javascript {
         let mut fetches = Fetches::new(client, self.fetch_hosts.as_deref(), fetch, Asks::Text, deadline);
         let running = drive(&code, input, u64::from(lane.0), handlers, &written, deadline, &mut fetches);
         let late = |text: String| (Answer::Broken(FailureClass::Timeout, text), Vec::new());
+        let mut returned = None;
         let (answer, emitted) = match timeout_at(deadline, running).await {
-            Ok(Ok(end)) => {
+            Ok(Ok(mut end)) => {
+                // Beside an answer that has a text of its own, what it returned stands with what it wrote.
+                if !matches!(end.answer, None | Some(Said::Ack)) {
+                    returned = end.value.take();
+                }
                 let said = said(end, handlers.0.limits().output_bytes_max);
                 match &permissions {
                     Some(wants) => Asks::Text.permitted(said, wants),
@@ -179,8 +184,11 @@ impl Javascript {
             }
         };
         // One that could not be stopped may still write.
-        let output = std::mem::replace(&mut *written.lock(), Console::new(0)).into_bytes();
-        Ran { answer, emitted, told: None, output }
+        let mut written = std::mem::replace(&mut *written.lock(), Console::new(0));
+        if let Some(returned) = returned {
+            written.write(format!("returned: {returned}\n").as_bytes());
+        }
+        Ran { answer, emitted, told: None, output: written.into_bytes() }
     }
 }
 
@@ -281,10 +289,7 @@ fn said(end: End, payload_bytes_max: usize) -> (Answer, Vec<Emitted>) {
     let End { value, answer, emitted } = end;
     let broken = |text: String| (Answer::Broken(FailureClass::Plugin, text), Vec::new());
     let answer = match answer {
-        None | Some(Said::Ack) => match value {
-            Some(value) if answer.is_none() => Answer::Said(value),
-            _ => Answer::Ack,
-        },
+        None | Some(Said::Ack) => value.map_or(Answer::Ack, Answer::Said),
         Some(Said::Drop(reason)) => Answer::Drop(reason),
         Some(Said::Fail(reason)) => Answer::Fail(reason),
         Some(Said::Retry { seconds: None, reason }) => Answer::Retry(None, reason),

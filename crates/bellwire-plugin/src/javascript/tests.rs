@@ -87,6 +87,17 @@ fn what_it_writes_and_emits_is_kept() {
 }
 
 #[test]
+fn what_it_returns_is_kept_whatever_it_answers() {
+    let kept = |script: &str| {
+        let outcome = run(script).outcome(bellwire_model::Timestamp::EPOCH, Duration::ZERO);
+        String::from_utf8_lossy(&outcome.body).into_owned()
+    };
+    assert_eq!(kept("const handle = (e, ctx) => { ctx.ack(); return { n: 1 } }"), r#"{"n":1}"#);
+    assert_eq!(kept("const handle = (e, ctx) => { ctx.drop('no'); return { n: 1 } }"), "no\nreturned: {\"n\":1}\n");
+    assert_eq!(kept("const handle = (e, ctx) => { console.log('a'); ctx.fail(); return 1 }"), "a\nreturned: 1\n");
+}
+
+#[test]
 fn one_that_fetched_and_is_cut_off_is_told_what_it_may_compute_in_all() {
     block_on(async {
         let (handlers, client, url) = (handlers(), client(), echo().await);
