@@ -214,7 +214,7 @@ impl<'a> MessageOut<'a> {
 }
 
 fn shown(payload: &Bytes) -> Payload<'_> {
-    match serde_json::from_slice::<&RawValue>(payload) {
+    match serde_json::from_slice::<&RawValue>(bellwire_body::without_mark(payload)) {
         Ok(json) if json.get().starts_with('{') => Payload::Json(json),
         _ => Payload::Raw(String::from_utf8_lossy(payload)),
     }

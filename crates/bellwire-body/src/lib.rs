@@ -54,9 +54,14 @@ impl Kind {
     }
 }
 
+/// Without the byte-order mark that some senders put before their JSON. RFC 8259 §8.1.
+pub fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
+}
+
 /// The body as a JSON text; `None` if it is none and cannot become one: then it is text, or bytes.
 ///
-/// JSON is itself. A form is an object of its fields, with a list for a name that comes twice; unless it is a JSON object or
+/// JSON is itself, without a byte-order mark before it. A form is an object of its fields, with a list for a name that comes twice; unless it is a JSON object or
 /// list, as some senders post it without saying so. Of a multipart body a field is a string, or what its JSON says if it is called
 /// `application/json`; a file is an object of `filename`, `contentType`, `size` and `content`, or `contentBase64` if it is no text.
 /// An XML text is an object with the root element: an element is its text, or, with attributes or elements in it, an object of `-name`
@@ -68,21 +73,23 @@ pub fn json<'b>(content_type: &str, body: &'b [u8]) -> Option<Cow<'b, str>> {
         return multipart::value(content_type, body)?.to_json().map(Cow::Owned);
     }
     let text = std::str::from_utf8(body).ok()?;
+    let unmarked = text.strip_prefix('\u{feff}').unwrap_or(text);
     match kind {
         Kind::Xml => xml::value(text)?.to_json().map(Cow::Owned),
-        Kind::Form if !is_json_inside(text) => fields::form(text)?.to_json().map(Cow::Owned),
-        _ => is_json(text).then_some(Cow::Borrowed(text)),
+        Kind::Form if !is_json_inside(unmarked) => fields::form(text)?.to_json().map(Cow::Owned),
+        _ => is_json(unmarked).then_some(Cow::Borrowed(unmarked)),
     }
 }
 
-/// The same as bytes for who finds out by itself whether it is JSON: a body that is nothing else is not read.
+/// The same as bytes for who finds out by itself whether it is JSON: a body that is nothing else is not read, only a byte-order mark left out.
 pub fn json_or_raw<'b>(content_type: &str, body: &'b [u8]) -> Cow<'b, [u8]> {
     if Kind::of(content_type) == Kind::Other {
-        return Cow::Borrowed(body);
+        return Cow::Borrowed(without_mark(body));
     }
     match json(content_type, body) {
         Some(Cow::Owned(text)) => Cow::Owned(text.into_bytes()),
-        Some(Cow::Borrowed(_)) | None => Cow::Borrowed(body),
+        Some(Cow::Borrowed(text)) => Cow::Borrowed(text.as_bytes()),
+        None => Cow::Borrowed(body),
     }
 }
 
@@ -120,6 +127,16 @@ mod tests {
         check("application/xml", "<a>", None);
         assert_eq!(json("application/xml", b"<a>\xff</a>"), None);
         assert_eq!(json("application/json", b"\xff"), None);
+    }
+
+    #[test]
+    fn json_behind_a_byte_order_mark_is_json() {
+        let body = "\u{feff}{\"n\":1}".as_bytes();
+        for content_type in ["application/json", "text/plain", "", "application/x-www-form-urlencoded"] {
+            assert_eq!(json(content_type, body).as_deref(), Some(r#"{"n":1}"#), "{content_type}");
+            assert_eq!(&*json_or_raw(content_type, body), br#"{"n":1}"#, "{content_type}");
+        }
+        assert_eq!(json("application/json", "\u{feff}\u{feff}1".as_bytes()), None, "one is a mark, two are not");
     }
 
     #[test]

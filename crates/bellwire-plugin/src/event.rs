@@ -256,7 +256,7 @@ impl<'a> Event<'a> {
                 }
             }
             Root::Payload if path.steps.is_empty() && path.inside.is_empty() => {
-                match std::str::from_utf8(self.payload()) {
+                match std::str::from_utf8(bellwire_body::without_mark(self.payload())) {
                     Ok(payload) => text(payload),
                     Err(_) => owned(BASE64_STANDARD.encode(self.payload())),
                 }

@@ -33,7 +33,7 @@ pub enum FormatError {
 
 /// The payload in `format`, and its media type. `None`: as it is.
 pub fn write(format: Format, payload: &[u8]) -> Result<Option<(Vec<u8>, &'static str)>, FormatError> {
-    let text = || std::str::from_utf8(payload).ok();
+    let text = || std::str::from_utf8(bellwire_body::without_mark(payload)).ok();
     // Numbers as they are written: whoever gets another format gets the same digits.
     let parse = || text().and_then(Value::parse_as_written).ok_or(FormatError::NotJson);
     match format {

@@ -458,7 +458,8 @@ fn ordering(endpoint: &Endpoint, pipe: &Pipe, message: &Message) -> Option<u64> 
         return Some(0);
     }
     let pointer = pipe.ordering_key.as_deref()?;
-    let value: serde_json::Value = serde_json::from_slice(message.payload.as_deref()?).ok()?;
+    let value: serde_json::Value =
+        serde_json::from_slice(bellwire_body::without_mark(message.payload.as_deref()?)).ok()?;
     let mut hasher = DefaultHasher::new();
     value.pointer(pointer)?.to_string().hash(&mut hasher);
     Some(hasher.finish())

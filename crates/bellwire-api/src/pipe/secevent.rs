@@ -206,6 +206,7 @@ fn token(
     };
     // An event is an object. One that was accepted goes in as it is, with every digit of its numbers.
     let internal = |error: serde_json::Error| Error::Internal(error.to_string());
+    let payload = bellwire_body::without_mark(payload);
     let object = serde_json::from_slice::<&RawValue>(payload).ok().filter(|raw| raw.get().starts_with('{'));
     let wrapped = match object {
         Some(_) => None,

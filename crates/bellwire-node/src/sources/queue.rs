@@ -14,6 +14,7 @@
 use super::hand::{Brought, Hand, Refused};
 use crate::clock::wall;
 use bellwire_api::backend::PluginFault;
+use bellwire_body::without_mark;
 use bellwire_egress::Proxy;
 use bellwire_model::{ContentType, EventTypeFrom, HOPS_HEADER, HOPS_MAX, SecretText, Source};
 use bellwire_queue::{
@@ -203,7 +204,7 @@ fn judge(taken: Taken, settings: &Settings, source: &Source, bytes_max: usize) -
         None => format!("{server} {}", taken.key(None)),
     };
     let hops = taken.header(HOPS_HEADER).map_or(0, |text| text.parse().unwrap_or(HOPS_MAX));
-    let is_json = || serde_json::from_slice::<IgnoredAny>(&taken.payload);
+    let is_json = || serde_json::from_slice::<IgnoredAny>(without_mark(&taken.payload));
     let wrong = |outcome, status: StatusCode, reason: String| Some((outcome, status.as_u16(), reason));
     let (mut named, mut fault, mut content_type) = (None, None, ContentType::Json);
     if let Some(why) = taken.gone.clone() {
@@ -285,7 +286,7 @@ impl TypePlace {
             TypePlace::Header(name) => header(name),
             TypePlace::Subject => subject(),
             TypePlace::Body(path) => {
-                let body: Value = serde_json::from_slice(&taken.payload).ok()?;
+                let body: Value = serde_json::from_slice(without_mark(&taken.payload)).ok()?;
                 let end = path.iter().try_fold(&body, |value, step| match value {
                     Value::Array(items) => items.get(step.parse::<usize>().ok()?),
                     value => value.get(step),

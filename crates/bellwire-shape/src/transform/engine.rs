@@ -102,7 +102,7 @@ impl Engine {
     /// Gives it a message.
     fn run(&mut self, webhook: &Webhook) -> Result<Transformed, ScriptError> {
         self.sandbox.count();
-        let payload = match serde_json::from_slice(&webhook.payload) {
+        let payload = match serde_json::from_slice(bellwire_body::without_mark(&webhook.payload)) {
             Ok(json) => Payload::Json(json),
             Err(_) => Payload::Text(String::from_utf8_lossy(&webhook.payload)),
         };

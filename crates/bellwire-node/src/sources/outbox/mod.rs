@@ -170,7 +170,7 @@ fn take(rows: Vec<Row>, table: &str, payload_bytes_max: usize) -> (Vec<Brought>,
                 format!("its payload has {} bytes, and this server takes at most {payload_bytes_max}", bytes.len());
             return (taken, about(what));
         }
-        let content_type = match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+        let content_type = match serde_json::from_slice::<serde::de::IgnoredAny>(bellwire_body::without_mark(&bytes)) {
             Ok(_) => ContentType::Json,
             Err(_) if is_text => ContentType::Other("text/plain; charset=utf-8".to_owned()),
             Err(_) => ContentType::Other("application/octet-stream".to_owned()),
