@@ -252,8 +252,12 @@ pub(crate) fn shown_pipe(kind: &Kind) -> Option<PipeWire> {
     })
 }
 
-/// By their names: plugins call their secrets so.
-fn is_secret(name: &str) -> bool {
+/// By their names: plugins call their secrets so. `beside` is the object that it is a member of.
+fn is_secret(name: &str, beside: &Map<String, Value>) -> bool {
+    // Of a queue these say where in it a message goes.
+    if beside.contains_key("broker") && matches!(name, "key" | "routing_key") {
+        return false;
+    }
     let name = name.to_ascii_lowercase();
     ["password", "secret", "secrets", "token", "dsn", "webhook_url", "authorization", "key"]
         .iter()
@@ -263,10 +267,11 @@ fn is_secret(name: &str) -> bool {
 pub(crate) fn conceal(settings: &mut Value) {
     match settings {
         Value::Object(members) => {
-            for (name, value) in members {
+            let secret: Vec<bool> = members.keys().map(|name| is_secret(name, members)).collect();
+            for (value, is_secret) in members.values_mut().zip(secret) {
                 match value {
-                    Value::String(text) if is_secret(name) => *text = CONCEALED.to_owned(),
-                    Value::Object(inner) if is_secret(name) => {
+                    Value::String(text) if is_secret => *text = CONCEALED.to_owned(),
+                    Value::Object(inner) if is_secret => {
                         inner.values_mut().for_each(|value| *value = CONCEALED.into());
                     }
                     value => conceal(value),
@@ -316,8 +321,8 @@ fn still_concealed(settings: &Value) -> Vec<Vec<String>> {
     match settings {
         Value::Object(members) => {
             let of_member = |(name, value): (&String, &Value)| match value {
-                Value::String(text) if is_secret(name) && text == CONCEALED => vec![vec![name.clone()]],
-                Value::Object(inner) if is_secret(name) => {
+                Value::String(text) if is_secret(name, members) && text == CONCEALED => vec![vec![name.clone()]],
+                Value::Object(inner) if is_secret(name, members) => {
                     let concealed = inner.iter().filter(|(_, value)| *value == CONCEALED);
                     concealed.map(|(inner, _)| vec![name.clone(), inner.clone()]).collect()
                 }
@@ -346,6 +351,21 @@ mod tests {
         );
         reveal(&mut shown, &kept);
         assert_eq!(shown, kept);
+    }
+
+    #[test]
+    fn where_a_message_goes_in_a_queue_is_no_secret() {
+        let check = |settings: Value, expected: Value| {
+            let mut shown = settings;
+            conceal(&mut shown);
+            assert_eq!(shown, expected);
+        };
+        let amqp = json!({ "broker": "amqp", "routing_key": "events", "password": "x" });
+        check(amqp, json!({ "broker": "amqp", "routing_key": "events", "password": "***" }));
+        let kafka = json!({ "broker": "kafka", "topic": "t", "key": "{{payload.id}}", "token": "x" });
+        check(kafka, json!({ "broker": "kafka", "topic": "t", "key": "{{payload.id}}", "token": "***" }));
+        let env = json!({ "program": "/p", "env": { "key": "x", "routing_key": "x" } });
+        check(env, json!({ "program": "/p", "env": { "key": "***", "routing_key": "***" } }));
     }
 
     #[test]
