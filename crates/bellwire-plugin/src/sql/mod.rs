@@ -8,6 +8,7 @@
 //! What the database does not take because it is busy, gone or in a deadlock is tried again; what it will never take, because
 //! the statement is wrong or a constraint forbids it, ends at once and says so.
 
+mod scan;
 mod sqlite;
 mod pool;
 mod postgres;
@@ -22,6 +23,7 @@ use crate::settings::{Fault, Millis};
 use crate::template::Template;
 use bellwire_egress::{Client, TlsSettings};
 use bellwire_model::FailureClass;
+use scan::Dialect;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,8 +36,6 @@ pub use postgres::reach;
 pub use sqlite::Files;
 
 const STATEMENTS_MAX: usize = 20;
-/// What a statement begins with. Others change what the database is, or reach out of it.
-const VERBS: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "MERGE", "CALL"];
 
 /// Databases are told the deadline in whole milliseconds, and may be the first to say that it has passed.
 const NEARLY: Duration = Duration::from_millis(5);
@@ -56,51 +56,14 @@ pub(crate) struct Sql {
     connection: Option<String>,
     /// `postgres://user:password@host/database` or `mysql://…`, to a host that the address guard allows.
     dsn: Option<String>,
-    statements: Vec<Statement>,
+    /// With places for parameters.
+    statements: Vec<Template>,
     #[serde(default = "timeout_default")]
     timeout_ms: Millis<10, 60_000>,
 }
 
 fn timeout_default() -> Millis<10, 60_000> {
     Millis::new(10_000)
-}
-
-/// A statement with places for parameters.
-#[derive(Clone, PartialEq, Debug)]
-struct Statement(Template);
-
-impl<'de> Deserialize<'de> for Statement {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let template = Template::deserialize(deserializer)?;
-        let checked = check_statement(&template).map(|()| Statement(template));
-        checked.map_err(serde::de::Error::custom)
-    }
-}
-
-fn check_statement(template: &Template) -> Result<(), String> {
-    let text = template.with_places(|_| "\u{0}".to_owned());
-    let verb: String = text.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
-    if !VERBS.contains(&verb.to_ascii_uppercase().as_str()) {
-        return Err(format!("a statement begins with one of {}, not with {verb:?}", VERBS.join(", ")));
-    }
-    let mut quote = None;
-    for c in text.chars() {
-        match (quote, c) {
-            (Some(_), '\0') => {
-                return Err(
-                    "a place such as {{payload.id}} stands for a value by itself; leave the quotes around it out"
-                        .to_owned(),
-                );
-            }
-            (Some(open), c) if c == open => quote = None,
-            (None, '\'' | '"' | '`') => quote = Some(c),
-            _ => {}
-        }
-    }
-    match quote {
-        Some(open) => Err(format!("a {open} is not closed")),
-        None => Ok(()),
-    }
 }
 
 /// What is bound to a place.
@@ -182,6 +145,17 @@ impl<'a> Database<'a> {
     }
 }
 
+impl Database<'_> {
+    fn dialect(&self) -> Dialect {
+        match self {
+            Database::Sqlite(_) => Dialect::Sqlite,
+            Database::Postgres(_) => Dialect::Postgres,
+            #[cfg(feature = "mysql")]
+            Database::Mysql(_) => Dialect::Mysql,
+        }
+    }
+}
+
 fn postgres_config(dsn: &str) -> Result<tokio_postgres::Config, String> {
     dsn.parse().map_err(|_| {
         "expected postgres://user:password@host:5432/database; of its options, sslmode is disable, prefer or require, and the \
@@ -255,6 +229,17 @@ impl Sql {
         if self.statements.is_empty() || self.statements.len() > STATEMENTS_MAX {
             faults.push(Fault::new(&["statements"], format!("1 to {STATEMENTS_MAX} statements")));
         }
+        // What is wrong with one that is for no database is told when there is one.
+        let dialect = self.dsn(named).and_then(|dsn| Database::parse(dsn).ok()).map(|database| database.dialect());
+        for (place, statement) in self.statements.iter().enumerate() {
+            if let Some(Err(text)) = dialect.map(|dialect| scan::check(statement, dialect)) {
+                faults.push(Fault::new(&["statements", &place.to_string()], text));
+            }
+        }
+    }
+
+    fn dsn<'a>(&'a self, named: &'a Named) -> Option<&'a str> {
+        self.connection.as_ref().map_or(self.dsn.as_ref(), |name| named.get(name)).map(String::as_str)
     }
 
     /// Carries the statements out for one event.
@@ -266,9 +251,8 @@ impl Sql {
         pools: &Pools,
         client: &Client,
     ) -> Ran {
-        let dsn = self.connection.as_ref().map_or(self.dsn.as_ref(), |name| named.get(name));
-        let database =
-            dsn.ok_or_else(|| "plugins.databases has it no more".to_owned()).and_then(|dsn| Database::parse(dsn));
+        let dsn = self.dsn(named).ok_or_else(|| "plugins.databases has it no more".to_owned());
+        let database = dsn.and_then(Database::parse);
         let deadline = Instant::now() + self.timeout_ms.0;
         let guarded = self.connection.is_none().then_some(client);
         let working = async {
@@ -303,9 +287,9 @@ impl Sql {
     }
 
     fn bound(&self, event: &Event<'_>, placeholder: impl Fn(usize) -> String) -> Vec<Bound> {
-        let bound = |Statement(template): &Statement| Bound {
-            text: template.with_places(&placeholder),
-            values: template.values(event).map(Value::of).collect(),
+        let bound = |statement: &Template| Bound {
+            text: statement.with_places(&placeholder),
+            values: statement.values(event).map(Value::of).collect(),
         };
         self.statements.iter().map(bound).collect()
     }

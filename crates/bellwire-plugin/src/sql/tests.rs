@@ -48,7 +48,7 @@ fn what_is_wrong_with_a_statement_is_said() {
     let of = |statement: &str| json!({ "connection": "local", "statements": [statement] });
     check(of("ATTACH '/etc/x' AS x"), &["statements", "0"], "begins with one of");
     check(of("PRAGMA x"), &["statements", "0"], "begins with one of");
-    check(of("-- insert\nINSERT INTO t VALUES (1)"), &["statements", "0"], "begins with one of");
+    check(of("-- insert\nDROP TABLE t"), &["statements", "0"], "begins with one of");
     check(of("INSERT INTO t VALUES ('{{payload.id}}')"), &["statements", "0"], "leave the quotes");
     check(of("INSERT INTO t VALUES ('x)"), &["statements", "0"], "not closed");
     check(of("INSERT INTO t VALUES ({{lost}})"), &["statements", "0"], "no part of an event");
@@ -112,6 +112,16 @@ fn what_a_sender_writes_is_stored_as_written_and_once() {
         row(),
         [(expected.0, format!("{} again", expected.1), expected.2, expected.3, expected.4, expected.5, expected.6)]
     );
+}
+
+#[test]
+fn a_statement_may_say_why_it_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    database(folder.path()).execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").expect("made");
+    let insert = "-- what's :new\nINSERT INTO t /* it's \"one\" ? */ VALUES ({{payload.id}}) -- the sender's";
+    let settings = json!({ "connection": "local", "statements": [insert] });
+    assert_eq!(faults(settings, false), []);
+    assert_eq!(run(folder.path(), json!([insert]), r#"{"id":7}"#), Answer::Said("1 row".into()));
 }
 
 #[test]
