@@ -34,6 +34,15 @@ pub(crate) struct Beside<'a> {
     pub(crate) digest: Option<(usize, &'a str)>,
 }
 
+/// Where in a text a value is to stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot<'a> {
+    /// What stands before it.
+    pub(crate) before: &'a str,
+    /// It was written so that it can stand in a URL.
+    pub(crate) in_url: bool,
+}
+
 impl Template {
     /// Reads a template.
     ///
@@ -98,7 +107,7 @@ impl Template {
 
     /// The text with what each place names.
     pub(crate) fn render(&self, event: &Event<'_>, beside: Beside<'_>) -> String {
-        self.render_escaped(event, beside, |value| value)
+        self.render_escaped(event, beside, |value, _| value)
     }
 
     /// The same in a language where what an event holds must not become markup: `escape` writes it so. What stands in the template itself
@@ -107,7 +116,7 @@ impl Template {
         &self,
         event: &Event<'_>,
         beside: Beside<'_>,
-        escape: impl Fn(String) -> String,
+        escape: impl Fn(String, Spot<'_>) -> String,
     ) -> String {
         let mut text = String::new();
         for part in &self.0 {
@@ -128,7 +137,9 @@ impl Template {
                             let mut value = String::new();
                             written.write(&found, &mut value);
                             let is_ours = matches!(path.root, Root::File | Root::Count | Root::List);
-                            text.push_str(&if is_ours { value } else { escape(value) });
+                            let spot = Spot { before: &text, in_url: *written == Written::Url };
+                            let value = if is_ours { value } else { escape(value, spot) };
+                            text.push_str(&value);
                         }
                         (None, Some(fallback)) => written.write(&Found::Text(fallback.into()), &mut text),
                         (None, None) if *written == Written::Json => text.push_str("null"),

@@ -1,6 +1,7 @@
 //! E-mail by SMTP: one connection for each mail, on a thread of its own.
 
 use super::Refused;
+use super::markup::Markup;
 use crate::event::Event;
 use crate::settings::Fault;
 use crate::template::{Beside, Template};
@@ -221,19 +222,13 @@ impl Email {
         let built = match self.html.as_ref().filter(|_| !is_sum) {
             None => builder.header(ContentType::TEXT_PLAIN).body(text.to_owned()),
             Some(html) => builder.multipart(
-                MultiPart::alternative()
-                    .singlepart(SinglePart::plain(text.to_owned()))
-                    .singlepart(SinglePart::html(html.render_escaped(event, Beside::default(), escaped_html))),
+                MultiPart::alternative().singlepart(SinglePart::plain(text.to_owned())).singlepart(SinglePart::html(
+                    html.render_escaped(event, Beside::default(), |value, spot| Markup::Html.written(value, spot)),
+                )),
             ),
         };
         built.map_err(|error| format!("the mail cannot be written: {error}"))
     }
-}
-
-/// What an event holds, so that it is no markup.
-fn escaped_html(value: String) -> String {
-    let value = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    value.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 /// An address of the server that the guard allows. The mail's library opens its own socket, so a server that only the operator's proxy may

@@ -5,6 +5,7 @@
 
 mod digest;
 mod email;
+mod markup;
 mod service;
 
 use crate::answer::{Answer, Ran};
@@ -92,7 +93,7 @@ impl Notify {
         client: &Client,
     ) -> Ran {
         let written = |text: &Template, beside: Beside<'_>| {
-            text.render_escaped(event, beside, |value| self.service.escaped(value))
+            text.render_escaped(event, beside, |value, spot| self.service.markup().written(value, spot))
         };
         let text = written(&self.what.text, Beside::default());
         let done = match &self.what.digest {

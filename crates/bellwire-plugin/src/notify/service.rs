@@ -2,6 +2,7 @@
 
 use super::Refused;
 use super::email::{Email, Mail};
+use super::markup::Markup;
 use crate::event::Event;
 use crate::settings::{self, Fault};
 use crate::template::{Beside, Template};
@@ -105,12 +106,13 @@ impl Service {
         }
     }
 
-    /// What an event holds, so that it is no markup in a text of the service.
-    pub(super) fn escaped(&self, value: String) -> String {
+    /// What the service makes of a text.
+    pub(super) fn markup(&self) -> Markup {
         match self {
-            // A mention of everyone or a link with another name begins with `<`: <https://docs.slack.dev/messaging/formatting-message-text>.
-            Service::Slack(_) => value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
-            _ => value,
+            Service::Slack(_) => Markup::Slack,
+            Service::Discord(_) => Markup::Discord,
+            Service::Teams(_) => Markup::Teams,
+            Service::Telegram(_) | Service::Ntfy(_) | Service::Email(_) => Markup::None,
         }
     }
 

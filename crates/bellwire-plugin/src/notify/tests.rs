@@ -137,6 +137,21 @@ fn what_an_event_holds_does_not_become_markup_of_slack() {
 }
 
 #[test]
+fn what_an_event_holds_does_not_become_markup_of_discord_or_teams() {
+    let payload = r#"{"name":"[x](https://evil.example) @everyone **b**","sha":"a_b"}"#;
+    let text = "**{{payload.name}}** `{{payload.sha}}` [open](https://example.com/{{payload.sha | url}})";
+    let value = r"\[x\]\(https://evil.example%29 \@everyone \*\*b\*\*";
+    for (via, sha) in [("discord", "a_b"), ("teams", r"a\_b")] {
+        let (url, got) = service("200 OK");
+        run_on(payload, json!({ "via": via, "webhook_url": url, "text": text }), &Mail::default());
+        let (_, _, body) = got.recv().expect("a request");
+        let said =
+            if via == "teams" { &body["attachments"][0]["content"]["body"][0]["text"] } else { &body["content"] };
+        assert_eq!(*said, json!(format!("**{value}** `{sha}` [open](https://example.com/a%5Fb)")));
+    }
+}
+
+#[test]
 fn a_service_that_does_not_take_it_decides_what_follows() {
     let check = |status: &'static str, expected: fn(&Answer) -> bool| {
         let (url, _got) = service(status);
