@@ -34,7 +34,15 @@ impl Engine {
         if let Some(held) = self.held.get_mut(&delivery) {
             held.number = number;
         }
-        let flight = Flight { lane: index, message: Arc::clone(&message), number, trigger, started: now, slow: false };
+        let flight = Flight {
+            lane: index,
+            message: Arc::clone(&message),
+            number,
+            trigger,
+            started: now,
+            slow: false,
+            rests: false,
+        };
         self.flights.insert(token, flight);
         self.young.push_back((now, token));
         effects.push(Effect::Start(Start { token, endpoint, message, number, trigger }));
@@ -46,14 +54,15 @@ impl Engine {
         while let Some((started, token)) = self.young.front().copied() {
             match self.flights.get_mut(&token) {
                 Some(_) if started.plus(SLOW_AFTER) > self.now.engine => return,
-                Some(flight) => {
+                // It may have rested meanwhile.
+                Some(flight) if !flight.rests && flight.started == started => {
                     flight.slow = true;
                     let lane = flight.lane;
                     self.lanes[lane].slow_flights += 1;
                     self.flying_long += 1;
                     self.mark(lane);
                 }
-                None => {}
+                _ => {}
             }
             self.young.pop_front();
         }

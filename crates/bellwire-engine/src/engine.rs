@@ -7,6 +7,7 @@ use crate::notify::Notice;
 use crate::operational::{Occasion, Operational};
 use crate::pace::BreakerSettings;
 use crate::planted::Planted;
+use crate::rest::Resting;
 use crate::schedules::Schedules;
 use crate::settle::FreshLog;
 use crate::strain::Strain;
@@ -60,6 +61,10 @@ pub enum Input {
     Committed(CommittedShard),
     /// Attempts that ended since the last step.
     Ended(Vec<Ended>),
+    /// An attempt only waits for others, and leaves its place to them until it ends or goes on.
+    Rests(Token),
+    /// An attempt that rested makes its exchange now.
+    GoesOn(Token),
     /// The answer to [`Effect::Lease`], or why there is none (the engine asks again later).
     Leased {
         /// For which lane.
@@ -319,6 +324,8 @@ pub struct Engine {
     pub(crate) flying: [usize; 3],
     /// Of the slow class's attempts in flight, those that have been out for long.
     pub(crate) flying_long: usize,
+    /// Attempts that rest, in all lanes.
+    pub(crate) resting: Resting,
     pub(crate) strain: Strain,
     /// Questions that are out, and the places in queues that are kept for their answers.
     pub(crate) asks: usize,
@@ -341,6 +348,8 @@ pub(crate) struct Flight {
     pub(crate) started: Timestamp,
     /// It has been out for long.
     pub(crate) slow: bool,
+    /// It only waits.
+    pub(crate) rests: bool,
 }
 
 /// What an engine keeps of an application.
@@ -407,6 +416,7 @@ impl Engine {
             queued_bytes: [0; 3],
             flying: [0; 3],
             flying_long: 0,
+            resting: Resting::default(),
             strain,
             asks: 0,
             reserved: 0,
@@ -431,6 +441,8 @@ impl Engine {
             Input::Recovered { fresh, waiting, through } => self.recover(fresh, waiting, through, effects),
             Input::Committed(committed) => self.committed(committed, effects),
             Input::Ended(ended) => ended.into_iter().for_each(|one| self.ended(one, effects)),
+            Input::Rests(token) => self.rest(token),
+            Input::GoesOn(token) => self.go_on(token),
             Input::Leased { endpoint, rows } => {
                 if let Some(lane) = self.lane_of.get(&endpoint).copied() {
                     self.leased(lane, rows, effects);
@@ -479,9 +491,14 @@ impl Engine {
         self.fresh.oldest().unwrap_or(self.through.next())
     }
 
-    /// Attempts in flight.
+    /// Attempts in flight; those that rest are not.
     pub fn in_flight(&self) -> usize {
         self.flying.iter().sum()
+    }
+
+    /// Whether every attempt that was started has ended, those that rest included.
+    pub fn all_ended(&self) -> bool {
+        self.flights.is_empty()
     }
 
     /// Deliveries in memory that have not started.

@@ -2,6 +2,7 @@
 
 use crate::held::Set;
 use crate::pace::Pace;
+use crate::rest::Resting;
 use crate::throttle::Throttle;
 use bellwire_model::{
     ApplicationKey, AttemptNumber, Endpoint, EndpointKey, Health, Message, Sequence, Timestamp, Trigger,
@@ -107,6 +108,7 @@ pub(crate) struct Lane {
     pub(crate) in_flight: usize,
     /// Attempts in flight for longer than [`crate::pace::SLOW_AFTER`].
     pub(crate) slow_flights: usize,
+    pub(crate) resting: Resting,
     /// Deliveries in hand; of them, those with a row, and those in each of three phases.
     pub(crate) held: usize,
     pub(crate) rows: usize,
@@ -162,6 +164,7 @@ impl Lane {
             queue: VecDeque::new(),
             in_flight: 0,
             slow_flights: 0,
+            resting: Resting::default(),
             held: 0,
             rows: 0,
             parking: 0,

@@ -25,6 +25,7 @@ mod fan_out;
 mod accept;
 mod schedule;
 mod deliver;
+mod rest;
 mod record;
 mod disable;
 mod notify;

@@ -11,6 +11,7 @@ use crate::notify::Notice;
 use crate::operational::{Occasion, What};
 use crate::pace::Turn;
 use crate::planted::Bug;
+use crate::rest;
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, Sequence, Timestamp, Trigger, Waiting,
     after_attempt, operational_after,
@@ -25,16 +26,24 @@ impl Engine {
         let mut outcome = ended.outcome;
         let lane = &mut self.lanes[flight.lane];
         let application = &mut self.applications[lane.application];
-        if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
+        if flight.rests {
+            rest::forget(&mut self.resting, lane, &flight);
+        } else if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
             lane.in_flight -= 1;
             application.flying[lane.class as usize] -= 1;
             self.flying[lane.class as usize] -= 1;
         }
         lane.slow_flights -= usize::from(flight.slow);
         self.flying_long -= usize::from(flight.slow);
-        self.strain.ended(flight.started, now, outcome.duration);
-        let full = lane.in_flight + 1 >= lane.pace.limit();
-        let turn = lane.pace.ended(&outcome, flight.started, now, full, self.breaker);
+        // One that rested tells of another's exchange, which has told itself.
+        let turn = match flight.rests {
+            true => None,
+            false => {
+                self.strain.ended(flight.started, now, outcome.duration);
+                let full = lane.in_flight + 1 >= lane.pace.limit();
+                lane.pace.ended(&outcome, flight.started, now, full, self.breaker)
+            }
+        };
         let health = lane.health.step(&outcome, now, self.settings.disable_after);
         lane.health = health.health;
         let paused = lane.paused();

@@ -672,6 +672,60 @@ fn hanging_endpoints_leave_slots_for_those_that_answer() {
     }
 }
 
+/// Has all that start rest, until none does any more.
+fn rest_all(bench: &mut Bench) -> Vec<Start> {
+    let mut resting = Vec::new();
+    loop {
+        let starts = bench.starts();
+        if starts.is_empty() {
+            return resting;
+        }
+        for start in starts {
+            bench.step(Input::Rests(start.token));
+            resting.push(start);
+        }
+    }
+}
+
+#[test]
+fn attempts_that_rest_leave_their_places_to_others_and_end_like_any() {
+    let mut bench = Bench::new([endpoint(E)]);
+    bench.accept_many(100, &[E]);
+    let resting = rest_all(&mut bench);
+    assert_eq!((resting.len(), bench.engine.in_flight(), bench.engine.all_ended()), (100, 0, false));
+    bench.after(Duration::from_secs(60));
+    bench.step(Input::GoesOn(resting[0].token));
+    assert_eq!(bench.engine.in_flight(), 1);
+    for start in &resting {
+        bench.end(start, status(503));
+    }
+    assert_eq!((bench.engine.in_flight(), bench.engine.all_ended()), (0, true));
+    let after = after_of(&bench.commit_all());
+    assert_eq!(after.iter().filter(|after| matches!(after, AfterAttempt::Waiting { .. })).count(), 100);
+    assert_eq!(bench.notices(), [], "one exchange failed, not a hundred: the breaker stays closed");
+    // Told too late, or twice.
+    bench.step(Input::Rests(resting[0].token));
+    bench.step(Input::GoesOn(resting[0].token));
+    assert_eq!(bench.engine.in_flight(), 0);
+}
+
+#[test]
+fn what_rests_is_bounded_and_in_a_fifo_lane_nothing_does() {
+    let settings = EngineSettings { attempts_max: 64, ..EngineSettings::default() };
+    let mut bench = Bench::with(settings, [endpoint(E), fifo(F)]);
+    bench.accept_many(200, &[E]);
+    // Half of the bound rests, and the lane's limit is in flight.
+    assert_eq!(rest_all(&mut bench).len(), 32 + 8);
+    assert_eq!(bench.engine.in_flight(), 8);
+    bench.accept_many(2, &[F]);
+    let first = bench.one_start();
+    bench.step(Input::Rests(first.token));
+    assert_eq!(bench.starts().len(), 0);
+    bench.end(&first, status(200));
+    bench.commit_all();
+    bench.one_start();
+}
+
 #[test]
 fn lanes_are_served_by_application_first_and_then_by_endpoint() {
     let settings = EngineSettings { attempts_max: 4, lane_concurrency_max: 1, ..Default::default() };

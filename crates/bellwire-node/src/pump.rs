@@ -12,7 +12,7 @@ use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, U
 use bellwire_model::{
     Directive, EndpointKey, FailureClass, Kind, Message, OrganisationId, Outcome, Sequence, Timestamp,
 };
-use bellwire_plugin::{Plugins, Ran, Response};
+use bellwire_plugin::{InFlight, Plugins, Ran, Response};
 use bellwire_shape::Scripts;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -44,7 +44,7 @@ pub(crate) struct Pump {
 #[derive(Default)]
 struct Outcomes {
     ended: Vec<Ended>,
-    answers: Vec<Input>,
+    inputs: Vec<Input>,
 }
 
 impl Pump {
@@ -79,7 +79,7 @@ impl Pump {
         let mailbox = Arc::clone(&self.core.mailboxes[self.shard]);
         loop {
             self.turn();
-            if self.stopping && self.engine.in_flight() == 0 {
+            if self.stopping && self.engine.all_ended() {
                 mailbox.close();
                 return;
             }
@@ -124,17 +124,17 @@ impl Pump {
             }
         }
         self.mail = mail;
-        let (ended, answers) = {
+        let (ended, inputs) = {
             let mut outcomes = self.outcomes.borrow_mut();
-            (std::mem::take(&mut outcomes.ended), std::mem::take(&mut outcomes.answers))
+            (std::mem::take(&mut outcomes.ended), std::mem::take(&mut outcomes.inputs))
         };
         let now = self.core.clock.now();
         if !ended.is_empty() {
             self.core.metrics.ended(&ended);
             self.engine.step(now, Input::Ended(ended), &mut self.effects);
         }
-        for answer in answers {
-            self.engine.step(now, answer, &mut self.effects);
+        for input in inputs {
+            self.engine.step(now, input, &mut self.effects);
         }
         self.carry_out();
     }
@@ -192,7 +192,7 @@ impl Pump {
         if let Kind::Plugin(_) = start.endpoint.kind {
             let (plugins, doors, push) = (Rc::clone(&self.plugins), Arc::clone(&self.doors), Rc::clone(&self.push));
             spawn_local(async move {
-                let outcome = run_plugin(&plugins, push.scripts(), &doors, &start).await;
+                let outcome = run_plugin(&plugins, push.scripts(), &doors, &start, &handing).await;
                 traced(&handing.core, trace, &start, &outcome);
                 handing.done(outcome);
             });
@@ -233,7 +233,7 @@ impl Pump {
                 tracing::error!(%error, "a reading thread failed");
                 unanswered
             });
-            outcomes.borrow_mut().answers.push(answer);
+            outcomes.borrow_mut().inputs.push(answer);
             core.mailboxes[shard].notify.notify_one();
         });
     }
@@ -246,14 +246,20 @@ fn organisation(core: &Core, message: &Message) -> Option<OrganisationId> {
 }
 
 /// An attempt of the kind that is made here.
-async fn run_plugin(plugins: &Plugins, scripts: &Scripts, doors: &Doors, start: &Start) -> Outcome {
+async fn run_plugin(
+    plugins: &Plugins,
+    scripts: &Scripts,
+    doors: &Doors,
+    start: &Start,
+    in_flight: &dyn InFlight,
+) -> Outcome {
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
     let Kind::Plugin(plugin) = &start.endpoint.kind else { unreachable!("only plugins are run") };
     let mut ran = match reshape_payload(&start.endpoint, &start.message, scripts).await {
         Ok(shaped) => {
             let message = shaped.as_ref().unwrap_or(&start.message);
             match organisation(&doors.core, message) {
-                Some(own) => plugins.run(&own, start.endpoint.key, plugin, message, start.number).await,
+                Some(own) => plugins.run(&own, start.endpoint.key, plugin, message, start.number, in_flight).await,
                 None => Ran::broken(FailureClass::Unsendable, "the application is gone"),
             }
         }
@@ -297,7 +303,7 @@ async fn try_plugin(
     /// The lane of those who try something out.
     const TRYING: EndpointKey = EndpointKey(u32::MAX);
     let (wall, begun) = (crate::clock::wall(), std::time::Instant::now());
-    let ran = plugins.run(own, TRYING, plugin, message, 1).await;
+    let ran = plugins.run(own, TRYING, plugin, message, 1, &()).await;
     let duration = begun.elapsed();
     Tried {
         answer: ran.answer.name(),
@@ -335,6 +341,21 @@ pub(crate) struct Handing {
 impl Handing {
     pub(crate) fn done(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
+    }
+
+    fn tell(&self, input: Input) {
+        self.outcomes.borrow_mut().inputs.push(input);
+        self.core.mailboxes[self.shard].notify.notify_one();
+    }
+}
+
+impl InFlight for Handing {
+    fn rests(&self) {
+        self.tell(Input::Rests(self.token));
+    }
+
+    fn goes_on(&self) {
+        self.tell(Input::GoesOn(self.token));
     }
 }
 

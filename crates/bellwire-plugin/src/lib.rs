@@ -34,5 +34,5 @@ pub use answer::{Answer, Emitted, Ran, Response};
 pub use event::Event;
 pub use installed::Installed;
 pub use modules::{ModuleError, Modules};
-pub use plugins::{Limits, Plugins, Shared};
+pub use plugins::{InFlight, Limits, Plugins, Shared};
 pub use settings::Fault;

@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::installed::Installed;
 use crate::javascript::{Handlers, Javascript};
 use crate::modules::{self, ModuleError};
-use crate::notify::{Bursts, Mail, Notify};
+use crate::notify::{Bursts, Mail, Notify, Way};
 use crate::queue::Queue;
 use crate::settings::{self, Fault};
 use crate::sql::{Files, Named, Pools, Sql, tls::Tls};
@@ -78,6 +78,22 @@ pub struct Plugins {
     pools: Pools,
     bursts: Bursts,
     publishers: Publishers,
+}
+
+/// Whoever counts the attempts in flight: one that only waits need not keep its place.
+pub trait InFlight {
+    /// It waits, and has nothing on its way.
+    fn rests(&self);
+
+    /// It has waited, and makes its exchange.
+    fn goes_on(&self);
+}
+
+/// Nobody counts.
+impl InFlight for () {
+    fn rests(&self) {}
+
+    fn goes_on(&self) {}
 }
 
 /// Settings, read.
@@ -272,7 +288,7 @@ impl Plugins {
         Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 
-    /// Gives a message to a plugin of this organisation, for attempt `number` of the endpoint of this key.
+    /// Gives a message to a plugin of this organisation, for attempt `number` of the endpoint of this key. `in_flight` is told while it only waits.
     pub async fn run(
         &self,
         organisation: &OrganisationId,
@@ -280,6 +296,7 @@ impl Plugins {
         plugin: &Plugin,
         message: &Message,
         number: AttemptNumber,
+        in_flight: &dyn InFlight,
     ) -> Ran {
         let event = &Event::new(message, number);
         let prepared = Prepared::of(plugin);
@@ -297,7 +314,10 @@ impl Plugins {
             }
             Ok(Program::Command(command)) => command.run(event, &limits.commands, prepared.trusted, warden).await,
             Ok(Program::Sql(sql)) => sql.run(event, &limits.databases, files, &self.pools, &self.client).await,
-            Ok(Program::Notify(notify)) => notify.run(event, key, &self.bursts, &limits.mail, &self.client).await,
+            Ok(Program::Notify(notify)) => {
+                let way = Way { mail: &limits.mail, client: &self.client };
+                notify.run(event, key, &self.bursts, way, in_flight).await
+            }
             Ok(Program::Queue(queue)) => queue.run(event, key, &self.publishers).await,
             #[cfg(feature = "wasm")]
             Ok(Program::Wasm(wasm)) => {

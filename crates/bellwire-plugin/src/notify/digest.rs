@@ -1,7 +1,7 @@
 //! Bursts: a few notes by themselves, and then one that sums up the rest of the window.
 //!
-//! Those that are summed up stay in flight until the sum has been taken: they succeed and fail with it, and a crash loses none.
-//! How many one sum can hold is therefore what the endpoint's lane has in flight; in a longer burst each window has its own.
+//! Those that are summed up are attempts that have not ended until the sum has been taken: they succeed and fail with it, and a crash loses
+//! none. Meanwhile they rest: they take nobody's place in flight, so one sum holds a whole burst.
 
 use super::Refused;
 use crate::event::Root;
@@ -55,7 +55,16 @@ pub struct Bursts(RefCell<HashMap<EndpointKey, Rc<RefCell<Burst>>>>);
 struct Burst {
     ends: Instant,
     alone: u32,
-    held: Vec<(String, Option<oneshot::Sender<Told>>)>,
+    sum: Option<Sum>,
+}
+
+/// Notes that are to be one.
+#[derive(Default)]
+pub(super) struct Sum {
+    /// What the list shows of them.
+    lines: Vec<String>,
+    /// All but the first, who makes the sum.
+    others: Vec<oneshot::Sender<Told>>,
 }
 
 type Told = Result<String, Refused>;
@@ -81,52 +90,76 @@ impl Bursts {
         if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint) {
             all.retain(|_, burst| burst.borrow().ends > now);
         }
-        let new = || Rc::new(RefCell::new(Burst { ends: now + digest.window_ms.0, alone: 0, held: Vec::new() }));
+        let new = || Rc::new(RefCell::new(Burst { ends: now + digest.window_ms.0, alone: 0, sum: None }));
         let kept = all.entry(endpoint).or_insert_with(new);
         // One whose sum is still being waited for is not begun anew; its leader takes it out.
-        if kept.borrow().ends <= now && kept.borrow().held.is_empty() {
+        if kept.borrow().ends <= now && kept.borrow().sum.is_none() {
             *kept = new();
         }
-        let mut burst = kept.borrow_mut();
-        if burst.held.is_empty() && burst.alone < digest.at_most {
-            burst.alone += 1;
-            return Place::Alone;
+        let burst = &mut *kept.borrow_mut();
+        match &mut burst.sum {
+            None if burst.alone < digest.at_most => {
+                burst.alone += 1;
+                Place::Alone
+            }
+            None => {
+                burst.sum.insert(Sum::default()).show(line);
+                Place::First(Held(Rc::clone(kept)))
+            }
+            Some(sum) => {
+                sum.show(line);
+                let (sender, receiver) = oneshot::channel();
+                sum.others.push(sender);
+                Place::Held(receiver)
+            }
         }
-        let mut line = line.lines().next().unwrap_or_default().to_owned();
-        line.truncate(line.floor_char_boundary(LINE_BYTES_MAX));
-        if burst.held.is_empty() {
-            burst.held.push((line, None));
-            return Place::First(Held(Rc::clone(kept)));
-        }
-        let (sender, receiver) = oneshot::channel();
-        burst.held.push((line, Some(sender)));
-        Place::Held(receiver)
     }
 }
 
 impl Held {
-    /// Waits for the window's end, sums up, and tells the others.
-    pub(super) async fn sum_up(self, say: impl AsyncFnOnce(usize, &str) -> Told) -> Told {
+    /// Waits for the window's end.
+    pub(super) async fn wait(self) -> Sum {
         let ends = self.0.borrow().ends;
         sleep_until(ends).await;
-        let held = std::mem::take(&mut self.0.borrow_mut().held);
-        let mut list: Vec<&str> = held.iter().take(LIST_MAX).map(|(line, _)| line.as_str()).collect();
-        let rest = format!("… and {} more", held.len().saturating_sub(LIST_MAX));
-        if held.len() > LIST_MAX {
-            list.push(&rest);
-        }
-        let told = say(held.len(), &list.join("\n")).await;
-        for sender in held.into_iter().filter_map(|(_, sender)| sender) {
-            // Who is gone was cut off.
-            let _ = sender.send(told.clone());
-        }
-        told
+        self.0.borrow_mut().sum.take().unwrap_or_default()
     }
 }
 
 impl Drop for Held {
     /// Cut off before its end: those that were held hear nothing, which is a failure that is tried again.
     fn drop(&mut self) {
-        self.0.borrow_mut().held.clear();
+        self.0.borrow_mut().sum = None;
+    }
+}
+
+impl Sum {
+    fn show(&mut self, text: &str) {
+        if self.lines.len() < LIST_MAX {
+            let line = text.lines().next().unwrap_or_default();
+            self.lines.push(line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned());
+        }
+    }
+
+    /// How many notes it is of.
+    pub(super) fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
+    /// The first lines of the first notes, and how many more there are.
+    pub(super) fn list(&self) -> String {
+        let mut list = self.lines.join("\n");
+        let more = self.count() - self.lines.len();
+        if more > 0 {
+            list.push_str(&format!("\n… and {more} more"));
+        }
+        list
+    }
+
+    /// What became of it, to those that it is of.
+    pub(super) fn tell(self, told: &Told) {
+        for other in self.others {
+            // Who is gone was cut off.
+            let _ = other.send(told.clone());
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! E-mail by SMTP: one connection for each mail, on a thread of its own.
 
-use super::Refused;
 use super::markup::Markup;
-use crate::event::Event;
+use super::{Note, Refused, Way};
 use crate::settings::Fault;
 use crate::template::{Beside, Template};
 use bellwire_egress::{Client, Proxy, SendError, with_causes};
@@ -171,18 +170,15 @@ impl Email {
 
     pub(super) async fn send(
         &self,
-        event: &Event<'_>,
-        text: &str,
-        is_sum: bool,
-        mail: &Mail,
-        client: &Client,
+        note: &Note<'_, '_>,
+        Way { mail, client }: Way<'_>,
         limit: Duration,
     ) -> Result<String, Refused> {
         let later = |class, text: String| Refused::Later(class, None, text);
         let server = self.smtp.as_ref().or(mail.server.as_ref());
         let server =
             server.ok_or_else(|| later(FailureClass::Unsendable, "no mail server is named".to_owned()))?.clone();
-        let message = self.message(event, text, is_sum).map_err(Refused::Never)?;
+        let message = self.message(note).map_err(Refused::Never)?;
         let envelope = message.envelope().clone();
         let recipients = envelope.to().len();
         // The operator's own server may be anywhere; one that an endpoint names may not.
@@ -206,7 +202,7 @@ impl Email {
         Ok(format!("sent to {recipients}"))
     }
 
-    fn message(&self, event: &Event<'_>, text: &str, is_sum: bool) -> Result<Message, String> {
+    fn message(&self, Note { event, text, is_sum }: &Note<'_, '_>) -> Result<Message, String> {
         let one_line = |text: String| text.split(['\r', '\n']).collect::<Vec<_>>().join(" ");
         let mut subject = one_line(self.subject.render(event, Beside::default()));
         subject.truncate(subject.floor_char_boundary(SUBJECT_MAX));
@@ -219,12 +215,14 @@ impl Email {
             builder = builder.to(to.parse().map_err(|error| format!("{to:?} is no address: {error}"))?);
         }
         // `html` is about one event: beside a sum it would hide the others.
-        let built = match self.html.as_ref().filter(|_| !is_sum) {
-            None => builder.header(ContentType::TEXT_PLAIN).body(text.to_owned()),
+        let built = match self.html.as_ref().filter(|_| !*is_sum) {
+            None => builder.header(ContentType::TEXT_PLAIN).body((*text).to_owned()),
             Some(html) => builder.multipart(
-                MultiPart::alternative().singlepart(SinglePart::plain(text.to_owned())).singlepart(SinglePart::html(
-                    html.render_escaped(event, Beside::default(), |value, spot| Markup::Html.written(value, spot)),
-                )),
+                MultiPart::alternative().singlepart(SinglePart::plain((*text).to_owned())).singlepart(
+                    SinglePart::html(
+                        html.render_escaped(event, Beside::default(), |value, spot| Markup::Html.written(value, spot)),
+                    ),
+                ),
             ),
         };
         built.map_err(|error| format!("the mail cannot be written: {error}"))

@@ -10,6 +10,7 @@ mod service;
 
 use crate::answer::{Answer, Ran};
 use crate::event::{Event, Root};
+use crate::plugins::InFlight;
 use crate::settings::{Fault, Millis};
 use crate::template::{Beside, Template};
 use bellwire_egress::Client;
@@ -43,6 +44,22 @@ struct What {
 
 fn timeout_default() -> Millis<10, 60_000> {
     Millis::new(15_000)
+}
+
+/// What is said.
+pub(super) struct Note<'a, 'e> {
+    /// Of a digest, the one that it began with.
+    event: &'a Event<'e>,
+    text: &'a str,
+    /// It sums up several events.
+    is_sum: bool,
+}
+
+/// How notes go out.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) mail: &'a Mail,
+    pub(crate) client: &'a Client,
 }
 
 /// Why a note was not taken.
@@ -89,27 +106,37 @@ impl Notify {
         event: &Event<'_>,
         endpoint: EndpointKey,
         bursts: &Bursts,
-        mail: &Mail,
-        client: &Client,
+        way: Way<'_>,
+        in_flight: &dyn InFlight,
     ) -> Ran {
         let written = |text: &Template, beside: Beside<'_>| {
             text.render_escaped(event, beside, |value, spot| self.service.markup().written(value, spot))
         };
         let text = written(&self.what.text, Beside::default());
-        let done = match &self.what.digest {
-            None => self.say(event, &text, false, mail, client).await,
-            Some(digest) => {
-                let summed = async |count: usize, list: &str| {
-                    let text = written(&digest.text, Beside { digest: Some((count, list)), ..Beside::default() });
-                    self.say(event, &text, true, mail, client).await
-                };
-                match bursts.place(endpoint, digest, &text) {
-                    digest::Place::Alone => self.say(event, &text, false, mail, client).await,
-                    digest::Place::First(held) => held.sum_up(summed).await,
-                    digest::Place::Held(told) => told.await.unwrap_or_else(|_| {
-                        Err(Refused::Later(FailureClass::Plugin, None, "the digest was not sent".to_owned()))
-                    }),
-                }
+        let place = match &self.what.digest {
+            None => digest::Place::Alone,
+            Some(digest) => bursts.place(endpoint, digest, &text),
+        };
+        let done = match place {
+            digest::Place::Alone => self.say(&Note { event, text: &text, is_sum: false }, way).await,
+            digest::Place::First(held) => {
+                in_flight.rests();
+                let sum = held.wait().await;
+                in_flight.goes_on();
+                let (count, list) = (sum.count(), sum.list());
+                let template = self.what.digest.as_ref().map_or(&self.what.text, |digest| &digest.text);
+                let text = written(template, Beside { digest: Some((count, &list)), ..Beside::default() });
+                let told = self.say(&Note { event, text: &text, is_sum: true }, way).await;
+                sum.tell(&told);
+                told
+            }
+            digest::Place::Held(told) => {
+                // There may be many of these.
+                drop(text);
+                in_flight.rests();
+                told.await.unwrap_or_else(|_| {
+                    Err(Refused::Later(FailureClass::Plugin, None, "the digest was not sent".to_owned()))
+                })
             }
         };
         match done {
@@ -120,16 +147,9 @@ impl Notify {
         }
     }
 
-    async fn say(
-        &self,
-        event: &Event<'_>,
-        text: &str,
-        is_sum: bool,
-        mail: &Mail,
-        client: &Client,
-    ) -> Result<String, Refused> {
+    async fn say(&self, note: &Note<'_, '_>, way: Way<'_>) -> Result<String, Refused> {
         let limit = self.what.timeout_ms.0;
-        let saying = self.service.say(event, text, is_sum, mail, client, limit);
+        let saying = self.service.say(note, way, limit);
         timeout_at(Instant::now() + limit, saying).await.unwrap_or_else(|_| {
             let text = format!("nothing was heard within {limit:?}");
             Err(Refused::Later(FailureClass::Timeout, None, text))

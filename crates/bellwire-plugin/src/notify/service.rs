@@ -1,12 +1,11 @@
 //! The services: what each wants to be sent, and what its answers mean.
 
-use super::Refused;
 use super::email::{Email, Mail};
 use super::markup::Markup;
-use crate::event::Event;
+use super::{Note, Refused, Way};
 use crate::settings::{self, Fault};
 use crate::template::{Beside, Template};
-use bellwire_egress::{Client, Request, Response, SendError, Target};
+use bellwire_egress::{Request, Response, SendError, Target};
 use bellwire_model::{FailureClass, RetryAfter};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::Deserialize;
@@ -116,16 +115,9 @@ impl Service {
         }
     }
 
-    /// Says `text`, which may be a sum of several events; answers what the service said.
-    pub(super) async fn say(
-        &self,
-        event: &Event<'_>,
-        text: &str,
-        is_sum: bool,
-        mail: &Mail,
-        client: &Client,
-        limit: Duration,
-    ) -> Result<String, Refused> {
+    /// Says it; answers what the service said.
+    pub(super) async fn say(&self, note: &Note<'_, '_>, way: Way<'_>, limit: Duration) -> Result<String, Refused> {
+        let Note { event, text, .. } = *note;
         let (url, body, bearer) = match self {
             Service::Slack(Hook { webhook_url }) => (webhook_url.clone(), json!({ "text": cut(text, 39_000) }), None),
             // Whoever can send a webhook should not be able to call everyone.
@@ -152,11 +144,11 @@ impl Service {
                 }
                 (server.clone().unwrap_or_else(|| "https://ntfy.sh".to_owned()), body, access_token.as_ref())
             }
-            Service::Email(email) => return email.send(event, text, is_sum, mail, client, limit).await,
+            Service::Email(email) => return email.send(note, way, limit).await,
         };
         let request =
             request(&url, &body, bearer, limit).map_err(|why| Refused::Later(FailureClass::Unsendable, None, why))?;
-        let response = client.exchange(request).await.map_err(|error| {
+        let response = way.client.exchange(request).await.map_err(|error| {
             let class = match &error {
                 SendError::Forbidden(_) => FailureClass::Forbidden,
                 SendError::Timeout { .. } => FailureClass::Timeout,

@@ -71,7 +71,13 @@ fn run(settings: Value, mail: &Mail) -> Ran {
 fn run_on(payload: &str, settings: Value, mail: &Mail) -> Ran {
     let notify = Notify::read(&settings).unwrap_or_else(|fault| panic!("{settings}: {fault:?}"));
     let message = received(payload);
-    block_on(notify.run(&Event::new(&message, 1), EndpointKey(1), &Bursts::default(), mail, &client()))
+    block_on(notify.run(
+        &Event::new(&message, 1),
+        EndpointKey(1),
+        &Bursts::default(),
+        Way { mail, client: &client() },
+        &(),
+    ))
 }
 
 #[test]
@@ -126,7 +132,7 @@ fn what_an_event_holds_does_not_become_markup_of_slack() {
     let notify = Notify::read(&settings).expect("settings");
     let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received(MARKUP));
     let event = Event::new(&message, 1);
-    let run = || notify.run(&event, EndpointKey(1), &bursts, &mail, &client);
+    let run = || notify.run(&event, EndpointKey(1), &bursts, Way { mail: &mail, client: &client }, &());
     block_on(async { futures_util::join!(run(), run()) });
     let expected =
         "<https://example.com|*&lt;!channel&gt; &amp; &lt;a href='x'&gt;\"y\"&lt;/a&gt;*> [\"&lt;b&gt;\"] <none>";
@@ -212,7 +218,7 @@ fn a_burst_is_a_few_notes_and_a_sum() {
     let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received("{}"));
     let event = Event::new(&message, 1);
     let all = block_on(futures_util::future::join_all(
-        (0..100).map(|_| notify.run(&event, EndpointKey(1), &bursts, &mail, &client)),
+        (0..100).map(|_| notify.run(&event, EndpointKey(1), &bursts, Way { mail: &mail, client: &client }, &())),
     ));
     assert!(all.iter().all(|ran| ran.answer == Answer::Said("ok".into())), "{all:?}");
     let texts: Vec<String> =
@@ -221,6 +227,38 @@ fn a_burst_is_a_few_notes_and_a_sum() {
     assert_eq!(texts.iter().filter(|text| *text == "note\nsecond line").count(), 3);
     let sum = texts.iter().find(|text| text.starts_with("97 more: note\nnote")).expect("the sum");
     assert!(sum.ends_with("… and 47 more"), "{sum}");
+}
+
+/// Counts those that rest.
+#[derive(Default)]
+struct Resting(std::cell::Cell<usize>);
+
+impl InFlight for Resting {
+    fn rests(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+
+    fn goes_on(&self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[test]
+fn what_waits_for_a_sum_rests_and_who_makes_it_goes_on() {
+    let (url, got) = service("200 OK");
+    let digest = json!({ "window_ms": 300, "at_most": 3 });
+    let settings = json!({ "via": "slack", "webhook_url": url, "text": "note", "digest": digest });
+    let notify = Notify::read(&settings).expect("settings");
+    let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received("{}"));
+    let (event, way, resting) = (Event::new(&message, 1), Way { mail: &mail, client: &client }, Resting::default());
+    let all =
+        futures_util::future::join_all((0..100).map(|_| notify.run(&event, EndpointKey(1), &bursts, way, &resting)));
+    let meanwhile = async {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        assert_eq!(resting.0.get(), 97);
+    };
+    block_on(async { futures_util::join!(all, meanwhile) });
+    assert_eq!((resting.0.get(), got.try_iter().count()), (96, 4));
 }
 
 /// A mail server that takes one mail, or refuses its recipients; answers what it was told.
@@ -313,8 +351,8 @@ fn a_sum_by_mail_is_no_single_events_html() {
     let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received("{}"));
     let event = Event::new(&message, 1);
     block_on(async {
-        alone.run(&event, EndpointKey(1), &bursts, &mail, &client).await;
-        summed.run(&event, EndpointKey(1), &bursts, &mail, &client).await
+        alone.run(&event, EndpointKey(1), &bursts, Way { mail: &mail, client: &client }, &()).await;
+        summed.run(&event, EndpointKey(1), &bursts, Way { mail: &mail, client: &client }, &()).await
     });
     let told = got.recv().expect("a mail");
     assert!(told.iter().any(|line| line == "1 more"), "{told:#?}");

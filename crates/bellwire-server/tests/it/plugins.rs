@@ -299,6 +299,27 @@ fn a_row_is_written_once_and_a_note_arrives() {
 }
 
 #[test]
+fn a_burst_of_notes_is_one_sum_when_its_window_ends_and_delivered_only_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    event_types(&server, &["told"]);
+    let chat = Receiver::answering(&[200]);
+    let digest = json!({"window_ms": 8_000, "at_most": 2, "text": "{{count}} more"});
+    let note =
+        json!({"runs": "notify", "via": "slack", "webhook_url": chat.url(), "text": "{{payload.n}}", "digest": digest});
+    install(&server, "told", note);
+    for n in 0..200 {
+        send(&server, "told", json!({"n": n}));
+    }
+    for _ in 0..2 {
+        chat.next();
+    }
+    eventually("two are delivered", || (ledger(folder.path())["delivered"] == 2).then_some(()));
+    assert_eq!(chat.next().body, br#"{"text":"198 more"}"#);
+    eventually("all are delivered", || (ledger(folder.path())["delivered"] == 200).then_some(()));
+}
+
+#[test]
 fn a_module_is_installed_granted_swapped_rolled_back_and_tried() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
