@@ -241,6 +241,11 @@ impl Command {
         }
     }
 
+    /// The group it runs in. Whom a server that is root makes another user of does not stay in root's group.
+    fn group(&self) -> Option<u32> {
+        self.gid.or_else(|| self.uid.filter(|_| rustix::process::geteuid().is_root()))
+    }
+
     /// The program itself, links followed, if it may be run.
     fn resolve(&self, allowed: &Allowed, trusted: bool) -> Result<PathBuf, String> {
         if !self.program.is_absolute() {
@@ -322,8 +327,13 @@ impl Command {
             command.env(name, file.path());
             files.push(file);
         }
-        command.current_dir(self.working_directory.as_deref().unwrap_or(Path::new("/")));
-        if let Some(gid) = self.gid {
+        let folder = self.working_directory.as_deref().unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            return Err(io::Error::other(format!("there is no folder {} to run it in", folder.display())).into());
+        }
+        command.current_dir(folder);
+        let gid = self.group();
+        if let Some(gid) = gid {
             command.gid(gid);
         }
         if let Some(uid) = self.uid {
@@ -358,8 +368,8 @@ impl Command {
         let mut file = tempfile::Builder::new().prefix("bellwire-").tempfile()?;
         file.write_all(content)?;
         file.flush()?;
-        if self.uid.is_some() || self.gid.is_some() {
-            std::os::unix::fs::fchown(&file, self.uid, self.gid)?;
+        if self.uid.is_some() || self.group().is_some() {
+            std::os::unix::fs::fchown(&file, self.uid, self.group())?;
         }
         Ok(file)
     }

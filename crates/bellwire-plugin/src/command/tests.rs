@@ -55,6 +55,22 @@ fn only_what_the_operator_allows_is_run() {
 }
 
 #[test]
+fn another_user_is_not_in_roots_group() {
+    // Only root can make a program another user's.
+    if rustix::process::geteuid().is_root() {
+        let settings = json!({ "program": "/bin/sh", "args": ["-c", "id -u; id -g; id -G"], "uid": 65534 });
+        assert_eq!(run(settings, "{}").output, "65534\n65534\n65534\n");
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let settings = json!({ "program": "/bin/true", "working_directory": "/nowhere" });
+    let Answer::Broken(_, why) = run(settings, "{}").answer else { panic!("it does not start") };
+    assert_eq!(why, "/bin/true could not be started: there is no folder /nowhere to run it in");
+}
+
+#[test]
 fn a_program_that_is_done_is_not_waited_for() {
     let run = || {
         let begun = std::time::Instant::now();
