@@ -15,7 +15,6 @@ use std::sync::Arc;
 const PREFIX: &str = "emit.";
 /// From message to message to message.
 const CHAIN_MAX: usize = 8;
-const EVENT_TYPE_MAX: usize = 256;
 
 /// Accepts all that an attempt emitted.
 ///
@@ -35,12 +34,6 @@ pub(crate) async fn accept(backend: &dyn Backend, start: &Start, emitted: Vec<Em
 
 fn draft(backend: &dyn Backend, start: &Start, place: usize, emitted: Emitted) -> Result<Draft, String> {
     let Emitted { event_type, payload, channels } = emitted;
-    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if event_type.is_empty() || event_type.len() > EVENT_TYPE_MAX || !event_type.chars().all(usual) {
-        return Err(format!(
-            "the plugin emitted {event_type:?}, which is no event type: 1 to {EVENT_TYPE_MAX} letters, digits, dots, underscores and dashes"
-        ));
-    }
     let event_id = event_id(&start.message, start.endpoint.key.0, place)?;
     let now = backend.now();
     // Kept for as long as its origin.

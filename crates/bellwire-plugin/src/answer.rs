@@ -14,6 +14,10 @@ use bellwire_model::{
 use bytes::Bytes;
 use std::time::Duration;
 
+const EVENT_TYPE_MAX: usize = 256;
+const CHANNELS_MAX: usize = 10;
+const CHANNEL_MAX: usize = 128;
+
 /// What a plugin says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -79,6 +83,30 @@ pub struct Emitted {
     pub channels: Vec<String>,
 }
 
+impl Emitted {
+    /// Whether it can be a message: by the API's rules for event types and channels.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self) -> Result<(), String> {
+        let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let Emitted { event_type, channels, .. } = self;
+        if !(1..=EVENT_TYPE_MAX).contains(&event_type.len()) || !event_type.chars().all(usual) {
+            return Err(format!(
+                "the plugin emitted {event_type:?}, which is no event type: 1 to {EVENT_TYPE_MAX} letters, digits, dots, underscores and dashes"
+            ));
+        }
+        let usual = |c: char| usual(c) || matches!(c, ':' | '+');
+        let is_channel = |channel: &String| (1..=CHANNEL_MAX).contains(&channel.len()) && channel.chars().all(usual);
+        if channels.len() > CHANNELS_MAX || !channels.iter().all(is_channel) {
+            return Err(format!(
+                "the plugin emitted {event_type} to channels that are none: at most {CHANNELS_MAX}, of 1 to {CHANNEL_MAX} letters, digits, - _ . : and +"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// A run from its beginning to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ran {
@@ -111,6 +139,14 @@ impl Ran {
     /// The same run, had it failed at the end.
     pub fn failing(self, why: String) -> Ran {
         Ran { answer: Answer::Broken(FailureClass::Plugin, why), emitted: Vec::new(), ..self }
+    }
+
+    /// The same run, failed if something that it emitted cannot be a message.
+    pub(crate) fn checked(self) -> Ran {
+        match self.emitted.iter().find_map(|emitted| emitted.check().err()) {
+            Some(why) => self.failing(why),
+            None => self,
+        }
     }
 
     /// What is for whoever sent the message and waits.
@@ -212,6 +248,28 @@ mod tests {
         assert_eq!(fail.directive, Some(Directive::AbortMessage));
         assert!(!fail.is_outage() && !fail.is_overload());
         assert!(outcome(Answer::Broken(FailureClass::Timeout, String::new()), "").is_overload());
+    }
+
+    #[test]
+    fn what_is_emitted_keeps_to_the_rules_for_messages() {
+        let answer = |event_type: &str, channels: &[&str]| {
+            let channels = channels.iter().map(|channel| (*channel).to_owned()).collect();
+            let emitted = vec![Emitted { event_type: event_type.to_owned(), payload: "{}".to_owned(), channels }];
+            Ran { emitted, ..Ran::quiet(Answer::Ack) }.checked().answer
+        };
+        assert_eq!(answer("a.b", &["x:y", "z+1"]), Answer::Ack);
+        for (event_type, channels) in [
+            ("a b", &[] as &[&str]),
+            ("", &[]),
+            (&*"a".repeat(257), &[]),
+            ("a.b", &["x y"]),
+            ("a.b", &[""]),
+            ("a.b", &[&*"x".repeat(129)]),
+            ("a.b", &["x"; 11]),
+        ] {
+            let answer = answer(event_type, channels);
+            assert!(matches!(&answer, Answer::Broken(_, why) if why.contains("emitted")), "{event_type}: {answer:?}");
+        }
     }
 
     #[test]

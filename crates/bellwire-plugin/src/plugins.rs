@@ -301,7 +301,7 @@ impl Plugins {
         let event = &Event::new(message, number);
         let prepared = Prepared::of(plugin);
         let Shared { limits, handlers, warden, modules, files, .. } = &*self.shared;
-        match &prepared.program {
+        let ran = match &prepared.program {
             Err(fault) => {
                 let text =
                     format!("the settings of the plugin cannot be used: {}: {}", fault.path.join("."), fault.text);
@@ -325,7 +325,8 @@ impl Plugins {
                 wasm.run(event, key, components, &modules.of(organisation), &limits.commands.environment, &self.client)
                     .await
             }
-        }
+        };
+        ran.checked()
     }
 }
 
