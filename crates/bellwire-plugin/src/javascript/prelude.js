@@ -79,8 +79,10 @@
       ack: () => say({ ack: null }),
       drop: (reason = '') => say({ drop: shown(reason) }),
       retry: (seconds, reason = '') => {
-        if (seconds !== undefined && seconds !== null && !(seconds >= 0)) throw new TypeError('ctx.retry takes seconds');
-        return say({ retry: { seconds: seconds ?? null, reason: shown(reason) } });
+        // Also as `Retry-After` has them.
+        const wait = seconds === undefined || seconds === null ? null : Number(seconds);
+        if (wait !== null && !(wait >= 0 && wait < Infinity)) throw new TypeError('ctx.retry takes seconds');
+        return say({ retry: { seconds: wait, reason: shown(reason) } });
       },
       fail: (reason = '') => say({ fail: shown(reason) }),
       respond: ({ status = 200, headers = {}, body = '' } = {}) => {
@@ -106,9 +108,15 @@
     return handle(event, ctx);
   };
 
-  const thrown = (error) => error instanceof Error
-    ? { name: String(error.name), message: String(error.message), stack: String(error.stack ?? '') }
-    : { name: '', message: `thrown: ${shown(error)}`, stack: '' };
+  const thrown = (error) => {
+    try {
+      return error instanceof Error
+        ? { name: String(error.name), message: String(error.message), stack: String(error.stack ?? '') }
+        : { name: '', message: `thrown: ${shown(error)}`, stack: '' };
+    } catch {
+      return { name: '', message: 'thrown: an error that throws when it is read', stack: '' };
+    }
+  };
 
   return {
     begin(input, functions) {

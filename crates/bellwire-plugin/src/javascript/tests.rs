@@ -57,6 +57,7 @@ fn a_handler_answers() {
         Answer::Retry(Some(Duration::from_millis(1500)), "busy".into()),
     );
     check("const handle = (e, ctx) => ctx.retry()", Answer::Retry(None, String::new()));
+    check("const handle = (e, ctx) => ctx.retry('60')", Answer::Retry(Some(Duration::from_secs(60)), String::new()));
     check("const handle = (e, ctx) => ctx.fail('bad')", Answer::Fail("bad".into()));
     check(
         "function filter(e) { return e.payload.id > 7 } function handle() { throw 1 }",
@@ -143,6 +144,9 @@ fn a_handler_that_fails_says_where() {
     check("async function handle() { await new Promise(() => {}) }", "never comes");
     check("const handle = (e, ctx) => ctx.retry('soon')", "takes seconds");
     check("const handle = (e, ctx) => ctx.retry(-1)", "takes seconds");
+    check("const handle = (e, ctx) => ctx.retry(Infinity)", "takes seconds");
+    let unreadable = "throw Object.defineProperty(new Error(), 'message', { get() { throw 1 } })";
+    check(&format!("function handle() {{ {unreadable} }}"), "throws when it is read");
     check("const handle = (e, ctx) => ctx.respond({ status: 99 })", "status from 200");
     check("const handle = (e, ctx) => ctx.respond({ headers: { 'a b': 'c' } })", "cannot be sent");
     check("import x from 'fs'; export function handle() {}", "");
