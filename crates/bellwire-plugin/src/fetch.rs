@@ -149,12 +149,17 @@ impl<'a> Fetches<'a> {
 /// What is wrong with an endpoint's `fetch_hosts`.
 pub(crate) fn check_hosts(hosts: Option<&[String]>, faults: &mut Vec<Fault>) {
     for (place, host) in hosts.into_iter().flatten().enumerate() {
-        let name = host.strip_prefix("*.").unwrap_or(host);
-        if url::Host::parse(name).is_err() {
+        if !is_host(host) {
             let text = format!("{host:?} is not a host such as api.example.com or *.example.com");
             faults.push(Fault::new(&["fetch_hosts", &place.to_string()], text));
         }
     }
+}
+
+/// Whether it names a host, or all below one.
+pub(crate) fn is_host(allowed: &str) -> bool {
+    let name = allowed.strip_prefix("*.").unwrap_or(allowed);
+    !name.contains('*') && url::Host::parse(name).is_ok()
 }
 
 /// `example.com` is itself, `*.example.com` everything below it.
@@ -183,7 +188,23 @@ pub(crate) fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::covers;
+    use super::{covers, is_host};
+
+    #[test]
+    fn a_star_stands_for_what_is_below_a_host_only() {
+        for (allowed, expected) in [
+            ("api.example.com", true),
+            ("*.example.com", true),
+            ("[::1]", true),
+            ("*", false),
+            ("*.*.example.com", false),
+            ("api.*.com", false),
+            ("http://api.example.com/", false),
+            ("", false),
+        ] {
+            assert_eq!(is_host(allowed), expected, "{allowed}");
+        }
+    }
 
     #[test]
     fn a_host_is_covered_by_itself_or_by_what_is_above_it() {

@@ -4,6 +4,7 @@
 //! An edit is on the disk before it has an effect, and has it for all shards at once: a run that has begun goes on with the code
 //! that it began with, the next one takes the new. What is damaged on the disk is not run.
 
+use crate::fetch::is_host;
 use bellwire_model::{Code, Module, ModuleVersion, Permissions, Runs, Timestamp};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -334,7 +335,7 @@ impl Modules {
 /// [`ModuleError::Refused`].
 pub(crate) fn text_version(code: &str, now: Timestamp) -> Result<ModuleVersion, ModuleError> {
     check_length("the text", code.len(), CODE_BYTES_MAX)?;
-    let wants = Permissions::declared(code).map_err(ModuleError::Refused)?;
+    let wants = Permissions::declared(code).and_then(of_hosts).map_err(ModuleError::Refused)?;
     Ok(ModuleVersion {
         number: 1,
         digest: digest(code.as_bytes()),
@@ -342,6 +343,14 @@ pub(crate) fn text_version(code: &str, now: Timestamp) -> Result<ModuleVersion, 
         wants,
         added_at: now,
     })
+}
+
+/// What is wanted, if it can be fetched from what it names: anything else would be granted and never do.
+fn of_hosts(wants: Permissions) -> Result<Permissions, String> {
+    match wants.fetch.iter().find(|host| !is_host(host)) {
+        Some(host) => Err(format!("{host:?} is not a host such as api.example.com or *.example.com")),
+        None => Ok(wants),
+    }
 }
 
 /// A component as the first version of a module, if `inspect` says that it can be run and what it wants; it is given its digest.
@@ -355,7 +364,7 @@ pub(crate) fn component_version(
 ) -> Result<ModuleVersion, ModuleError> {
     check_length("the component", component.len(), COMPONENT_BYTES_MAX)?;
     let digest = digest(component);
-    let wants = inspect(&digest, component.clone()).map_err(ModuleError::Refused)?;
+    let wants = inspect(&digest, component.clone()).and_then(of_hosts).map_err(ModuleError::Refused)?;
     Ok(ModuleVersion { number: 1, digest, code: Code::Component(component.len() as u64), wants, added_at: now })
 }
 
@@ -502,6 +511,15 @@ mod tests {
         assert!(matches!(modules.remove("deploy"), Err(ModuleError::Missing)));
         assert_eq!(open().all().len(), 1);
         assert_eq!(fs::read_dir(&place).expect("a folder").count(), 2);
+    }
+
+    #[test]
+    fn what_no_host_is_called_is_not_wanted() {
+        for host in ["http://x/", "*"] {
+            let code = format!("// @permission fetch a.example {host}\nexport function handle() {{}}");
+            let refused = text_version(&code, Timestamp::EPOCH).expect_err(host);
+            assert!(refused.to_string().contains("is not a host"), "{refused}");
+        }
     }
 
     #[test]
