@@ -56,9 +56,6 @@ pub enum AcceptError {
     Failed(String),
 }
 
-/// In place of a status: the delivery was cancelled or aborted, and nobody needs to wait for its endpoint any more.
-pub const NO_ANSWER: u16 = 0;
-
 /// What an endpoint answered to a message that somebody waits for.
 #[derive(Clone, Debug)]
 pub struct EndpointAnswer {
@@ -66,8 +63,8 @@ pub struct EndpointAnswer {
     pub endpoint: EndpointKey,
     /// Whether it is meant for whoever waits: a 2xx of an HTTP endpoint, or what a plugin says in so many words.
     pub responds: bool,
-    /// The status; [`NO_ANSWER`] if the delivery has ended and no answer will come.
-    pub status: u16,
+    /// The status. `None`: the delivery was cancelled or aborted, and no answer will come.
+    pub status: Option<u16>,
     /// What a plugin wants in the head of its answer; empty for others.
     pub headers: Vec<(String, String)>,
     /// The body, up to the cap of attempts.

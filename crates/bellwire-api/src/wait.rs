@@ -3,7 +3,7 @@
 //! `POST …/msg?wait=2` accepts the message like any other; it is durable, and goes out, whatever becomes of the waiting. Then the
 //! request stays open until the endpoints have answered, or the deadline has passed.
 
-use crate::backend::{Accepted, EndpointAnswer, Listening, NO_ANSWER};
+use crate::backend::{Accepted, EndpointAnswer, Listening};
 use crate::call::Call;
 use crate::document::JsonSchema;
 use crate::error::Error;
@@ -151,7 +151,7 @@ impl Wait {
         };
         let endpoint_id = entry.endpoints.iter().find(|e| e.key == answer.endpoint).map(|e| Text(e.id));
         let body = String::from_utf8_lossy(&answer.body[..answer.body.len().min(ANSWER_BYTES_MAX)]).into_owned();
-        Ok(AnswerOut { decision, patch, fallback: None, endpoint_id, status: Some(answer.status), body: Some(body) })
+        Ok(AnswerOut { decision, patch, fallback: None, endpoint_id, status: answer.status, body: Some(body) })
     }
 
     fn fall_back(&self, why: String) -> AnswerOut {
@@ -190,17 +190,14 @@ impl Verdict {
     /// Takes one answer into account. One objection is enough; otherwise all must have answered.
     fn take(&mut self, answer: EndpointAnswer) -> Result<Option<Decided>, String> {
         let Some(at) = self.owed.iter().position(|endpoint| *endpoint == answer.endpoint) else { return Ok(None) };
-        if answer.status == NO_ANSWER {
+        match answer.status.map(|status| read(status, &answer.body)).transpose()? {
             // Another may still object.
-            self.is_incomplete = true;
-        } else {
-            match read(answer.status, &answer.body)? {
-                (Decision::Deny, _) => return Ok(Some((Decision::Deny, None, answer))),
-                (Decision::Patch, patch) => {
-                    self.patch.get_or_insert_with(|| (patch.unwrap_or_default(), answer));
-                }
-                (Decision::Allow, _) => self.allowed = Some(answer),
+            None => self.is_incomplete = true,
+            Some((Decision::Deny, _)) => return Ok(Some((Decision::Deny, None, answer))),
+            Some((Decision::Patch, patch)) => {
+                self.patch.get_or_insert_with(|| (patch.unwrap_or_default(), answer));
             }
+            Some((Decision::Allow, _)) => self.allowed = Some(answer),
         }
         self.owed.swap_remove(at);
         if !self.owed.is_empty() {
@@ -246,7 +243,7 @@ async fn answers_before(call: &Call, message: &Message) -> Result<Vec<EndpointAn
         Some(EndpointAnswer {
             endpoint: attempt.delivery.endpoint,
             responds: true,
-            status,
+            status: Some(status),
             headers: Vec::new(),
             body: outcome.body,
         })
@@ -268,7 +265,7 @@ mod tests {
 
     fn answer(endpoint: u32, body: &str) -> EndpointAnswer {
         let body = bytes::Bytes::copy_from_slice(body.as_bytes());
-        EndpointAnswer { endpoint: EndpointKey(endpoint), responds: true, status: 200, headers: Vec::new(), body }
+        EndpointAnswer { endpoint: EndpointKey(endpoint), responds: true, status: Some(200), headers: Vec::new(), body }
     }
 
     #[test]
@@ -315,7 +312,7 @@ mod tests {
         let check = |last: &str, expected: Option<Decision>| {
             let owed = vec![EndpointKey(1), EndpointKey(2)];
             let mut verdict = Verdict { owed, patch: None, allowed: None, is_incomplete: false };
-            let never = EndpointAnswer { status: NO_ANSWER, ..answer(1, "") };
+            let never = EndpointAnswer { status: None, ..answer(1, "") };
             assert!(verdict.take(never).expect("no verdict yet").is_none());
             let decided = verdict.take(answer(2, last)).ok().map(|decided| decided.expect("all have ended").0);
             assert_eq!(decided, expected, "{last}");

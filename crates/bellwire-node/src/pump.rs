@@ -6,7 +6,7 @@ use crate::core::{Core, Mail};
 use crate::doors::Doors;
 use crate::emit;
 use crate::traces::AttemptTrace;
-use bellwire_api::backend::{EndpointAnswer, NO_ANSWER, Tried};
+use bellwire_api::backend::{EndpointAnswer, Tried};
 use bellwire_delivery::{Push, Unshaped, reshape_payload};
 use bellwire_engine::{Effect, Ended, Engine, Input, Operational, Start, Token, Undurable};
 use bellwire_model::{
@@ -279,7 +279,8 @@ async fn run_plugin(
             if doors.core.answers.awaits(message) {
                 let Response { status, headers, body } = response.clone();
                 let endpoint = start.endpoint.key;
-                doors.core.answers.give(message, EndpointAnswer { endpoint, responds: true, status, headers, body });
+                let answer = EndpointAnswer { endpoint, responds: true, status: Some(status), headers, body };
+                doors.core.answers.give(message, answer);
             }
         }
     }
@@ -317,13 +318,12 @@ async fn try_plugin(
 pub(crate) fn answered(core: &Core, start: &Start, outcome: &Outcome) {
     let message = start.message.sequence();
     let is_over = outcome.is_cancelled() || outcome.directive == Some(Directive::AbortMessage);
-    let status = outcome.result.ok().or(is_over.then_some(NO_ANSWER));
-    if let Some(status) = status
-        && core.answers.awaits(message)
-    {
+    let status = outcome.result.ok();
+    if (status.is_some() || is_over) && core.answers.awaits(message) {
         let body = outcome.body.clone();
         // What a plugin wrote while it ran is for its owner.
-        let responds = matches!(start.endpoint.kind, Kind::Push) && (200..300).contains(&status);
+        let responds =
+            matches!(start.endpoint.kind, Kind::Push) && status.is_some_and(|status| (200..300).contains(&status));
         let endpoint = start.endpoint.key;
         core.answers.give(message, EndpointAnswer { endpoint, responds, status, headers: Vec::new(), body });
     }

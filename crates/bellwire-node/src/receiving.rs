@@ -239,8 +239,7 @@ impl Backend for Receiving {
             let heard = async {
                 while !owed.is_empty() {
                     let answer = listening.next().await?;
-                    if answer.responds {
-                        let EndpointAnswer { status, headers, body, .. } = answer;
+                    if let EndpointAnswer { responds: true, status: Some(status), headers, body, .. } = answer {
                         return Some(EndpointSays { status, headers, body });
                     }
                     // One that has answered otherwise may yet be tried again; the sender has no time for that.
