@@ -25,7 +25,7 @@ impl Kind {
         match self {
             Kind::Push => None,
             Kind::Plugin(plugin) => Some(plugin.runs.address()),
-            Kind::Pipe(_) => Some("pipe:"),
+            Kind::Pipe(_) => Some(Pipe::ADDRESS),
         }
     }
 
@@ -107,6 +107,11 @@ pub struct Pipe {
     pub in_flight_max: u16,
     /// A JSON pointer (RFC 6901) into the payload: deliveries with the same value there are handed out one after the other.
     pub ordering_key: Option<String>,
+}
+
+impl Pipe {
+    /// What stands in the place of a pipe's URL, and of its attempts'.
+    pub const ADDRESS: &str = "pipe:";
 }
 
 impl Default for Pipe {

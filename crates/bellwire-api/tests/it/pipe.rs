@@ -214,8 +214,9 @@ async fn what_was_taken_is_acknowledged_refused_or_comes_again() {
     assert!(world.receive(json!({})).await.is_empty());
     assert_eq!(world.statuses().await, [0, 2, 2, 2]);
     let attempts = world.get("/api/v1/app/acme/attempt/endpoint/pipe?limit=250&with_content=true").await.expect(200);
-    let seen: Vec<_> =
-        attempts["data"].as_array().expect("a list").iter().map(|a| a["responseStatusCode"].clone()).collect();
+    let attempts = attempts["data"].as_array().expect("a list");
+    let seen: Vec<_> = attempts.iter().map(|attempt| attempt["responseStatusCode"].clone()).collect();
+    assert!(attempts.iter().all(|attempt| attempt["url"] == "pipe:"), "nothing was called: {attempts:?}");
     assert!(seen.contains(&json!(200)) && seen.contains(&json!(500)) && seen.contains(&json!(503)), "{seen:?}");
 }
 

@@ -5,8 +5,8 @@ use crate::task::forget_message;
 use bellwire_model::{
     AfterAttempt, Application, ApplicationKey, Attempt, AttemptId, AttemptNumber, DedupeKey, Delivery, DeliveryState,
     EndReason, EndedSubscription, Endpoint, EndpointKey, EventType, FailureClass, FanOut, KeptRequest, Ledger, Message,
-    OrganisationId, RequestDigest, Sequence, Source, SourceCursor, SourceKey, SubscriptionKey, Timestamp, Trigger,
-    Waiting,
+    OrganisationId, Pipe, RequestDigest, Sequence, Source, SourceCursor, SourceKey, SubscriptionKey, Timestamp,
+    Trigger, Waiting,
 };
 use bellwire_store::{
     Accepted, AttemptFilter, AttemptQuery, Change, Consumer, DedupeEntry, DeliveryOfMessage, Fence, KeptAnswer, Page,
@@ -379,7 +379,7 @@ impl State {
             application: self.messages[&delivery.message].0.application,
             number: row.next,
             trigger: row.trigger,
-            url: "".into(),
+            url: Pipe::ADDRESS.into(),
             outcome: Some(settled.outcome.clone()),
             after: settled.after,
         };

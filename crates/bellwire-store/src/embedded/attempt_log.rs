@@ -5,8 +5,8 @@ use super::fault::Fault;
 use super::index::AttemptRecord;
 use super::message_log::array;
 use bellwire_model::{
-    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndReason, EndpointKey, Outcome, Phases, RetryAfter,
-    Sequence, Timestamp, Trigger,
+    AfterAttempt, ApplicationKey, Attempt, AttemptId, Delivery, EndReason, EndpointKey, Outcome, Phases, Pipe,
+    RetryAfter, Sequence, Timestamp, Trigger,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, params};
@@ -155,6 +155,8 @@ fn attempt_from(row: &Row<'_>) -> Result<Attempt, Fault> {
             })
         }
     };
+    // A row of upkeep's has no URL: of an attempt, it is one of a reader's.
+    let no_url = if outcome.is_some() { Pipe::ADDRESS } else { "" };
     let manual: bool = row.get(6)?;
     Ok(Attempt {
         id: AttemptId::from_parts(codec::sequence(row.get(0)?), array(row, 1)?),
@@ -162,7 +164,7 @@ fn attempt_from(row: &Row<'_>) -> Result<Attempt, Fault> {
         application: ApplicationKey(row.get(4)?),
         number: row.get(5)?,
         trigger: trigger(manual),
-        url: Arc::from(row.get_ref(12)?.as_str_or_null().map_err(rusqlite::Error::from)?.unwrap_or_default()),
+        url: Arc::from(row.get_ref(12)?.as_str_or_null().map_err(rusqlite::Error::from)?.unwrap_or(no_url)),
         outcome,
         after: codec::after_from(row.get(7)?, row.get(8)?)?,
     })

@@ -11,7 +11,9 @@ use super::retention::next_sequence;
 use super::waiting_room::{self, Counts};
 use super::{attempt_log, message_log};
 use crate::{Consumer, Settled};
-use bellwire_model::{AfterAttempt, Attempt, AttemptId, Delivery, EndpointKey, Sequence, Timestamp, Trigger, Waiting};
+use bellwire_model::{
+    AfterAttempt, Attempt, AttemptId, Delivery, EndpointKey, Pipe, Sequence, Timestamp, Trigger, Waiting,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ impl Settling<'_> {
             application,
             number: settled.number,
             trigger: waiting.trigger,
-            url: "".into(),
+            url: Pipe::ADDRESS.into(),
             outcome: Some(settled.outcome.clone()),
             after: settled.after,
         };

@@ -5,7 +5,7 @@ use super::{SECOND, to};
 use crate::testing::world::{Draft, World, attempt_query};
 use crate::{Batch, Change, Consumer, LogQuery, Settled};
 use bellwire_model::{
-    AfterAttempt, Delivery, DeliveryState, EndReason, EndpointKey, Message, Sequence, Trigger, Waiting,
+    AfterAttempt, Delivery, DeliveryState, EndReason, EndpointKey, Message, Pipe, Sequence, Trigger, Waiting,
 };
 use std::sync::Arc;
 
@@ -210,6 +210,8 @@ pub(super) fn what_a_reader_says_counts_once(world: &mut World) {
         check_ledger(world, 1, 3);
     }
     assert_eq!(state(world, to(1, messages[0])), (DeliveryState::Delivered, 1));
+    let attempts = world.store().attempts_of_message(messages[0], &attempt_query(true, 10)).expect("reads").items;
+    assert!(attempts.iter().all(|attempt| *attempt.url == *Pipe::ADDRESS), "nothing was called: {attempts:?}");
     let row = Waiting { delivery: to(1, messages[1]), due, next: 2, trigger: Trigger::Scheduled };
     assert_eq!(state(world, to(1, messages[1])), (DeliveryState::Waiting(row), 1));
     assert_eq!(state(world, to(1, messages[2])).0, DeliveryState::Ended(EndReason::Exhausted));
