@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorOut};
 use crate::operation::{Access, Operation};
 use axum::body::Body;
 use axum::response::Response;
+use bellwire_model::Message;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -37,6 +38,11 @@ pub(super) const PART_MAX: usize = 100;
 pub(super) const LAG_EVERY: Duration = Duration::from_secs(5);
 /// What a browser waits before it comes again.
 const RETRY: &str = "retry: 1000\n\n";
+
+/// Events that are no messages: ours, and those that a browser's `EventSource` makes itself.
+const RESERVED: [&str; 4] = ["error", "lag", "open", "reconnect"];
+/// The name of a message's event whose type is one of them.
+const MESSAGE: &str = "message";
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
@@ -257,7 +263,7 @@ impl Streaming {
             let cursor = cursor::write(key, given.message.sequence());
             let in_line = (self.format == Format::Lines).then(|| cursor.clone());
             let out = EventOut::new(given, in_line, now);
-            write(&mut part, self.format, Some(&cursor), &given.message.event_type, &out);
+            write(&mut part, self.format, Some(&cursor), name_of(&given.message), &out);
         }
         if page.more && self.told_lag.elapsed() >= LAG_EVERY {
             self.told_lag = Instant::now();
@@ -278,7 +284,7 @@ impl Streaming {
         }
         let mut part = Vec::new();
         for (leased, out) in leased.iter().zip(lease::shown(endpoint, &leased, self.api.backend().now())) {
-            write(&mut part, self.format, Some(&out.receipt), &leased.given.message.event_type, &out);
+            write(&mut part, self.format, Some(&out.receipt), name_of(&leased.given.message), &out);
         }
         Ok(Some(part.into()))
     }
@@ -321,6 +327,12 @@ struct Reconnect {
 struct Behind {
     #[serde(flatten)]
     lag: LagOut,
+}
+
+/// The name of a message's event: its type, where that cannot be taken for anything else.
+fn name_of(message: &Message) -> &str {
+    let event_type = message.event_type.as_str();
+    if RESERVED.contains(&event_type) { MESSAGE } else { event_type }
 }
 
 /// One event or line.

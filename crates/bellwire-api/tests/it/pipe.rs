@@ -401,8 +401,9 @@ impl Stream {
         (parts, Stream { body, text: String::new() })
     }
 
-    /// Reads until there are so many events of this name.
+    /// Reads until there are so many events of this name, for no longer than anything should take.
     pub(crate) async fn until(&mut self, event: &str, count: usize) -> Vec<(String, Value)> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             let events: Vec<_> = self
                 .text
@@ -418,7 +419,8 @@ impl Stream {
             if events.len() >= count {
                 return events;
             }
-            let frame = self.body.frame().await.expect("the stream goes on").expect("a frame");
+            let frame = tokio::time::timeout_at(deadline, self.body.frame()).await.expect("it comes in time");
+            let frame = frame.expect("the stream goes on").expect("a frame");
             self.text.push_str(std::str::from_utf8(frame.data_ref().expect("data")).expect("UTF-8"));
         }
     }
@@ -448,6 +450,24 @@ async fn a_stream_goes_on_and_is_resumed_without_a_gap() {
     let cursor = last[0].1["cursor"].as_str().expect("a cursor").to_owned();
     assert!(stream.body.frame().await.is_none(), "and it is over");
     assert_eq!(page(&world.pull(&format!("cursor={cursor}")).await).0, [0; 0]);
+}
+
+#[tokio::test]
+async fn an_event_type_is_not_taken_for_something_of_the_stream_itself() {
+    let world = world().await;
+    for event_type in ["error", "lag", "open", "reconnect", "message"] {
+        let body = json!({ "eventType": event_type, "payload": { "n": 1 } });
+        world.post("/api/v1/app/acme/msg", body).await.expect(202);
+    }
+    let (_, mut stream) = Stream::open(&world, "", &[]).await;
+    let messages = stream.until("message", 5).await;
+    let types: Vec<_> = messages.iter().map(|(_, data)| data["eventType"].clone()).collect();
+    assert_eq!(types, ["error", "lag", "open", "reconnect", "message"]);
+    world.backend.close_pipes();
+    let last = stream.until("reconnect", 1).await;
+    assert!(last[0].1["cursor"].is_string(), "{last:?}");
+    let (_, mut group) = Stream::open(&world, "mode=group", &[]).await;
+    group.until("message", 5).await;
 }
 
 #[tokio::test]
