@@ -22,6 +22,10 @@ pub struct Receipt {
     pub lease: u64,
 }
 
+/// Who has deliveries in hand: one connection, or one request, of a reader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder(pub u64);
+
 /// What a receipt is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Use {
@@ -29,7 +33,7 @@ pub enum Use {
     Acknowledge,
     /// It was not.
     Refuse,
-    /// Nobody said anything until the lease ended.
+    /// Nobody said anything until the lease ended, or its holder was gone.
     End,
 }
 
@@ -57,6 +61,7 @@ pub struct Leases {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     lease: u64,
+    holder: Holder,
     until: Timestamp,
     number: AttemptNumber,
     key: Option<u64>,
@@ -102,19 +107,20 @@ impl Leases {
         self.held.is_empty()
     }
 
-    /// Gives a delivery out until `until`; `None` if somebody has it.
+    /// Gives a delivery to `holder` until `until`; `None` if somebody has it.
     pub fn give(
         &mut self,
         message: Sequence,
         number: AttemptNumber,
         key: Option<u64>,
+        holder: Holder,
         until: Timestamp,
     ) -> Option<Receipt> {
         if self.held.contains_key(&message) {
             return None;
         }
         self.last = self.last.wrapping_add(1);
-        self.held.insert(message, Held { lease: self.last, until, number, key, busy: false });
+        self.held.insert(message, Held { lease: self.last, holder, until, number, key, busy: false });
         self.ends.insert((until, message));
         Some(Receipt { message, lease: self.last })
     }
@@ -186,6 +192,18 @@ impl Leases {
         ended
     }
 
+    /// Begins to use the receipts of what `holder` has, in the order in which it was given: to be finished, or given back, as all others. What
+    /// it has said something of is not among them, nor are leases that have ended.
+    pub fn begin_held_by(&mut self, holder: Holder, now: Timestamp) -> Vec<(Receipt, AttemptNumber)> {
+        let of_holder = self.held.iter().filter(|(_, held)| held.holder == holder);
+        let mut receipts: Vec<_> =
+            of_holder.map(|(message, held)| Receipt { message: *message, lease: held.lease }).collect();
+        // Their numbers rise, and may go round.
+        receipts.sort_by_key(|receipt| receipt.lease.wrapping_sub(self.last).wrapping_sub(1));
+        let begin = |receipt| Some((receipt, self.begin(receipt, Use::End, now).ok()?));
+        receipts.into_iter().filter_map(begin).collect()
+    }
+
     /// When the next lease ends.
     pub fn next_end(&self) -> Option<Timestamp> {
         self.ends.first().map(|(until, _)| *until)
@@ -199,6 +217,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_seconds(1_000);
 
+    const READER: Holder = Holder(1);
+
     fn later(seconds: u64) -> Timestamp {
         NOW.plus(Duration::from_secs(seconds))
     }
@@ -210,12 +230,12 @@ mod tests {
     #[test]
     fn a_delivery_has_one_holder_at_a_time() {
         let mut leases = Leases::new(7);
-        let receipt = leases.give(message(1), 1, Some(5), later(30)).expect("free");
-        assert_eq!(leases.give(message(1), 1, None, later(30)), None);
+        let receipt = leases.give(message(1), 1, Some(5), READER, later(30)).expect("free");
+        assert_eq!(leases.give(message(1), 1, None, READER, later(30)), None);
         assert_eq!((leases.messages(), leases.keys()), (HashSet::from([message(1)]), HashSet::from([5])));
         assert_eq!(leases.begin(receipt, Use::Acknowledge, NOW), Ok(1));
         // While what follows is written nobody gets it, whatever the clock says.
-        assert_eq!(leases.give(message(1), 2, None, later(60)), None);
+        assert_eq!(leases.give(message(1), 2, None, READER, later(60)), None);
         assert_eq!(leases.begin(receipt, Use::Acknowledge, NOW), Err(ReceiptError::Ended));
         assert!(leases.begin_ended(later(100), 10).is_empty());
         leases.finish(receipt, Use::Acknowledge);
@@ -228,8 +248,8 @@ mod tests {
     #[test]
     fn what_ends_is_taken_back_once_and_its_receipt_opens_nothing() {
         let mut leases = Leases::new(7);
-        let first = leases.give(message(1), 3, None, later(30)).expect("free");
-        let second = leases.give(message(2), 1, None, later(40)).expect("free");
+        let first = leases.give(message(1), 3, None, READER, later(30)).expect("free");
+        let second = leases.give(message(2), 1, None, READER, later(40)).expect("free");
         assert_eq!(leases.next_end(), Some(later(30)));
         leases.extend(second, later(29), later(90)).expect("in time");
         assert!(leases.begin_ended(later(29), 10).is_empty());
@@ -242,16 +262,28 @@ mod tests {
         assert_eq!(leases.begin_ended(later(31), 10), [(first, 3)]);
         leases.finish(first, Use::End);
         assert_eq!(leases.begin(first, Use::Acknowledge, later(31)), Err(ReceiptError::Ended));
-        let again = leases.give(message(1), 4, None, later(90)).expect("free again");
+        let again = leases.give(message(1), 4, None, READER, later(90)).expect("free again");
         assert_ne!(again.lease, first.lease);
         assert_eq!((leases.len(), leases.next_end()), (2, Some(later(90))));
     }
 
     #[test]
+    fn what_a_holder_has_is_found_in_the_order_in_which_it_was_given() {
+        let mut leases = Leases::new(u64::MAX - 3);
+        let given = [9, 2, 7, 4, 1].map(|n| leases.give(message(n), 1, None, READER, later(30)).expect("free"));
+        leases.give(message(3), 1, None, Holder(2), later(30)).expect("free");
+        leases.give(message(5), 1, None, READER, later(1)).expect("free");
+        leases.begin(given[1], Use::Acknowledge, NOW).expect("in time");
+        let rest = [given[0], given[2], given[3], given[4]].map(|receipt| (receipt, 1));
+        assert_eq!(leases.begin_held_by(READER, later(1)), rest, "one is being acknowledged, and one has ended");
+        assert_eq!(leases.begin_held_by(READER, later(1)), []);
+    }
+
+    #[test]
     fn a_receipt_of_before_a_restart_opens_nothing() {
-        let old = Leases::new(1).give(message(1), 1, None, later(30)).expect("free");
+        let old = Leases::new(1).give(message(1), 1, None, READER, later(30)).expect("free");
         let mut leases = Leases::new(1 << 60);
-        leases.give(message(1), 1, None, later(30)).expect("free");
+        leases.give(message(1), 1, None, READER, later(30)).expect("free");
         assert_eq!(leases.begin(old, Use::Acknowledge, NOW), Err(ReceiptError::Ended));
         assert_eq!(leases.len(), 1);
     }
@@ -260,7 +292,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let mut leases = Leases::new(0);
         for n in 0..USED_KEPT as u64 + 10 {
-            let receipt = leases.give(message(n), 1, None, later(30)).expect("free");
+            let receipt = leases.give(message(n), 1, None, READER, later(30)).expect("free");
             leases.begin(receipt, Use::Acknowledge, NOW).expect("in time");
             leases.finish(receipt, Use::Acknowledge);
         }

@@ -48,7 +48,7 @@ pub use accept::{
 pub use catalogue::{ApplicationEntry, Catalogue};
 pub use engine::{Effect, Ended, Engine, EngineSettings, Fresh, Input, LaneSnapshot, Start, Token, Undurable};
 pub use fan_out::fan_out;
-pub use leases::{Leases, Receipt, ReceiptError, Use};
+pub use leases::{Holder, Leases, Receipt, ReceiptError, Use};
 pub use notify::Notice;
 pub use operational::{Occasion, Operational, What};
 #[cfg(feature = "planted-bugs")]

@@ -6,7 +6,7 @@ use crate::bug::PumpBug;
 use crate::node::Waiter;
 use crate::truth::{Checked, Promise, broken};
 use crate::world::{Event, World};
-use bellwire_engine::{Receipt, Use};
+use bellwire_engine::{Holder, Receipt, Use};
 use bellwire_model::{
     AfterAttempt, ApplicationKey, Delivery, EndReason, EndpointKey, FailureClass, Sequence, Timestamp,
 };
@@ -123,7 +123,7 @@ impl World {
         for (row, message) in rows {
             let at = row.delivery.message;
             let Some(node) = &mut self.node else { return Ok(()) };
-            let Some(receipt) = node.leases.give(at, row.next, None, now.plus(LEASE)) else { continue };
+            let Some(receipt) = node.leases.give(at, row.next, None, Holder(0), now.plus(LEASE)) else { continue };
             if self.readers.out.get(&at).is_some_and(|(_, until)| *until > now) {
                 return broken(Promise::NoDuplicatesWithoutCause, format!("{at:?} was handed out twice at a time"));
             }

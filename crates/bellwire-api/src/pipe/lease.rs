@@ -5,6 +5,7 @@
 
 use super::consumer::check_pipe;
 use super::event::{self, LeaseOut, headers, signer};
+use super::hands::{Hand, Hands};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
 use super::shaped::{self, Allowance, Given, Made};
@@ -21,7 +22,7 @@ use crate::wire::Time;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bellwire_engine::{Receipt, ReceiptError, Use};
+use bellwire_engine::{Holder, Receipt, ReceiptError, Use};
 use bellwire_model::{
     AfterAttempt, AttemptNumber, Delivery, DeliveryState, EndReason, Endpoint, EndpointKey, FailureClass, Kind,
     Message, Outcome, Pipe, RESPONSE_BODY_MAX, Sequence, Timestamp, Waiting,
@@ -214,14 +215,14 @@ fn read_receipt(endpoint: EndpointKey, text: &str) -> Option<Receipt> {
 }
 
 /// Receipts that are in use until what follows is durable; whatever happens to the request, they do not stay so.
-struct Using {
-    desk: Arc<Desk>,
-    what: Use,
-    receipts: Vec<Receipt>,
+pub(super) struct Using {
+    pub(super) desk: Arc<Desk>,
+    pub(super) what: Use,
+    pub(super) receipts: Vec<Receipt>,
 }
 
 impl Using {
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         let mut leases = self.desk.leases.lock();
         std::mem::take(&mut self.receipts).into_iter().for_each(|receipt| leases.finish(receipt, self.what));
     }
@@ -235,7 +236,7 @@ impl Drop for Using {
 }
 
 /// The endpoint as it is now, and its settings as a pipe.
-fn pipe_of(api: &Api, key: EndpointKey) -> Result<(Arc<Endpoint>, Pipe), Error> {
+pub(super) fn pipe_of(api: &Api, key: EndpointKey) -> Result<(Arc<Endpoint>, Pipe), Error> {
     let endpoint = api.backend().catalogue().read().endpoint(key).cloned().ok_or_else(Error::not_found)?;
     check_pipe(&endpoint)?;
     let Kind::Pipe(pipe) = endpoint.kind.clone() else { return Err(Error::not_found()) };
@@ -245,13 +246,14 @@ fn pipe_of(api: &Api, key: EndpointKey) -> Result<(Arc<Endpoint>, Pipe), Error> 
 /// Takes up to `limit` deliveries, as soon as there is one, or none at `deadline`.
 pub(super) async fn receive(
     api: &Api,
-    key: EndpointKey,
+    hand: Hand,
     reader: &Arc<str>,
     limit: usize,
     lease: Option<Duration>,
     watch: &mut Watch,
     deadline: Instant,
 ) -> Result<Vec<Leased>, Error> {
+    let key = hand.endpoint;
     loop {
         watch.seen();
         let (endpoint, pipe) = pipe_of(api, key)?;
@@ -261,7 +263,7 @@ pub(super) async fn receive(
         let mut wait = match rates.take((key, reader), rate, limit, api.backend().now()) {
             Err(wait) => wait,
             Ok(taken) => {
-                let got = hand_out(api, &endpoint, &pipe, taken, lease.unwrap_or(pipe.lease)).await;
+                let got = hand_out(api, &endpoint, &pipe, hand.holder, taken, lease.unwrap_or(pipe.lease)).await;
                 let used = got.as_ref().map_or(0, |got| got.leased.len());
                 rates.put_back((key, reader), rate, taken.saturating_sub(used));
                 let HandedOut { leased, more } = got?;
@@ -319,7 +321,7 @@ async fn take_back(api: &Api, endpoint: &Endpoint, pipe: &Pipe) -> Result<(), Er
 }
 
 /// Writes what follows. On a task of its own, so that a client that hangs up does not leave it half done.
-async fn commit(api: &Api, key: EndpointKey, changes: Vec<Change>, using: Using) -> Result<(), Error> {
+pub(super) async fn commit(api: &Api, key: EndpointKey, changes: Vec<Change>, using: Using) -> Result<(), Error> {
     let api = api.clone();
     let written = tokio::spawn(async move {
         let settled = api.backend().settle(changes).await;
@@ -335,7 +337,7 @@ async fn commit(api: &Api, key: EndpointKey, changes: Vec<Change>, using: Using)
 }
 
 /// What follows attempt `number` if it failed: another one at `due`, unless it was the last.
-fn again(number: AttemptNumber, pipe: &Pipe, due: Timestamp) -> AfterAttempt {
+pub(super) fn again(number: AttemptNumber, pipe: &Pipe, due: Timestamp) -> AfterAttempt {
     if number >= u32::from(pipe.attempts_max) {
         AfterAttempt::Ended(EndReason::Exhausted)
     } else {
@@ -355,6 +357,7 @@ async fn hand_out(
     api: &Api,
     endpoint: &Arc<Endpoint>,
     pipe: &Pipe,
+    holder: Holder,
     limit: usize,
     lease: Duration,
 ) -> Result<HandedOut, Error> {
@@ -408,7 +411,7 @@ async fn hand_out(
             }
         };
         let until = api.backend().now().plus(lease);
-        let receipt = desk.leases.lock().give(row.delivery.message, row.next, ordered, until);
+        let receipt = desk.leases.lock().give(row.delivery.message, row.next, ordered, holder, until);
         if let Some(receipt) = receipt {
             handed.push(Leased { receipt, number: row.next, until, given });
         }
@@ -436,7 +439,7 @@ fn not_made(
 }
 
 /// How long a delivery waits that was refused, or failed, at this attempt.
-fn wait_after(number: AttemptNumber) -> Duration {
+pub(super) fn wait_after(number: AttemptNumber) -> Duration {
     Duration::from_secs(1 << number.clamp(1, 7) >> 1).min(DELAY_DEFAULT_MAX)
 }
 
@@ -483,7 +486,9 @@ async fn receive_call(mut call: Call) -> Result<Response, Error> {
     check_pipe(&endpoint)?;
     let api = &call.api;
     let mut watch = api.backend().pipes().wakes.watch(endpoint.key);
-    let leased = receive(api, endpoint.key, &"".into(), limit, lease, &mut watch, in_time(wait)).await?;
+    let mut hands = Hands::new(api, endpoint.key);
+    let leased = receive(api, hands.hand, &"".into(), limit, lease, &mut watch, in_time(wait)).await?;
+    hands.keep();
     let data = shown(&endpoint, &leased, api.backend().now());
     Ok(error::json(StatusCode::OK, &ReceiveOut { data }))
 }
@@ -615,20 +620,6 @@ async fn use_receipts(
         commit(api, endpoint.key, vec![Change::Settle(settled)], using).await?;
     }
     Ok(answers)
-}
-
-/// What was handed out a moment ago has not reached its reader: nobody has it, and it was no attempt.
-pub(super) fn undo(api: &Api, key: EndpointKey, leased: &[Leased]) {
-    let (desk, now) = (api.backend().pipes().desk(key), api.backend().now());
-    {
-        let mut leases = desk.leases.lock();
-        for Leased { receipt, .. } in leased {
-            if leases.begin(*receipt, Use::End, now).is_ok() {
-                leases.finish(*receipt, Use::End);
-            }
-        }
-    }
-    api.backend().pipes().wakes.rouse(key);
 }
 
 /// Ends or puts off deliveries of these messages that wait, each for its reason, durably, whoever has them or whether anybody has.

@@ -18,6 +18,7 @@ mod log;
 mod event;
 mod pull;
 mod lease;
+mod hands;
 mod consumer;
 mod poller;
 mod standing;
@@ -30,7 +31,7 @@ mod secevent;
 pub use wake::Wakes;
 
 use crate::operation::Operation;
-use bellwire_engine::Leases;
+use bellwire_engine::{Holder, Leases};
 use bellwire_model::{EndpointKey, Sequence};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -94,6 +95,16 @@ impl Pipes {
             Arc::new(Desk { leases, turn: tokio::sync::Mutex::new(()), issued: Mutex::default() })
         });
         Arc::clone(desk)
+    }
+
+    /// The desk of an endpoint of which something was handed out.
+    fn known_desk(&self, endpoint: EndpointKey) -> Option<Arc<Desk>> {
+        self.desks.lock().get(&endpoint).cloned()
+    }
+
+    /// Nobody has been this one.
+    fn next_holder(&self) -> Holder {
+        Holder(self.readers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A name for a reader that has none.

@@ -6,6 +6,7 @@
 //!
 //! An acknowledgement names a token, not a lease. So it counts whenever it comes: after the lease has ended, and after a restart too.
 
+use super::hands::Hands;
 use super::lease::{self, LIMIT_MAX, Leased};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
@@ -156,14 +157,15 @@ async fn poll(mut call: Call) -> Result<Response, Error> {
     if limit > 0 {
         let wait = if input.return_immediately { Duration::ZERO } else { WAIT_MAX };
         let mut watch = api.backend().pipes().wakes.watch(key);
-        let leased = lease::receive(api, key, &"".into(), limit, None, &mut watch, in_time(wait)).await?;
+        let mut hands = Hands::new(api, key);
+        let leased = lease::receive(api, hands.hand, &"".into(), limit, None, &mut watch, in_time(wait)).await?;
         let now = api.backend().now();
         let issuer = call.own_url().unwrap_or_else(|| "urn:bellwire".to_owned());
         let made = leased.iter().map(|Leased { given: Given { message, .. }, .. }| {
             token(&endpoint, message, &issuer, now).map(|(own, token)| (message, own, token))
         });
-        let made = made.collect::<Result<Vec<_>, Error>>();
-        let made = made.inspect_err(|_| lease::undo(api, key, &leased))?;
+        let made = made.collect::<Result<Vec<_>, Error>>()?;
+        hands.keep();
         let held = desk.leases.lock().messages();
         for (message, own, token) in made {
             let own = own.filter(|own| desk.issued.lock().put(own, message.sequence(), &held));

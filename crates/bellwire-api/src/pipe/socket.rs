@@ -15,6 +15,7 @@
 //! ```
 
 use super::event::{EventOut, LeaseOut};
+use super::hands::{Hand, Hands};
 use super::lease::{self, AckIn, AnswerOut, ExtendIn, NackIn};
 use super::log::Reading;
 use super::pull::{FilterQuery, LagOut, PullQuery};
@@ -65,9 +66,11 @@ pub(super) fn operations() -> Vec<Operation> {
 async fn connect(mut call: Call) -> Result<Response, Error> {
     let Opening { reading, mode, watch, standing } = opening(&call).await?;
     let upgrade = call.web_socket().await?;
-    let source = Source { api: call.api.clone(), reading, mode, watch, standing, ends: Instant::now() + AGE_MAX };
+    let hands = Hands::new(&call.api, reading.endpoint.key);
+    let (api, ends) = (call.api.clone(), Instant::now() + AGE_MAX);
+    let source = Source { api, reading, mode, hand: hands.hand, watch, standing, ends };
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| Channel::new(socket, source).run()))
+    Ok(upgrade.on_upgrade(move |socket| Channel::new(socket, source, hands).run()))
 }
 
 /// Where events come from.
@@ -75,6 +78,7 @@ struct Source {
     api: Api,
     reading: Reading,
     mode: Mode,
+    hand: Hand,
     watch: Watch,
     standing: Standing,
     ends: Instant,
@@ -123,8 +127,8 @@ impl Source {
 
     async fn leases(&mut self, deadline: Instant) -> Result<Part, Error> {
         let Reading { endpoint, reader, limit, .. } = &self.reading;
-        let (key, reader, limit) = (endpoint.key, Arc::clone(reader), *limit);
-        let leased = lease::receive(&self.api, key, &reader, limit, None, &mut self.watch, deadline).await?;
+        let (reader, limit) = (Arc::clone(reader), *limit);
+        let leased = lease::receive(&self.api, self.hand, &reader, limit, None, &mut self.watch, deadline).await?;
         let shown: Vec<LeaseOut<'_>> = lease::shown(endpoint, &leased, self.api.backend().now());
         Ok(Part { events: shown.iter().map(|one| frame("event", one)).collect(), more: false })
     }
@@ -141,6 +145,7 @@ struct Channel {
     api: Api,
     reading: Reading,
     mode: Mode,
+    hands: Hands,
     credit: u64,
     told_lag: Instant,
 }
@@ -159,12 +164,13 @@ enum Over {
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Channel {
-    fn new(socket: WebSocket, source: Source) -> Self {
+    fn new(socket: WebSocket, source: Source, hands: Hands) -> Self {
         Channel {
             socket,
             api: source.api.clone(),
             reading: source.reading.clone(),
             mode: source.mode,
+            hands,
             source: Some(source),
             pending: None,
             credit: 0,
@@ -232,6 +238,7 @@ impl Channel {
         match part {
             Ok(Some(Part { events, more })) => {
                 self.credit = self.credit.saturating_sub(events.len() as u64);
+                self.hands.reach();
                 for event in events {
                     self.say(event).await?;
                 }
@@ -251,6 +258,7 @@ impl Channel {
 
     /// Says that the reader is to come again, and ends.
     async fn reconnect(&mut self) -> Result<(), Over> {
+        self.hands.keep();
         self.say(frame("reconnect", &Nothing {})).await?;
         Err(Over::ByUs(close_code::AWAY))
     }

@@ -5,6 +5,7 @@
 //! nothing.
 
 use super::event::EventOut;
+use super::hands::{Hand, Hands};
 use super::lease::{self, Leased};
 use super::log::{Reading, in_time};
 use super::pull::{FilterQuery, LagOut, PullQuery, reading};
@@ -92,7 +93,8 @@ enum Format {
 struct Streaming {
     api: Api,
     reading: Reading,
-    group: bool,
+    /// Of a reader that shares with others.
+    hands: Option<Hands>,
     watch: Watch,
     standing: Standing,
     format: Format,
@@ -186,8 +188,8 @@ async fn stream_call(call: Call) -> Result<Response, Error> {
     let now = Instant::now();
     let streaming = Streaming {
         api: call.api.clone(),
+        hands: (mode == Mode::Group).then(|| Hands::new(&call.api, reading.endpoint.key)),
         reading,
-        group: mode == Mode::Group,
         watch,
         standing,
         format,
@@ -233,11 +235,15 @@ impl Streaming {
         }
         let deadline = self.ends.min(Instant::now() + BEAT);
         // On the heap, and only while it is needed: thousands of readers wait here, and most of them are no group.
-        let part = if self.group { Box::pin(self.leases(deadline)).await } else { self.events(deadline).await };
+        let part = match self.hands.as_ref().map(|hands| hands.hand) {
+            Some(hand) => Box::pin(self.leases(hand, deadline)).await,
+            None => self.events(deadline).await,
+        };
         match part {
             Ok(Some(part)) => Some(part),
             Ok(None) if self.watch.is_closing() || Instant::now() >= self.ends => {
                 self.stage = Stage::Over;
+                self.hands.iter_mut().for_each(Hands::keep);
                 Some(self.plain("reconnect", &Reconnect { cursor: self.cursor() }))
             }
             Ok(None) => Some(self.beat()),
@@ -274,14 +280,15 @@ impl Streaming {
         Ok(Some(part.into()))
     }
 
-    async fn leases(&mut self, deadline: Instant) -> Result<Option<Bytes>, Error> {
+    async fn leases(&mut self, hand: Hand, deadline: Instant) -> Result<Option<Bytes>, Error> {
         let Reading { endpoint, reader, limit, .. } = &self.reading;
-        let (key, reader, limit) = (endpoint.key, Arc::clone(reader), *limit);
+        let (reader, limit) = (Arc::clone(reader), *limit);
         let leased: Vec<Leased> =
-            lease::receive(&self.api, key, &reader, limit, None, &mut self.watch, deadline).await?;
+            lease::receive(&self.api, hand, &reader, limit, None, &mut self.watch, deadline).await?;
         if leased.is_empty() {
             return Ok(None);
         }
+        self.hands.iter_mut().for_each(Hands::reach);
         let mut part = Vec::new();
         for (leased, out) in leased.iter().zip(lease::shown(endpoint, &leased, self.api.backend().now())) {
             write(&mut part, self.format, Some(&out.receipt), name_of(&leased.given.message), &out);
@@ -290,7 +297,7 @@ impl Streaming {
     }
 
     fn cursor(&self) -> Option<String> {
-        (!self.group).then(|| cursor::write(self.reading.endpoint.key, self.reading.after))
+        self.hands.is_none().then(|| cursor::write(self.reading.endpoint.key, self.reading.after))
     }
 
     /// A sign of life. A reader of events also learns how far it has come, or a quiet endpoint's messages could be gone when it returns.

@@ -16,6 +16,7 @@ mod source;
 mod source_way;
 mod kind;
 mod pipe;
+mod pipe_group;
 mod pipe_shape;
 mod pipe_set;
 mod change;

@@ -487,33 +487,6 @@ async fn lines_of_json_are_a_stream_too() {
 }
 
 #[tokio::test]
-async fn a_group_shares_what_there_is() {
-    let world = world().await;
-    world.send_n(0..6).await;
-    let (_, mut first) = Stream::open(&world, "mode=group&limit=4", &[]).await;
-    let four = first.until("a.b", 4).await;
-    let (_, mut second) = Stream::open(&world, "mode=group", &[]).await;
-    let two = second.until("a.b", 2).await;
-    let seen: Vec<Value> = four.iter().chain(&two).map(|(_, data)| data.clone()).collect();
-    assert_eq!(numbers(&seen), [0, 1, 2, 3, 4, 5]);
-    assert_eq!(world.verb("ack", json!({ "receipts": receipts(&seen) })).await, [200; 6]);
-    assert_eq!(world.statuses().await, [0; 6]);
-}
-
-#[tokio::test]
-async fn a_group_is_refused_what_it_cannot_choose_by() {
-    let world = world().await;
-    world.send_n(0..1).await;
-    for query in ["event_types=c.d", "channel=c", "from=now", "cursor=AQAAAAQFwNpWEsAAALvCbA"] {
-        let (head, _) = Stream::open(&world, &format!("mode=group&{query}"), &[]).await;
-        assert_eq!(head.status, 422, "{query}");
-    }
-    // What a browser sends by itself when it comes again is a receipt, and changes nothing.
-    let (_, mut stream) = Stream::open(&world, "mode=group", &[("last-event-id", "AAAABAXA2lYSAAAAXTM")]).await;
-    assert_eq!(stream.until("a.b", 1).await[0].1["payload"]["n"], 0);
-}
-
-#[tokio::test]
 async fn a_durable_stream_begins_where_its_consumer_is() {
     let world = world().await;
     world.send_n(0..4).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// A world with a pipe that has this script.
-async fn world(deadline: Duration, code: &str) -> World {
+pub(crate) async fn world(deadline: Duration, code: &str) -> World {
     let scripts = Scripts::new(ScriptLimits { deadline, ..ScriptLimits::default() });
     let world = World::embedded_with(Settings { scripts, ..Settings::default() });
     world.application("acme").await;
