@@ -211,13 +211,33 @@ impl Channel {
                     (self.pending, self.source) = (None, Some(source));
                     self.pass_on(part).await
                 }
-                _ = beat.tick() => self.socket.send(Message::Ping(Default::default())).await.map_err(|_| Over::Gone),
+                _ = beat.tick() => self.beat().await,
+                () = news(&mut self.source), if self.pending.is_none() => self.look().await,
                 _ = async { closing.wait_for(|closing| *closing).await.is_ok() } => self.reconnect().await,
             };
             if let Err(over) = went {
                 return over;
             }
         }
+    }
+
+    /// Looks whether the reader may stay. While something is being read, that looks.
+    async fn look(&mut self) -> Result<(), Over> {
+        match self.source.as_mut().map(|source| source.standing.check()) {
+            Some(Err(error)) => self.expel(error).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), Over> {
+        self.look().await?;
+        self.socket.send(Message::Ping(Default::default())).await.map_err(|_| Over::Gone)
+    }
+
+    /// Says why the reader may not stay, and ends.
+    async fn expel(&mut self, error: Error) -> Result<(), Over> {
+        self.say(told(error)).await?;
+        Err(Over::ByUs(close_code::POLICY))
     }
 
     /// Begins to read, if there is credit.
@@ -249,10 +269,7 @@ impl Channel {
                 Ok(())
             }
             Ok(None) => self.reconnect().await,
-            Err(error) => {
-                self.say(told(error)).await?;
-                Err(Over::ByUs(close_code::POLICY))
-            }
+            Err(error) => self.expel(error).await,
         }
     }
 
@@ -358,6 +375,14 @@ async fn until(pending: &mut Option<Pending>) -> (Source, Result<Option<Part>, E
     match pending {
         Some(pending) => pending.await,
         None => std::future::pending().await,
+    }
+}
+
+/// Something may have happened to the endpoint that is not being read; for ever, if it is, or if all readers are to end.
+async fn news(source: &mut Option<Source>) {
+    match source {
+        Some(source) if !source.watch.is_closing() => source.watch.news().await,
+        _ => std::future::pending().await,
     }
 }
 

@@ -561,6 +561,14 @@ fn a_channel_is_closed_as_its_protocol_has_it_whoever_ends_it() {
     assert_eq!(by_error.expect("error")["code"], "not_found");
     assert_eq!(closed(&mut by_error), Some(1008));
 
+    // Nor does one stay that gives no credit.
+    assert_eq!(server.call("POST", "/app/acme/endpoint", json!({"uid": "idle", "kind": "pipe"})).0, 201);
+    let stream = TcpStream::connect(server.address).unwrap();
+    let mut idle = Channel::over(stream, &server, "/app/acme/endpoint/idle", "");
+    assert_eq!(server.call("DELETE", "/app/acme/endpoint/idle", json!(null)).0, 204);
+    assert_eq!(idle.expect("error")["code"], "not_found");
+    assert_eq!(closed(&mut idle), Some(1008));
+
     let mut by_server = Channel::open(&server, "");
     assert!(server.stop().success());
     by_server.expect("reconnect");
