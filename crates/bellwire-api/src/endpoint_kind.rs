@@ -5,7 +5,7 @@ use crate::auth::Principal;
 use crate::document::JsonSchema;
 use crate::endpoint_in::check_url;
 use crate::field::Faults;
-use bellwire_model::{Endpoint, Kind, Pipe, Plugin, Runs};
+use bellwire_model::{Endpoint, Expiry, Kind, Pipe, Plugin, Runs, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -83,10 +83,14 @@ pub(crate) struct PipeWire {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     ordering_key: Option<String>,
+    /// The endpoint is removed, with all that waits at it, when nobody has read it for so many seconds, or a quarter more; never if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    expires_after: Option<u64>,
 }
 
 impl PipeWire {
-    fn check(self, faults: &mut Faults) -> Pipe {
+    fn check(self, faults: &mut Faults, now: Timestamp) -> Pipe {
         let default = Pipe::default();
         let lease = self.lease.unwrap_or(default.lease.as_secs());
         let attempts_max = self.max_attempts.unwrap_or(default.attempts_max);
@@ -105,7 +109,12 @@ impl PipeWire {
                 "`orderingKey` is a JSON pointer of at most 256 bytes that begins with a slash, such as /customer/id";
             faults.add_at(&["pipe", "orderingKey"], msg);
         }
-        Pipe { lease: Duration::from_secs(lease), attempts_max, in_flight_max, ordering_key: self.ordering_key }
+        if self.expires_after.is_some_and(|seconds| !(60..=2_592_000).contains(&seconds)) {
+            faults.add_at(&["pipe", "expiresAfter"], "`expiresAfter` is between 60 and 2592000 seconds");
+        }
+        let expiry = self.expires_after.map(|seconds| Expiry::new(Duration::from_secs(seconds.min(2_592_000)), now));
+        let (lease, ordering_key) = (Duration::from_secs(lease), self.ordering_key);
+        Pipe { lease, attempts_max, in_flight_max, ordering_key, expiry }
     }
 }
 
@@ -148,7 +157,7 @@ impl KindIn {
             KindWire::Pipe => match (self.pipe, before) {
                 (None, Kind::Pipe(pipe)) => Kind::Pipe(pipe.clone()),
                 (None, _) => Kind::Pipe(Pipe::default()),
-                (Some(pipe), _) => Kind::Pipe(pipe.check(faults)),
+                (Some(pipe), _) => Kind::Pipe(pipe.check(faults, api.backend().now())),
             },
             KindWire::Plugin => match (self.plugin, before) {
                 (None, Kind::Plugin(plugin)) => Kind::Plugin(plugin.clone()),
@@ -249,6 +258,7 @@ pub(crate) fn shown_pipe(kind: &Kind) -> Option<PipeWire> {
         max_attempts: Some(pipe.attempts_max),
         max_in_flight: Some(pipe.in_flight_max),
         ordering_key: pipe.ordering_key.clone(),
+        expires_after: pipe.expiry.map(|expiry| expiry.after.as_secs()),
     })
 }
 

@@ -8,10 +8,11 @@ use crate::sources::SourceRegister;
 use crate::subscriptions::SubscriptionRegister;
 use crate::tokens::TokenRegister;
 use bellwire_model::{
-    Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, Ksuid, OrganisationId,
+    Application, ApplicationId, ApplicationKey, Endpoint, EndpointId, EndpointKey, EventType, Kind, Ksuid,
+    OrganisationId, Pipe, Timestamp,
 };
 use bellwire_store::Change;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub struct Catalogue {
     /// The operational application of each organisation that has one.
     operational: HashMap<OrganisationId, ApplicationKey>,
     endpoints: HashMap<EndpointKey, ApplicationKey>,
+    /// The pipes that are removed unless somebody reads them before.
+    expiring: BTreeSet<(Timestamp, EndpointKey)>,
     event_types: BTreeMap<(OrganisationId, String), Arc<EventType>>,
     tokens: TokenRegister,
     sources: SourceRegister,
@@ -141,6 +144,11 @@ impl Catalogue {
     /// One endpoint, by key.
     pub fn endpoint(&self, key: EndpointKey) -> Option<&Arc<Endpoint>> {
         self.applications.get(self.endpoints.get(&key)?)?.endpoint(key)
+    }
+
+    /// The pipes whose time is over by `now` because nobody has read them, for the longest first.
+    pub fn expired(&self, now: Timestamp) -> impl Iterator<Item = EndpointKey> + '_ {
+        self.expiring.iter().take_while(move |(at, _)| *at <= now).map(|(_, endpoint)| *endpoint)
     }
 
     /// An event type by name.
@@ -305,6 +313,9 @@ impl Catalogue {
         for key in &keys {
             self.endpoints.remove(key);
         }
+        entry.endpoints.iter().filter_map(|e| expiring(e)).for_each(|one| {
+            self.expiring.remove(&one);
+        });
         keys
     }
 
@@ -315,10 +326,12 @@ impl Catalogue {
         match entry.endpoints.binary_search_by_key(&endpoint.key, |e| e.key) {
             Ok(at) => {
                 Arc::make_mut(&mut endpoint).keep_state(&entry.endpoints[at]);
+                expiring(&entry.endpoints[at]).map(|before| self.expiring.remove(&before));
                 entry.endpoints[at] = Arc::clone(&endpoint);
             }
             Err(at) => entry.endpoints.insert(at, Arc::clone(&endpoint)),
         }
+        self.expiring.extend(expiring(&endpoint));
         Some(endpoint)
     }
 
@@ -335,6 +348,7 @@ impl Catalogue {
     pub fn remove_endpoint(&mut self, key: EndpointKey) -> Option<ApplicationKey> {
         let application = self.endpoints.remove(&key)?;
         if let Some(entry) = self.applications.get_mut(&application) {
+            entry.endpoint(key).and_then(|e| expiring(e)).map(|before| self.expiring.remove(&before));
             Arc::make_mut(entry).endpoints.retain(|e| e.key != key);
         }
         Some(application)
@@ -349,6 +363,12 @@ impl Catalogue {
     pub fn remove_event_type(&mut self, organisation: &OrganisationId, name: &str) -> Option<Arc<EventType>> {
         self.event_types.remove(&(organisation.clone(), name.to_owned()))
     }
+}
+
+/// When it is removed unless somebody reads it before.
+fn expiring(endpoint: &Endpoint) -> Option<(Timestamp, EndpointKey)> {
+    let Kind::Pipe(Pipe { expiry: Some(expiry), .. }) = &endpoint.kind else { return None };
+    Some((expiry.at, endpoint.key))
 }
 
 impl ApplicationEntry {

@@ -4,6 +4,7 @@
 //! keeps here, in [`Prepared`], what it made of them.
 
 use crate::access::SecretText;
+use crate::clock::Timestamp;
 use crate::shape::Prepared;
 use std::time::Duration;
 
@@ -107,6 +108,8 @@ pub struct Pipe {
     pub in_flight_max: u16,
     /// A JSON pointer (RFC 6901) into the payload: deliveries with the same value there are handed out one after the other.
     pub ordering_key: Option<String>,
+    /// When it is removed that nobody reads it; never if absent.
+    pub expiry: Option<Expiry>,
 }
 
 impl Pipe {
@@ -116,13 +119,61 @@ impl Pipe {
 
 impl Default for Pipe {
     fn default() -> Self {
-        Pipe { lease: Duration::from_secs(30), attempts_max: 16, in_flight_max: 1_000, ordering_key: None }
+        Pipe {
+            lease: Duration::from_secs(30),
+            attempts_max: 16,
+            in_flight_max: 1_000,
+            ordering_key: None,
+            expiry: None,
+        }
+    }
+}
+
+/// The end of a pipe that nobody reads.
+///
+/// It is kept, so it holds over restarts. Reading moves it, in steps of a quarter, so that not every reading is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expiry {
+    /// The pipe is kept for at least so long after it was last read.
+    pub after: Duration,
+    /// Then it is removed, engine time, unless it is read before.
+    pub at: Timestamp,
+}
+
+impl Expiry {
+    /// Of a pipe that is made, or read, at `now`.
+    pub fn new(after: Duration, now: Timestamp) -> Self {
+        Expiry { after, at: now.plus(after + after / 4) }
+    }
+
+    /// As it is after the pipe was read at `now`; `None` if it can stay as it is.
+    pub fn read(self, now: Timestamp) -> Option<Self> {
+        (self.at < now.plus(self.after)).then(|| Expiry::new(self.after, now))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_is_read_is_kept_for_long_enough_and_that_is_seldom_written_down() {
+        let (hour, begin) = (Duration::from_secs(3600), Timestamp::from_seconds(1_000));
+        let (mut expiry, mut written) = (Expiry::new(hour, begin), 0);
+        for minute in 0..600 {
+            let now = begin.plus(Duration::from_secs(60) * minute);
+            assert!(expiry.at > now);
+            if let Some(renewed) = expiry.read(now) {
+                (expiry, written) = (renewed, written + 1);
+            }
+            let left = expiry.at.since(now);
+            assert!((hour..=hour + hour / 4).contains(&left), "{left:?}");
+        }
+        assert!(written <= 40, "{written} times in ten hours");
+        // Also of one whose time is over, and that nobody has removed yet.
+        let late = expiry.at.plus(hour);
+        assert_eq!(expiry.read(late), Some(Expiry::new(hour, late)));
+    }
 
     #[test]
     fn names_lead_back() {

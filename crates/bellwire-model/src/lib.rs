@@ -50,7 +50,7 @@ pub use id::{
     ApplicationId, AttemptId, EndpointId, IdError, Ksuid, MessageId, PortalTokenId, RequestId, Sequence,
     SequenceSource, SourceId, TaskId, TokenId,
 };
-pub use kind::{Kind, Pipe, Plugin, Runs};
+pub use kind::{Expiry, Kind, Pipe, Plugin, Runs};
 pub use ledger::Ledger;
 pub use message::{ContentType, DedupeKey, FanOut, Message, RequestDigest};
 pub use module::{Code, Module, ModuleVersion, Permissions};

@@ -150,7 +150,7 @@ impl Server {
                 tls: tls.as_ref().map(Tls::acceptor),
                 routers: routers(&core, api.clone(), config.server.metrics_token.as_ref(), receiving),
                 client,
-                tokens: (index == 0).then_some(api),
+                housekeeping: (index == 0).then_some(api),
                 resident,
                 limits: wiring::connections(config, shards, clients.clone()),
                 egress: Arc::clone(&egress),

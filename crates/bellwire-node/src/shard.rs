@@ -24,8 +24,9 @@ use tokio::task::JoinHandle;
 /// never wait for lists.
 pub(crate) const READERS: usize = 6;
 
-/// How often the last uses of tokens are written down.
-const TOKENS_PERIOD: Duration = Duration::from_secs(30);
+/// How often the last uses of tokens are written down, and pipes removed that nobody reads: for the first time so long after the start, when
+/// their readers are back.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 
 /// What a shard is made of.
 pub(crate) struct Shard {
@@ -39,8 +40,8 @@ pub(crate) struct Shard {
     /// Present if clients must speak TLS.
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     pub(crate) routers: Routers,
-    /// On the one shard that looks after the tokens.
-    pub(crate) tokens: Option<Api>,
+    /// On the one shard that keeps house.
+    pub(crate) housekeeping: Option<Api>,
     /// On the one shard that has it, with what it is given.
     pub(crate) resident: Option<(Resident, Arc<dyn Backend>, bellwire_api::Settings)>,
     pub(crate) limits: ConnectionLimits,
@@ -85,7 +86,7 @@ impl Shard {
             listener,
             tls,
             routers,
-            tokens,
+            housekeeping,
             resident,
             doors,
             limits,
@@ -119,7 +120,7 @@ impl Shard {
             let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
             connections::serve(listener, tls, routers, limits, stopped).await;
         };
-        let mut keeping = tokio::task::spawn_local(keep_tokens(tokens.clone()));
+        let mut keeping = tokio::task::spawn_local(keep_house(housekeeping.clone()));
         let mut residing = resident.map(|(resident, door, api)| tokio::task::spawn_local(resident(door, api)));
         // None of them ends before the server is told to stop but by a panic. A server that accepts and does not deliver, or says that it
         // fetches and does not, is worse than none.
@@ -130,7 +131,7 @@ impl Shard {
                 anyhow::bail!("the engine's task ended before it was told to");
             }
             error = failure(Some(&mut fetching)) => return Err(error).context("the task that runs sources failed"),
-            error = failure(Some(&mut keeping)) => return Err(error).context("the task that looks after tokens failed"),
+            error = failure(Some(&mut keeping)) => return Err(error).context("the housekeeping failed"),
             error = failure(residing.as_mut()) => {
                 return Err(error).context("the task that lives beside the server failed");
             }
@@ -143,7 +144,7 @@ impl Shard {
         if let Some(residing) = residing {
             residing.abort();
         }
-        if let Some(api) = tokens {
+        if let Some(api) = housekeeping {
             write_down(&api).await;
         }
         // Requests have been answered; what is in flight may end now, and nothing new begins.
@@ -174,12 +175,15 @@ async fn failure(task: Option<&mut JoinHandle<()>>) -> anyhow::Error {
     }
 }
 
-/// Writes down now and then what is known about tokens in memory only.
-async fn keep_tokens(api: Option<Api>) {
+/// Writes down now and then what is known about tokens in memory only, and removes pipes that nobody reads.
+async fn keep_house(api: Option<Api>) {
     let Some(api) = api else { return };
     loop {
-        tokio::time::sleep(TOKENS_PERIOD).await;
+        tokio::time::sleep(HOUSEKEEPING_PERIOD).await;
         write_down(&api).await;
+        if let Err(error) = api.remove_expired().await {
+            tracing::debug!(%error, "pipes that nobody reads have to wait for their removal");
+        }
     }
 }
 
@@ -194,11 +198,78 @@ mod tests {
     use crate::core::Mail;
     use crate::serve::Server;
     use bellwire_config::Config;
+    use bellwire_model::{
+        Application, ApplicationId, ApplicationKey, ApplicationSettings, Endpoint, EndpointId, EndpointKey, Expiry,
+        Kind, Metadata, OrganisationId, Pipe, Sequence, Timestamp,
+    };
+    use bellwire_store::Change;
+    use std::path::Path;
     use std::process::{Command, Output};
-    use std::time::Duration;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     /// Names what fails, to the process in which it does.
     const FAILING: &str = "BELLWIRE_TEST_FAILING";
+
+    fn config(folder: &Path) -> Config {
+        let mut config = Config::defaults();
+        folder.clone_into(&mut config.server.data);
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.server.shards_wanted = 2;
+        config
+    }
+
+    /// A pipe that expires at `at`.
+    fn pipe(key: u32, at: Timestamp) -> Arc<Endpoint> {
+        let id = EndpointId::from_parts(Sequence::from_u64(key.into()), [0; 12]);
+        let expiry = Some(Expiry { after: Duration::from_secs(60), at });
+        let kind = Kind::Pipe(Pipe { expiry, ..Pipe::default() });
+        let plain = Endpoint::new(EndpointKey(key), ApplicationKey(1), id, Pipe::ADDRESS, Timestamp::EPOCH);
+        Arc::new(Endpoint { kind, ..plain })
+    }
+
+    #[test]
+    fn a_pipe_that_expired_while_the_server_was_down_is_removed_when_it_is_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let application = Application {
+            key: ApplicationKey(1),
+            id: ApplicationId::from_parts(Sequence::from_u64(1), [0; 12]),
+            organisation: OrganisationId::parse("org_1").expect("an organisation"),
+            uid: None,
+            name: "Acme".to_owned(),
+            throttle_rate: None,
+            settings: ApplicationSettings::default(),
+            metadata: Metadata::new(),
+            created_at: Timestamp::EPOCH,
+            updated_at: Timestamp::EPOCH,
+        };
+        let there = |server: &Server, key| server.core().catalogue.read().endpoint(EndpointKey(key)).is_some();
+        let within = |what: &str, is: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !is() {
+                assert!(Instant::now() < deadline, "{what}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let server = Server::start(&config(folder.path()), None).expect("starts");
+        let soon = crate::clock::wall().plus(Duration::from_millis(10));
+        let changes = vec![
+            Change::PutApplication(Arc::new(application)),
+            Change::PutEndpoint(pipe(2, soon)),
+            Change::PutEndpoint(pipe(3, soon.plus(Duration::from_secs(3600)))),
+        ];
+        server.core().intake.lock().change(changes).expect("there is room");
+        server.core().bell.ring();
+        within("they are made", &|| there(&server, 3));
+        server.stop();
+        let server = Server::start(&config(folder.path()), None).expect("starts again");
+        within("its time is over", &|| !there(&server, 2));
+        assert!(there(&server, 3), "that of the other one is not");
+        server.stop();
+        let server = Server::start(&config(folder.path()), None).expect("starts again");
+        assert!(!there(&server, 2) && there(&server, 3), "it is gone for good");
+        server.stop();
+    }
 
     #[test]
     fn a_shard_that_fails_ends_the_process_and_says_so() {
@@ -225,11 +296,7 @@ mod tests {
         match std::env::var(FAILING).as_deref() {
             Ok("engine") => {
                 let folder = tempfile::tempdir().expect("a folder");
-                let mut config = Config::defaults();
-                folder.path().clone_into(&mut config.server.data);
-                config.server.listen = ([127, 0, 0, 1], 0).into();
-                config.server.shards_wanted = 2;
-                let server = Server::start(&config, None).expect("starts");
+                let server = Server::start(&config(folder.path()), None).expect("starts");
                 server.core().mailboxes[1].put(Mail::Panic);
                 std::thread::sleep(Duration::from_secs(30));
             }

@@ -1,7 +1,7 @@
 //! Named consumers: readers whose place is kept here. What one has read past is delivered.
 
 use super::log::From;
-use super::{TAG, cursor};
+use super::{TAG, cursor, expiry};
 use crate::Api;
 use crate::call::Call;
 use crate::document::JsonSchema;
@@ -134,6 +134,7 @@ pub(super) async fn put(
     read: bool,
 ) -> Result<Consumer, Error> {
     check_pipe(endpoint)?;
+    expiry::noticed(api, endpoint);
     let (key, own) = (endpoint.key, Arc::clone(name));
     let all = api.read(move |store| store.consumers(key)).await?;
     let before = all.iter().find(|consumer| consumer.name == own);

@@ -5,6 +5,7 @@
 
 use super::consumer::check_pipe;
 use super::event::{self, LeaseOut, headers, signer};
+use super::expiry;
 use super::hands::{Hand, Hands};
 use super::log::in_time;
 use super::pull::WAIT_MAX;
@@ -239,6 +240,7 @@ impl Drop for Using {
 pub(super) fn pipe_of(api: &Api, key: EndpointKey) -> Result<(Arc<Endpoint>, Pipe), Error> {
     let endpoint = api.backend().catalogue().read().endpoint(key).cloned().ok_or_else(Error::not_found)?;
     check_pipe(&endpoint)?;
+    expiry::noticed(api, &endpoint);
     let Kind::Pipe(pipe) = endpoint.kind.clone() else { return Err(Error::not_found()) };
     Ok((endpoint, pipe))
 }

@@ -2,7 +2,7 @@
 
 use super::shaped::{self, Allowance, Given, Made};
 use super::wake::Watch;
-use super::{Pipes, cursor};
+use super::{Pipes, cursor, expiry};
 use crate::Api;
 use crate::error::Error;
 use crate::page::first_after;
@@ -146,6 +146,7 @@ impl Reading {
             // As it is now: a reader may stay for long.
             let endpoint = api.backend().catalogue().read().endpoint(self.endpoint.key).cloned();
             self.endpoint = endpoint.ok_or_else(Error::not_found)?;
+            expiry::noticed(api, &self.endpoint);
             let pipes: &Pipes = api.backend().pipes();
             let (reader, rate) = ((self.endpoint.key, &self.reader), self.endpoint.limits.throttle_rate);
             let taken = match pipes.rates.take(reader, rate, self.limit, api.backend().now()) {

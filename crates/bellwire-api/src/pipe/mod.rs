@@ -19,6 +19,7 @@ mod event;
 mod pull;
 mod lease;
 mod hands;
+mod expiry;
 mod consumer;
 mod poller;
 mod standing;
@@ -34,7 +35,7 @@ use crate::operation::Operation;
 use bellwire_engine::{Holder, Leases};
 use bellwire_model::{EndpointKey, Sequence};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,6 +65,8 @@ pub struct Pipes {
     /// The first lease of each endpoint is numbered from here.
     first_lease: u64,
     readers: AtomicU64,
+    /// Of which it is being written down that they were read.
+    renewing: Mutex<HashSet<EndpointKey>>,
 }
 
 /// Where deliveries of one endpoint are handed out.
@@ -85,6 +88,7 @@ impl Pipes {
             tickets: ticket::Tickets::default(),
             first_lease: random,
             readers: AtomicU64::new(0),
+            renewing: Mutex::default(),
         }
     }
 

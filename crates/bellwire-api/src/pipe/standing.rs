@@ -1,6 +1,7 @@
 //! Whether a reader who stays may stay: its token and its endpoint are looked at again every now and then, since both can go while a
 //! stream lives.
 
+use super::expiry;
 use crate::Api;
 use crate::auth::Verified;
 use crate::call::Call;
@@ -30,9 +31,8 @@ impl Standing {
     /// 401 if the token is no longer good, 404 if the endpoint is gone.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         let backend = self.api.backend();
-        if backend.catalogue().read().endpoint(self.endpoint).is_none() {
-            return Err(Error::not_found());
-        }
+        let endpoint = backend.catalogue().read().endpoint(self.endpoint).cloned().ok_or_else(Error::not_found)?;
+        expiry::noticed(&self.api, &endpoint);
         if self.looked.elapsed() < EVERY {
             return Ok(());
         }

@@ -166,6 +166,11 @@ impl Wakes {
         Watch { endpoint, log, turn, closing: self.inner.closing.subscribe(), inner: Arc::clone(&self.inner) }
     }
 
+    /// Whether somebody is at the end of its log, or waits there.
+    pub(super) fn is_watched(&self, endpoint: EndpointKey) -> bool {
+        self.inner.watched.lock().endpoints.contains_key(&endpoint)
+    }
+
     /// How many endpoints are watched.
     pub fn watched(&self) -> usize {
         self.inner.count.load(Ordering::Relaxed)

@@ -17,6 +17,7 @@ mod source_way;
 mod kind;
 mod pipe;
 mod pipe_group;
+mod pipe_expiry;
 mod pipe_shape;
 mod pipe_set;
 mod change;

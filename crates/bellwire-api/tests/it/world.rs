@@ -65,6 +65,7 @@ pub(crate) struct TestBackend {
 pub(crate) struct World {
     pub(crate) backend: Arc<TestBackend>,
     pub(crate) router: axum::Router,
+    pub(crate) api: Api,
     /// Of the organisation.
     pub(crate) token: String,
 }
@@ -130,8 +131,9 @@ impl World {
             counter: AtomicU64::new(1),
             key: AtomicU32::new(1),
         });
-        let router = bellwire_api::for_pages(bellwire_api::router(Api::new(backend.clone(), settings)));
-        World { backend, router, token: organisation_token(ORGANISATION) }
+        let api = Api::new(backend.clone(), settings);
+        let router = bellwire_api::for_pages(bellwire_api::router(api.clone()));
+        World { backend, router, api, token: organisation_token(ORGANISATION) }
     }
 
     pub(crate) fn kept(&self) -> parking_lot::MutexGuard<'_, Kept> {
@@ -141,6 +143,14 @@ impl World {
     /// Sets the wall clock, which engine time does not follow; a negative time sets it back.
     pub(crate) fn set_wall_ahead(&self, seconds: i64) {
         self.backend.wall_ahead_seconds.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Everything is as the store has it, and nobody has anything in hand.
+    pub(crate) fn restart(&self) {
+        let recovered = self.backend.store.recover().expect("recovers");
+        let catalogue = Catalogue::new(recovered.applications, recovered.endpoints, recovered.event_types);
+        *self.backend.catalogue.write() = catalogue;
+        self.backend.forget_leases();
     }
 
     pub(crate) fn pass(&self, time: Duration) {

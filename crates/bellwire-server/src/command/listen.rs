@@ -43,7 +43,7 @@ const UNANSWERED_WAIT_SECONDS: u64 = 2;
 /// Bring webhooks from a server to this machine, and show them.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  bellwire listen --application my-app --forward http://localhost:3000/webhooks\n  bellwire listen --source github --forward 3000 --secret $SECRET\n  bellwire listen --url https://hooks.example.com --token $TOKEN --filter invoice.paid\n  bellwire listen --replay 2h --json | jq .payload\n\nWithout --endpoint it makes an endpoint of its own and takes it away at the end. With\n--endpoint it uses that pipe, or makes it, and leaves it: what comes while nobody listens\nwaits there. Address and token come from the settings or the data folder."
+    after_help = "Examples:\n  bellwire listen --application my-app --forward http://localhost:3000/webhooks\n  bellwire listen --source github --forward 3000 --secret $SECRET\n  bellwire listen --url https://hooks.example.com --token $TOKEN --filter invoice.paid\n  bellwire listen --replay 2h --json | jq .payload\n\nWithout --endpoint it makes an endpoint of its own and takes it away at the end; the server does\nwhen nobody has listened for a day. With\n--endpoint it uses that pipe, or makes it, and leaves it: what comes while nobody listens\nwaits there. Address and token come from the settings or the data folder."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -220,6 +220,10 @@ async fn listen(
                         left -= deliveries.len() as u64;
                         let handled = deliveries.into_iter().map(|one| handle(pipe, forward, screen, arguments, one));
                         running.extend(handled);
+                    }
+                    Received::MadeAgain => {
+                        again = Duration::ZERO;
+                        screen.note("nobody listened for so long that the endpoint was removed, with what waited there: here is another");
                     }
                     Received::Unreachable(why) => {
                         if again.is_zero() {

@@ -289,7 +289,8 @@ fn listen_takes_its_endpoint_away_when_nobody_looks_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
     assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
-    let endpoints = || server.call("GET", "/app/acme/endpoint", json!(null)).1["data"].as_array().unwrap().len();
+    let all = || server.call("GET", "/app/acme/endpoint", json!(null)).1["data"].as_array().unwrap().clone();
+    let endpoints = || all().len();
     let mut listening = bellwire(folder.path())
         .args(["listen", "--url", &format!("http://{}", server.address), "--token", &server.token])
         .stdout(Stdio::piped())
@@ -297,6 +298,7 @@ fn listen_takes_its_endpoint_away_when_nobody_looks_any_more() {
         .spawn()
         .unwrap();
     eventually("it listens", || (endpoints() == 1).then_some(()));
+    assert_eq!(all()[0]["pipe"]["expiresAfter"], 86_400, "it does not stay for ever if the listener is killed");
     // As `| head -1` ends.
     drop(listening.stdout.take());
     send(&server, 1);

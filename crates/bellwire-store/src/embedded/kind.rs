@@ -4,7 +4,7 @@
 
 use super::fault::Fault;
 use super::sealed::{self, Sealer};
-use bellwire_model::{ApplicationKey, Endpoint, EndpointId, Kind, Pipe, Plugin, Runs};
+use bellwire_model::{ApplicationKey, Endpoint, EndpointId, Expiry, Kind, Pipe, Plugin, Runs, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ struct StoredPipe {
     attempts_max: Option<u16>,
     in_flight_max: Option<u16>,
     ordering_key: Option<String>,
+    expires_after_seconds: Option<u64>,
+    expires_at: Option<i64>,
 }
 
 /// The column's value.
@@ -33,11 +35,13 @@ pub(super) fn seal(sealer: Option<&dyn Sealer>, endpoint: &Endpoint) -> Option<V
         Kind::Plugin(plugin) => {
             StoredKind::Plugin { runs: plugin.runs.name().to_owned(), settings: plugin.settings.reveal().to_owned() }
         }
-        Kind::Pipe(Pipe { lease, attempts_max, in_flight_max, ordering_key }) => StoredKind::Pipe(StoredPipe {
+        Kind::Pipe(Pipe { lease, attempts_max, in_flight_max, ordering_key, expiry }) => StoredKind::Pipe(StoredPipe {
             lease_seconds: Some(lease.as_secs()),
             attempts_max: Some(*attempts_max),
             in_flight_max: Some(*in_flight_max),
             ordering_key: ordering_key.clone(),
+            expires_after_seconds: expiry.map(|expiry| expiry.after.as_secs()),
+            expires_at: expiry.map(|expiry| expiry.at.as_micros()),
         }),
     };
     let place = sealed::place(endpoint.application, endpoint.id, COLUMN);
@@ -62,11 +66,14 @@ pub(super) fn open(
         }
         StoredKind::Pipe(pipe) => {
             let default = Pipe::default();
+            let after = pipe.expires_after_seconds.map(Duration::from_secs);
+            let at = pipe.expires_at.map(Timestamp::from_micros);
             Kind::Pipe(Pipe {
                 lease: pipe.lease_seconds.map_or(default.lease, Duration::from_secs),
                 attempts_max: pipe.attempts_max.unwrap_or(default.attempts_max),
                 in_flight_max: pipe.in_flight_max.unwrap_or(default.in_flight_max),
                 ordering_key: pipe.ordering_key,
+                expiry: after.zip(at).map(|(after, at)| Expiry { after, at }),
             })
         }
     })

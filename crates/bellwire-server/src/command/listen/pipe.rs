@@ -6,10 +6,12 @@ use super::Arguments;
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use bellwire_model::Timestamp;
+use bellwire_node::clock::wall;
 use bytes::Bytes;
 use http::Method;
 use rand_chacha::rand_core::RngCore as _;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,9 @@ const WAIT: Duration = Duration::from_secs(20);
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A webhook is ours for as long as its local answer may take, and for this: to be told of, or to wait for a program that is being started.
 const LEASE_BEYOND: Duration = Duration::from_secs(30);
+/// An endpoint that was made for this is kept for so long while nobody listens: a lid may be closed overnight, and a process that was killed
+/// leaves nothing behind for ever.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The server leases nothing for longer.
 const LEASE_SECONDS_MAX: u64 = 12 * 3600;
 
@@ -44,10 +49,12 @@ struct PipeOut {
 /// The endpoint that is listened to.
 pub(super) struct Pipe<'a> {
     api: &'a Api,
+    /// The endpoints that it is one of.
+    all: String,
     path: String,
     pub(super) name: String,
     /// Made for this, and taken away after it.
-    is_temporary: bool,
+    temporary: Option<Temporary>,
     /// The last attempt at a webhook has this number.
     pub(super) attempts_max: Cell<u32>,
     /// For how long a webhook is ours.
@@ -56,18 +63,38 @@ pub(super) struct Pipe<'a> {
     pub(super) out: RefCell<BTreeSet<String>>,
 }
 
+/// An endpoint that the server removes when nobody listens to it for too long.
+struct Temporary {
+    /// As it was made, to be made again.
+    made: RefCell<Value>,
+    /// When it was last seen. By the wall clock, which goes on while a lid is closed.
+    seen: Cell<Timestamp>,
+}
+
+impl Temporary {
+    fn new(made: Value) -> Self {
+        Temporary { made: RefCell::new(made), seen: Cell::new(wall()) }
+    }
+
+    /// Whether that it is gone at `now` means that it has expired; otherwise somebody has deleted it.
+    fn has_expired(&self, now: Timestamp) -> bool {
+        now.since(self.seen.get()) >= KEPT
+    }
+}
+
 impl<'a> Pipe<'a> {
     pub(super) async fn open(api: &'a Api, application: &str, arguments: &Arguments) -> anyhow::Result<Pipe<'a>> {
-        let is_temporary = arguments.endpoint.is_none();
         let name = match &arguments.endpoint {
             Some(name) => name.clone(),
             None => format!("listen-{:08x}", input::chance()?.next_u32()),
         };
-        let path = format!("/app/{application}/endpoint/{name}");
+        let all = format!("/app/{application}/endpoint");
+        let path = format!("{all}/{name}");
         let lease_seconds = (arguments.timeout + LEASE_BEYOND).as_secs().min(LEASE_SECONDS_MAX);
         let attempts_max = Cell::new(u32::MAX);
-        let pipe = Pipe { api, path, name, is_temporary, attempts_max, lease_seconds, out: RefCell::default() };
-        if !is_temporary {
+        let out = RefCell::default();
+        let mut pipe = Pipe { api, all, path, name, temporary: None, attempts_max, lease_seconds, out };
+        if arguments.endpoint.is_some() {
             let found = api.call(Method::GET, &pipe.path, Bytes::new()).await?;
             if found.is_success() {
                 let EndpointOut { kind, pipe: settings } =
@@ -91,9 +118,17 @@ impl<'a> Pipe<'a> {
         if let Some(secret) = &arguments.secret {
             new["secret"] = secret.as_str().into();
         }
-        let path = format!("/app/{application}/endpoint");
-        let made = api.call(Method::POST, &path, new.to_string().into()).await?;
-        let fault: serde_json::Value = serde_json::from_slice(&made.body).unwrap_or_default();
+        if arguments.endpoint.is_none() {
+            new["pipe"] = serde_json::json!({ "expiresAfter": KEPT.as_secs() });
+            pipe.temporary = Some(Temporary::new(new.clone()));
+        }
+        pipe.make(&new).await?;
+        Ok(pipe)
+    }
+
+    async fn make(&self, new: &Value) -> anyhow::Result<()> {
+        let made = self.api.call(Method::POST, &self.all, new.to_string().into()).await?;
+        let fault: Value = serde_json::from_slice(&made.body).unwrap_or_default();
         if made.status == 422 && fault["detail"][0]["loc"][1] == "eventTypes" {
             bail!(Hint::new(
                 format!("--filter: {}", made.reason()),
@@ -101,11 +136,11 @@ impl<'a> Pipe<'a> {
             ));
         }
         if !made.is_success() {
-            return Err(http_api::refused(&Method::POST, &path, &made));
+            return Err(http_api::refused(&Method::POST, &self.all, &made));
         }
         let EndpointOut { pipe: settings, .. } = serde_json::from_slice(&made.body).context("an endpoint")?;
-        pipe.knows(settings);
-        Ok(pipe)
+        self.knows(settings);
+        Ok(())
     }
 
     fn knows(&self, settings: Option<PipeOut>) {
@@ -114,10 +149,9 @@ impl<'a> Pipe<'a> {
 
     /// What a local program verifies with, if it is new and may be read: a secret that was there before is its owner's to show.
     pub(super) async fn new_secret(&self, arguments: &Arguments) -> Option<String> {
-        if !self.is_temporary || arguments.secret.is_some() {
-            return None;
-        }
+        let temporary = self.temporary.as_ref().filter(|_| arguments.secret.is_none())?;
         let SecretOut { key } = self.api.get(&format!("{}/secret", self.path)).await.ok()?;
+        temporary.made.borrow_mut()["secret"] = key.as_str().into();
         Some(key)
     }
 
@@ -136,13 +170,31 @@ impl<'a> Pipe<'a> {
         Ok(match answer {
             Err(error) => Received::Unreachable(format!("{error:#}")),
             Ok(answer) if answer.is_success() => {
+                self.temporary.iter().for_each(|temporary| temporary.seen.set(wall()));
                 let page: Page =
                     serde_json::from_slice(&answer.body).context("the server's answer is not as expected")?;
                 Received::Deliveries(page.data)
             }
             Ok(answer) if answer.status >= 500 || answer.status == 429 => Received::Unreachable(answer.reason()),
+            Ok(answer) if answer.status == 404 && self.has_expired() => {
+                self.make_again().await?;
+                Received::MadeAgain
+            }
             Ok(answer) => bail!(refused(&answer, &self.name)),
         })
+    }
+
+    fn has_expired(&self) -> bool {
+        self.temporary.as_ref().is_some_and(|temporary| temporary.has_expired(wall()))
+    }
+
+    /// The endpoint, under the same name and with the same secret.
+    async fn make_again(&self) -> anyhow::Result<()> {
+        let Some(temporary) = &self.temporary else { return Ok(()) };
+        let made = temporary.made.borrow().clone();
+        self.make(&made).await?;
+        temporary.seen.set(wall());
+        Ok(())
     }
 
     /// Tells the server how it went. What does not arrive is told by silence: the webhook comes again.
@@ -173,7 +225,7 @@ impl<'a> Pipe<'a> {
     }
 
     pub(super) async fn close(&self) -> anyhow::Result<()> {
-        if !self.is_temporary {
+        if self.temporary.is_none() {
             // What is still here goes to whoever listens next, now and not only when its lease ends.
             let out: Vec<String> = self.out.take().into_iter().collect();
             if !out.is_empty() {
@@ -224,6 +276,8 @@ struct ToldOne {
 
 pub(super) enum Received {
     Deliveries(Vec<Delivery>),
+    /// The endpoint had expired, and there is another in its place.
+    MadeAgain,
     /// The server, or the way to it, is gone for now.
     Unreachable(String),
 }
@@ -272,6 +326,16 @@ mod tests {
             r#"{{"receipt":"r","attempt":1,"id":"msg_1","eventType":"a.b","timestamp":"2026-01-01T00:00:00Z","headers":{{}},{rest}}}"#
         );
         serde_json::from_str(&text).expect("a delivery")
+    }
+
+    #[test]
+    fn an_endpoint_that_is_gone_has_expired_only_if_nobody_listened_for_long() {
+        let temporary = Temporary::new(Value::Null);
+        let seen = temporary.seen.get();
+        assert!(!temporary.has_expired(seen.plus(KEPT / 2)), "somebody has deleted it");
+        assert!(temporary.has_expired(seen.plus(KEPT)));
+        temporary.seen.set(seen.plus(KEPT));
+        assert!(!temporary.has_expired(seen.plus(KEPT)));
     }
 
     #[test]

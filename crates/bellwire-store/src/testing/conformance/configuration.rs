@@ -6,9 +6,9 @@ use crate::testing::world::World;
 use crate::{Batch, Change, RecoveredTokens};
 use bellwire_model::{
     ActiveSecret, ApiToken, Application, ApplicationId, ApplicationKey, ApplicationSettings, ContentFilter, Cutoff,
-    DisabledBy, Endpoint, EndpointId, EndpointKey, EventType, FilterSource, Fingerprint, Format, Health, Kind, Limits,
-    Logout, OrganisationId, PayloadValidation, Pipe, Plugin, RetrySchedule, Runs, Scope, Sequence, Shape, Timestamp,
-    TokenChange, TokenId, Transformation,
+    DisabledBy, Endpoint, EndpointId, EndpointKey, EventType, Expiry, FilterSource, Fingerprint, Format, Health, Kind,
+    Limits, Logout, OrganisationId, PayloadValidation, Pipe, Plugin, RetrySchedule, Runs, Scope, Sequence, Shape,
+    Timestamp, TokenChange, TokenId, Transformation,
 };
 use bellwire_signature::Secret;
 use std::collections::BTreeMap;
@@ -151,6 +151,7 @@ pub(super) fn every_kind_of_endpoint_comes_back(world: &mut World) {
             attempts_max: 3,
             in_flight_max: 9,
             ordering_key: Some("/customer/id".to_owned()),
+            expiry: Some(Expiry::new(SECOND * 3_600, world.now)),
         }),
         Kind::Push,
     ]);
