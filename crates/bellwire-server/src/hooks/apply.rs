@@ -103,6 +103,7 @@ impl Caller {
             };
             work.put(endpoint, &format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid), old).await;
         }
+        work.free_paths(plan).await;
         for source in &plan.sources {
             let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
             work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
@@ -267,6 +268,29 @@ impl Work<'_> {
 
     fn module(&self, name: &str) -> Option<Arc<Module>> {
         self.caller.backend.modules(&self.caller.organisation).into_iter().find(|module| module.name == name)
+    }
+
+    /// Takes paths from the sources that give them up to others: whoever is changed first would find its new path taken. Such a source is
+    /// changed anyway, also if the server dies before: its digest is none.
+    async fn free_paths(&mut self, plan: &Plan) {
+        let path_of = |source: &Declared| source.body.get("path").and_then(Value::as_str).map(str::to_owned);
+        let giving: Vec<&Declared> = {
+            let catalogue = self.caller.backend.catalogue().read();
+            let gives = |source: &&Declared| {
+                let old = catalogue.sources().find(&self.caller.organisation, &source.uid);
+                let Some(held) = old.and_then(|old| old.path.clone()) else { return false };
+                plan.sources.iter().any(|other| other.uid != source.uid && path_of(other).as_ref() == Some(&held))
+            };
+            plan.sources.iter().filter(gives).collect()
+        };
+        for source in giving {
+            let body = json!({ "path": null, "metadata": { DIGEST: "" } });
+            let body = body.as_object().cloned().unwrap_or_default();
+            let path = format!("/source/{}", source.uid);
+            let (status, answer) = self.caller.call(Method::PATCH, &path, Some(&body)).await;
+            let [section, name] = &source.way;
+            self.expect(status, &answer, &[section, name, "path"]);
+        }
     }
 
     /// Creates it, or changes it if it was declared otherwise.

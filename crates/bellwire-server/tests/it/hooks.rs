@@ -59,6 +59,29 @@ fn a_file_is_in_force_from_the_start_and_after_a_change_and_the_old_one_when_the
 }
 
 #[test]
+fn a_path_goes_from_one_source_to_another_in_one_change_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let declare = |paths: [&str; 2]| {
+        let [a, b] = paths;
+        let source = |name, path| format!("[sources.{name}]\npreset = \"none\"\npath = \"{path}\"\n");
+        write(folder.path(), &format!("{}{}", source("a", a), source("b", b)));
+    };
+    declare(["/x", "/y"]);
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    for paths in [["/y", "/x"], ["/x", "/z"], ["/z", "/x"]] {
+        declare(paths);
+        program.signal("HUP");
+        eventually("the paths are what the file says", || {
+            let path =
+                |name: &str| program.call("GET", &format!("/source/hooks.{name}"), Value::Null).1["path"].clone();
+            (["a", "b"].map(path) == paths).then_some(())
+        });
+        assert!(post(&program, paths[0], "", "{}").0 == 202, "{}", program.log());
+    }
+    assert!(!program.has_said("the hooks file cannot be used"), "{}", program.log());
+}
+
+#[test]
 fn the_first_request_that_is_answered_finds_what_the_file_declares() {
     let folder = tempfile::tempdir().unwrap();
     let source =
