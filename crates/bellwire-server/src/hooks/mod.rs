@@ -15,8 +15,8 @@
 //! Code that endpoints run can stand beside it: `[plugins.deploy]` with a `file` installs the module that endpoints name. Secrets and plugins
 //! are read again when their files change.
 //!
-//! [`file`] reads it and knows the line of everything in it; [`plan`] makes of it what the API is to be asked; [`apply`] asks, by way
-//! of the API's own router, so that nothing can be declared that the API would refuse. What has no effect is refused, too.
+//! [`file`] reads it and knows the line of everything in it; [`plan`] makes of it what the API is to be asked, by the API's [`names`]; [`apply`] asks, by way
+//! of the API's own router, so that nothing can be declared that the API would refuse, and reads its refusals ([`refusal`]). What has no effect is refused, too.
 //! A new file is first tried on a copy of the configuration ([`rehearsal`]); only if all of it is right, the server's own is
 //! changed, else the old one stays in force ([`keeper`]). `bellwire check hooks.toml` is that rehearsal on an empty server.
 //!
@@ -24,7 +24,9 @@
 //! no longer declares is removed; applications stay, because their messages do, and modules that something else runs.
 
 pub(crate) mod file;
+mod names;
 pub(crate) mod plan;
+mod refusal;
 pub(crate) mod apply;
 pub(crate) mod rehearsal;
 pub(crate) mod keeper;

@@ -4,6 +4,7 @@
 //! unless it names one; an endpoint gets what the sources in its `from` receive, in each of their applications.
 
 use super::file::{Document, Fault};
+use super::names::{ENDPOINT, ENDPOINT_SHAPE, NESTED, OWN, SOURCE, camel, is_name};
 use bellwire_api::backend::NewCode;
 use bellwire_api::event_type_fault;
 use bellwire_config::did_you_mean;
@@ -17,56 +18,6 @@ use std::path::Path;
 /// What uids begin with that are ours to remove.
 pub(crate) const PREFIX: &str = "hooks.";
 const SECTIONS: [&str; 4] = ["applications", "plugins", "sources", "endpoints"];
-/// What an endpoint can have beside `from` and `application`; its secret and what the portal changes stay with the API.
-const ENDPOINT: [&str; 15] = [
-    "url",
-    "kind",
-    "plugin",
-    "pipe",
-    "description",
-    "throttle_rate",
-    "disabled",
-    "event_types",
-    "channels",
-    "secret",
-    "metadata",
-    "headers",
-    "fifo",
-    "retry_schedule",
-    "filter",
-];
-const ENDPOINT_SHAPE: [&str; 2] = ["format", "content_type"];
-/// What a source can have beside `application` and `secret`.
-const SOURCE: [&str; 23] = [
-    "name",
-    "way",
-    "cron",
-    "outbox",
-    "queue",
-    "preset",
-    "recipe",
-    "settings",
-    "secrets",
-    "path",
-    "methods",
-    "content_type",
-    "body_bytes_max",
-    "rate",
-    "allowed_networks",
-    "trusted_proxies",
-    "dedupe",
-    "event_type",
-    "event_type_from",
-    "url",
-    "answer",
-    "disabled",
-    "metadata",
-];
-/// What follows from the name of its table.
-const OWN: [&str; 3] = ["uid", "app_id", "appId"];
-/// Members of a source whose own members are the API's, too.
-const NESTED: [&str; 5] = ["dedupe", "answer", "cron", "outbox", "queue"];
-const NAME_MAX: usize = 200;
 /// What every component and module of WebAssembly begins with.
 const COMPONENT: &[u8] = b"\0asm";
 
@@ -428,43 +379,6 @@ impl Reader<'_> {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
-
-/// As the API writes names.
-fn camel(members: Map<String, Value>) -> Map<String, Value> {
-    members.into_iter().map(|(name, value)| (to_camel(&name), value)).collect()
-}
-
-fn to_camel(name: &str) -> String {
-    let mut camel = String::with_capacity(name.len());
-    let mut upper = false;
-    for letter in name.chars() {
-        match letter {
-            '_' => upper = true,
-            letter if upper => {
-                camel.push(letter.to_ascii_uppercase());
-                upper = false;
-            }
-            letter => camel.push(letter),
-        }
-    }
-    camel
-}
-
-/// As the file writes them.
-pub(crate) fn to_snake(name: &str) -> String {
-    let mut snake = String::with_capacity(name.len() + 4);
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() {
-            snake.push('_');
-        }
-        snake.push(letter.to_ascii_lowercase());
-    }
-    snake
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -575,31 +489,5 @@ throttle_rate = 5
             "[sources.a]\napplication = \"x\"\n[sources.b]\napplication = \"x\"\n[endpoints.c]\nfrom = \"a\"\n",
             "hooks.toml:6: endpoints.c.from: a and b share an application",
         );
-    }
-
-    #[test]
-    fn a_file_can_say_what_the_api_takes() {
-        let document: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("JSON");
-        for (schema, ours) in
-            [("SourceIn", [&SOURCE[..], &["uid", "app_id"]].concat()), ("EndpointIn", endpoint_names())]
-        {
-            let properties = document["components"]["schemas"][schema]["properties"].as_object().expect("properties");
-            let mut theirs: Vec<String> = properties.keys().map(|name| to_snake(name)).collect();
-            let mut ours = ours;
-            theirs.sort();
-            ours.sort();
-            assert_eq!(ours, theirs, "{schema}");
-        }
-    }
-
-    fn endpoint_names() -> Vec<&'static str> {
-        ENDPOINT.into_iter().chain(ENDPOINT_SHAPE).chain(["uid"]).collect()
-    }
-
-    #[test]
-    fn names_go_forth_and_back() {
-        for (file, api) in [("event_types", "eventTypes"), ("body_bytes_max", "bodyBytesMax"), ("url", "url")] {
-            assert_eq!((to_camel(file).as_str(), to_snake(api).as_str()), (api, file));
-        }
     }
 }
