@@ -239,6 +239,9 @@ async fn mariadb_keeps_what_a_sender_writes_as_written_and_once() {
     // MySQL counts a row that was there as two.
     assert_eq!(shard.statements(json!([insert]), payload).await, Answer::Said("2 rows".into()));
     assert_eq!(server.sql("SELECT COUNT(*), SUM(note LIKE '%🔔 again') FROM orders.t"), "1\t1");
+    let commented = "-- the sender's\nUPDATE t SET n = 5--2 # it's :new ?\n WHERE /* it's :id */ id = {{dedupe}}";
+    assert_eq!(shard.statements(json!([commented]), payload).await, Answer::Said("1 row".into()));
+    assert_eq!(server.sql("SELECT n FROM orders.t"), "7");
     let encrypted = json!([
         "INSERT INTO t (id, note) SELECT 'tls', VARIABLE_VALUE FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'Ssl_cipher'"
     ]);
