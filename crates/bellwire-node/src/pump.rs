@@ -141,7 +141,10 @@ impl Pump {
 
     fn told(&mut self, input: &Input) {
         match input {
-            Input::Stop => self.stopping = true,
+            Input::Stop => {
+                self.stopping = true;
+                self.plugins.hurry();
+            }
             Input::EndpointGone(key) => self.push.forget(*key),
             _ => {}
         }

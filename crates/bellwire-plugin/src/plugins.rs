@@ -288,6 +288,11 @@ impl Plugins {
         Plugins { client, pools, shared, bursts: Bursts::default(), publishers }
     }
 
+    /// The server stops: what only waits for more to come is done at once.
+    pub fn hurry(&self) {
+        self.bursts.hurry();
+    }
+
     /// Gives a message to a plugin of this organisation, for attempt `number` of the endpoint of this key. `in_flight` is told while it only waits.
     pub async fn run(
         &self,

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 /// Lines of a sum's list; the rest is counted.
 const LIST_MAX: usize = 50;
@@ -50,7 +50,11 @@ impl Digest {
 
 /// The bursts of one shard's endpoints.
 #[derive(Default)]
-pub struct Bursts(RefCell<HashMap<EndpointKey, Rc<RefCell<Burst>>>>);
+pub struct Bursts {
+    all: RefCell<HashMap<EndpointKey, Rc<RefCell<Burst>>>>,
+    /// Whether windows end at once.
+    hurry: watch::Sender<bool>,
+}
 
 struct Burst {
     ends: Instant,
@@ -80,13 +84,21 @@ pub(super) enum Place {
 }
 
 /// A sum to be made when the window ends.
-pub(super) struct Held(Rc<RefCell<Burst>>);
+pub(super) struct Held {
+    burst: Rc<RefCell<Burst>>,
+    hurry: watch::Receiver<bool>,
+}
 
 impl Bursts {
+    /// Ends all windows, those that are to begin included: the server stops, and sums that wait would hold it up.
+    pub(crate) fn hurry(&self) {
+        self.hurry.send_replace(true);
+    }
+
     /// Which of these a note is.
     pub(super) fn place(&self, endpoint: EndpointKey, digest: &Digest, line: &str) -> Place {
         let now = Instant::now();
-        let mut all = self.0.borrow_mut();
+        let mut all = self.all.borrow_mut();
         if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint) {
             all.retain(|_, burst| burst.borrow().ends > now);
         }
@@ -104,7 +116,7 @@ impl Bursts {
             }
             None => {
                 burst.sum.insert(Sum::default()).show(line);
-                Place::First(Held(Rc::clone(kept)))
+                Place::First(Held { burst: Rc::clone(kept), hurry: self.hurry.subscribe() })
             }
             Some(sum) => {
                 sum.show(line);
@@ -118,17 +130,18 @@ impl Bursts {
 
 impl Held {
     /// Waits for the window's end.
-    pub(super) async fn wait(self) -> Sum {
-        let ends = self.0.borrow().ends;
-        sleep_until(ends).await;
-        self.0.borrow_mut().sum.take().unwrap_or_default()
+    pub(super) async fn wait(mut self) -> Sum {
+        let ends = self.burst.borrow().ends;
+        // Also when nobody is left to hurry it.
+        let _ = timeout_at(ends, self.hurry.wait_for(|hurry| *hurry)).await;
+        self.burst.borrow_mut().sum.take().unwrap_or_default()
     }
 }
 
 impl Drop for Held {
     /// Cut off before its end: those that were held hear nothing, which is a failure that is tried again.
     fn drop(&mut self) {
-        self.0.borrow_mut().sum = None;
+        self.burst.borrow_mut().sum = None;
     }
 }
 

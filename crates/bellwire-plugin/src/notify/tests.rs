@@ -42,10 +42,11 @@ fn service(status: &'static str) -> (String, Receiver<(String, String, Value)>) 
             stream.read_exact(&mut body).expect("a body");
             let answer =
                 format!("HTTP/1.1 {status}\r\nretry-after: 7\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
-            stream.get_mut().write_all(answer.as_bytes()).expect("it takes it");
+            // Before it is answered: whoever has been answered finds it here.
             if sender.send((path, authorization, serde_json::from_slice(&body).expect("JSON"))).is_err() {
                 return;
             }
+            stream.get_mut().write_all(answer.as_bytes()).expect("it takes it");
         }
     });
     (url, receiver)
@@ -259,6 +260,27 @@ fn what_waits_for_a_sum_rests_and_who_makes_it_goes_on() {
     };
     block_on(async { futures_util::join!(all, meanwhile) });
     assert_eq!((resting.0.get(), got.try_iter().count()), (96, 4));
+}
+
+#[test]
+fn a_sum_does_not_hold_up_a_server_that_stops() {
+    let (url, got) = service("200 OK");
+    let digest = json!({ "window_ms": 60_000, "at_most": 1 });
+    let settings = json!({ "via": "slack", "webhook_url": url, "text": "note", "digest": digest });
+    let notify = Notify::read(&settings).expect("settings");
+    let (bursts, client, mail, message) = (Bursts::default(), client(), Mail::default(), received("{}"));
+    let (event, way) = (Event::new(&message, 1), Way { mail: &mail, client: &client });
+    let run = || notify.run(&event, EndpointKey(1), &bursts, way, &());
+    let begun = std::time::Instant::now();
+    block_on(async {
+        let stop = async { bursts.hurry() };
+        futures_util::join!(run(), run(), run(), stop);
+        // One that comes to it after.
+        run().await
+    });
+    assert!(begun.elapsed().as_secs() < 30);
+    let texts: Vec<Value> = got.try_iter().map(|(_, _, body)| body["text"].clone()).collect();
+    assert_eq!(texts, ["note", "2 more:\nnote\nnote", "1 more:\nnote"]);
 }
 
 /// A mail server that takes one mail, or refuses its recipients; answers what it was told.
