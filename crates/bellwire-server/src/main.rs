@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "bellwire", version, about = "Webhooks, both ends, one binary.", propagate_version = true)]
+#[command(name = "bellwire", version, about = "Webhooks, both ends, one binary.")]
 #[command(
     after_help = "Start here:\n  bellwire demo                 see webhooks arrive, with nothing set up\n  bellwire serve                run the server on the data folder ./bellwire-data\n  bellwire token                print a token for its API"
 )]

@@ -5,6 +5,14 @@ use std::io::Write;
 use std::process::Stdio;
 
 #[test]
+fn a_command_does_not_take_a_version_for_a_question_after_the_programs_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = run(folder.path(), &["plugin", "rollback", "deploy", "--version", "2"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(run(folder.path(), &["--version"]).status.success());
+}
+
+#[test]
 fn every_command_has_help_with_an_example() {
     let folder = tempfile::tempdir().unwrap();
     for command in [
