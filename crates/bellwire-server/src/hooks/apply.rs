@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bellwire_api::backend::{Backend, ModuleEdit, ModuleRefusal};
 use bellwire_api::{Api, Principal, Settings, mint_token, runs_module};
-use bellwire_model::{Metadata, Module, OrganisationId, Permissions};
+use bellwire_model::{Metadata, Module, OrganisationId, Permissions, Recipe, Source};
 use bellwire_node::clock;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Request, StatusCode, header};
@@ -103,12 +103,23 @@ impl Caller {
                 let application = catalogue.find_application(&self.organisation, &endpoint.application);
                 application.and_then(|application| Some(application.find_endpoint(&endpoint.uid)?.metadata.clone()))
             };
-            work.put(endpoint, &format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid), old).await;
+            let path = format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid);
+            let unsaid = [("headers", json!({})), ("kind", kind_of(endpoint).into())];
+            work.put(endpoint, &path, old, &unsaid).await;
         }
         work.free_paths(plan).await;
         for source in &plan.sources {
             let old = self.backend.catalogue().read().sources().find(&self.organisation, &source.uid).cloned();
-            work.put(source, &format!("/source/{}", source.uid), old.map(|old| old.metadata.clone())).await;
+            let path = format!("/source/{}", source.uid);
+            // A source keeps its way, so one with another way is another source.
+            let gone = old.as_ref().is_some_and(|old| old.way.name() != way_of(source));
+            if gone {
+                let (status, answer) = self.call(Method::DELETE, &path, None).await;
+                work.expect(status, &answer, &["sources", &source.way[1]]);
+            }
+            let old = old.filter(|_| !gone);
+            let unsaid = old.as_ref().filter(|old| !is_same_sender(old, source)).map(|_| ("secrets", json!([])));
+            work.put(source, &path, old.map(|old| old.metadata.clone()), unsaid.as_slice()).await;
         }
         // Now that nothing of the file runs them.
         work.remove_plugins(plan).await;
@@ -169,7 +180,7 @@ impl Work<'_> {
                     .map(|entry| entry.application.metadata.clone())
             };
             match declared {
-                Some(declared) => self.put(declared, &path, old).await,
+                Some(declared) => self.put(declared, &path, old, &[]).await,
                 None if old.is_some() => {}
                 None => {
                     let body = Map::from_iter([("name".to_owned(), uid.as_str().into())]);
@@ -295,8 +306,8 @@ impl Work<'_> {
         }
     }
 
-    /// Creates it, or changes it if it was declared otherwise.
-    async fn put(&mut self, declared: &Declared, path: &str, old: Option<Metadata>) {
+    /// Creates it, or changes it if it was declared otherwise. `unsaid` is what the API would let stand where the file says nothing.
+    async fn put(&mut self, declared: &Declared, path: &str, old: Option<Metadata>, unsaid: &[(&str, Value)]) {
         let mut body = declared.body.clone();
         let digest = self.caller.digest(&body);
         if old.as_ref().and_then(|old| old.get(DIGEST)) == Some(&digest) {
@@ -305,6 +316,9 @@ impl Work<'_> {
         }
         if let Value::Object(metadata) = body.entry("metadata").or_insert_with(|| json!({})) {
             metadata.insert(DIGEST.to_owned(), digest.into());
+        }
+        for (name, value) in unsaid.iter().filter(|_| old.is_some()) {
+            body.entry(*name).or_insert_with(|| value.clone());
         }
         let [section, name] = &declared.way;
         let mut left_out: Vec<Vec<String>> = Vec::new();
@@ -416,6 +430,26 @@ impl Work<'_> {
             place.push(name);
         }
         place
+    }
+}
+
+/// The kind of an endpoint that does not say it.
+fn kind_of(endpoint: &Declared) -> &'static str {
+    ["plugin", "pipe"].into_iter().find(|kind| endpoint.body.contains_key(*kind)).unwrap_or("push")
+}
+
+/// The way in of a source, by name.
+fn way_of(source: &Declared) -> &str {
+    let said = source.body.get("way").and_then(Value::as_str);
+    let meant = || ["cron", "outbox", "queue"].into_iter().find(|way| source.body.contains_key(*way));
+    said.or_else(meant).unwrap_or("http")
+}
+
+/// Whether its webhooks are proven as before. Then a secret that the sender gave, which stands in no file, stays.
+fn is_same_sender(old: &Source, source: &Declared) -> bool {
+    match &old.recipe {
+        Recipe::Preset(name) => source.body.get("preset").and_then(Value::as_str) == Some(name),
+        Recipe::Own(_) => source.body.contains_key("recipe"),
     }
 }
 

@@ -82,6 +82,41 @@ fn a_path_goes_from_one_source_to_another_in_one_change_of_the_file() {
 }
 
 #[test]
+fn what_a_change_of_the_file_leaves_out_is_gone_whatever_stood_there_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::answering(&[200]);
+    let files = [
+        format!(
+            "[sources.a]\npreset = \"github\"\nsecret = \"a secret of some length\"\npath = \"/a\"\n\
+             [endpoints.e]\nfrom = \"a\"\nurl = \"{}\"\nheaders = {{ X = \"y\" }}\n",
+            receiver.url()
+        ),
+        "[sources.a]\npreset = \"none\"\n[endpoints.e]\nfrom = \"a\"\nkind = \"pipe\"\n".to_owned(),
+        "[sources.a]\ncron = { schedule = \"0 0 1 1 *\", zone = \"UTC\" }\n[endpoints.e]\nfrom = \"a\"\n\
+         plugin = { runs = \"javascript\", script = \"const handle = () => {}\" }\n"
+            .to_owned(),
+        format!("[sources.a]\npreset = \"none\"\n[endpoints.e]\nfrom = \"a\"\nurl = \"{}\"\n", receiver.url()),
+    ];
+    write(folder.path(), &files[0]);
+    let program = Program::start(folder.path(), &[("BELLWIRE_SERVER_HOOKS", "hooks.toml")]);
+    let ways = [("http", 1, "push"), ("http", 0, "pipe"), ("cron", 0, "plugin"), ("http", 0, "push")];
+    for (file, (way, secrets, kind)) in files.iter().zip(ways) {
+        write(folder.path(), file);
+        program.signal("HUP");
+        eventually("the change is in force", || {
+            let source = program.call("GET", "/source/hooks.a", Value::Null).1;
+            let endpoint = program.call("GET", "/app/hooks.a/endpoint/hooks.e", Value::Null).1;
+            let is = |value: &Value, text: &str| value.as_str().is_none_or(|value| value == text);
+            let is_so = is(&source["way"], way) && source["secretCount"].as_u64().unwrap_or(0) == secrets;
+            (is_so && endpoint["kind"].as_str().unwrap_or("push") == kind).then_some(())
+        });
+    }
+    let (_, headers) = program.call("GET", "/app/hooks.a/endpoint/hooks.e/headers", Value::Null);
+    assert_eq!(headers["headers"], json!({}), "{headers}");
+    assert!(!program.has_said("the hooks file cannot be used"), "{}", program.log());
+}
+
+#[test]
 fn the_first_request_that_is_answered_finds_what_the_file_declares() {
     let folder = tempfile::tempdir().unwrap();
     let source =
