@@ -496,6 +496,11 @@ impl Engine {
         self.flying.iter().sum()
     }
 
+    /// Attempts that rest.
+    pub fn resting(&self) -> usize {
+        self.resting.attempts()
+    }
+
     /// Whether every attempt that was started has ended, those that rest included.
     pub fn all_ended(&self) -> bool {
         self.flights.is_empty()

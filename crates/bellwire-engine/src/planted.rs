@@ -56,6 +56,10 @@ pub enum Bug {
     WallClockDue,
     /// A slot is not freed when a success ends.
     SlotLeaked,
+    /// What rests has no bound.
+    RestUnbounded,
+    /// What rested is counted for ever.
+    RestLeaked,
     /// A notice is given before its record is durable, and the record is dropped.
     ExhaustedForgotten,
     /// What is told of attempts is lost with a batch that failed.
@@ -71,7 +75,7 @@ pub enum Bug {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 31] = [
         Bug::KeyForgotten,
         Bug::DigestIgnored,
         Bug::WatermarkAhead,
@@ -96,6 +100,8 @@ impl Bug {
         Bug::ManualRetried,
         Bug::WallClockDue,
         Bug::SlotLeaked,
+        Bug::RestUnbounded,
+        Bug::RestLeaked,
         Bug::ExhaustedForgotten,
         Bug::OperationalLost,
         Bug::EarlierIgnored,

@@ -27,7 +27,9 @@ impl Engine {
         let lane = &mut self.lanes[flight.lane];
         let application = &mut self.applications[lane.application];
         if flight.rests {
-            rest::forget(&mut self.resting, lane, &flight);
+            if !self.planted.has(Bug::RestLeaked) {
+                rest::forget(&mut self.resting, lane, &flight);
+            }
         } else if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
             lane.in_flight -= 1;
             application.flying[lane.class as usize] -= 1;

@@ -6,6 +6,7 @@
 
 use crate::engine::{Engine, Flight, Token};
 use crate::lane::Lane;
+use crate::planted::Bug;
 
 /// What rests, of a lane or of all.
 #[derive(Clone, Copy, Default, Debug)]
@@ -15,6 +16,10 @@ pub(crate) struct Resting {
 }
 
 impl Resting {
+    pub(crate) fn attempts(&self) -> usize {
+        self.attempts
+    }
+
     fn add(&mut self, bytes: usize) {
         self.attempts += 1;
         self.bytes += bytes;
@@ -39,6 +44,7 @@ impl Engine {
         );
         // As with queues: the more rests, the less of one lane, so that some room is left for the others.
         let fits = lane.resting.attempts < attempts_left && lane.resting.bytes + bytes <= bytes_left;
+        let fits = fits || self.planted.has(Bug::RestUnbounded);
         if flight.rests || lane.fifo() || !fits {
             return;
         }

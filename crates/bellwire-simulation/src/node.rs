@@ -2,10 +2,11 @@
 
 use bellwire_engine::{
     BatchNumber, Bug, Catalogue, Draft, Earlier, Effect, Engine, EngineSettings, Fresh, Input, Intake, IntakeSettings,
-    Leases, OfferError, Operational, Receipt, Sealed, Use, fan_out,
+    Leases, OfferError, Operational, Receipt, Sealed, Token, Use, fan_out,
 };
 use bellwire_model::{
-    ApplicationKey, DedupeKey, KeptHeaders, Received, RequestDigest, RetrySchedule, Sequence, SourceId, Timestamp,
+    ApplicationKey, DedupeKey, Delivery, EndpointKey, KeptHeaders, Received, RequestDigest, RetrySchedule, Sequence,
+    SourceId, Timestamp,
 };
 use bellwire_store::{Change, Recovered};
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub(crate) struct Node {
     pub(crate) inbox_at: Vec<i64>,
     pub(crate) tick_at: Vec<Option<i64>>,
     pub(crate) effects: Vec<Effect>,
+    /// Attempts of a window that are to be one exchange, the first first. An endpoint stays in it without any.
+    pub(crate) sums: BTreeMap<EndpointKey, Vec<(Token, Delivery)>>,
 }
 
 impl Node {
@@ -129,6 +132,7 @@ impl Node {
             inbox_at: vec![0; shards],
             tick_at: vec![None; shards],
             effects: Vec::new(),
+            sums: BTreeMap::new(),
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Class {
     Broken,
     Aborting,
     LosesAnswers,
+    /// Gathers what comes, and takes it in one exchange. See [`crate::world`].
+    Summing,
 }
 
 impl Class {
@@ -69,6 +71,7 @@ impl Class {
                 outcome.retry_after = Some(RetryAfter::Wait(Duration::from_secs(rng.random_range(1..60))));
                 (took, outcome, taken)
             }
+            Class::Summing if chance < 20 => answer(quick, Ok(503)),
             Class::Gone if chance < 20 => answer(quick, Ok(410)),
             Class::Broken if chance < 60 => answer(quick, Ok(500)),
             Class::Aborting if chance < 30 => {

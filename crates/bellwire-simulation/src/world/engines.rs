@@ -133,9 +133,12 @@ impl World {
         let Some(node) = &self.node else { return Ok(()) };
         let (engine, settings) = (&node.engines[shard], &node.settings);
         let (queued, in_flight) = (engine.queued(), engine.in_flight());
-        let unrecorded = engine.unrecorded();
-        if queued > settings.queued_max || in_flight > settings.attempts_max {
-            return broken(Promise::MemoryIsBounded, format!("{queued} queued, {in_flight} in flight"));
+        let (resting, unrecorded) = (engine.resting(), engine.unrecorded());
+        // Who has rested goes on whatever is in flight.
+        let in_flight_max = settings.attempts_max + node.sums.len();
+        if queued > settings.queued_max || in_flight > in_flight_max || resting > settings.attempts_max {
+            let detail = format!("{queued} queued, {in_flight} in flight, {resting} resting");
+            return broken(Promise::MemoryIsBounded, detail);
         }
         if unrecorded > settings.attempts_max * 4 + settings.queued_max {
             return broken(Promise::MemoryIsBounded, format!("{unrecorded} unrecorded"));
@@ -157,6 +160,10 @@ impl World {
         self.check_latency(&start, delivery)?;
         self.truth.started(&start, &self.store, self.now)?;
         let class = self.classes.get(&endpoint).copied().unwrap_or(Class::Healthy);
+        if class == Class::Summing {
+            self.gather(shard, start.token, delivery);
+            return Ok(());
+        }
         let wall = self.wall_now();
         let steady = Timestamp::from_micros(self.now);
         let (took, mut outcome, taken) = class.exchange(steady, &mut self.net);

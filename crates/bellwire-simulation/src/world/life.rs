@@ -181,7 +181,7 @@ impl World {
             return;
         }
         let Some(node) = &self.node else { return };
-        let busy = node.committing || !node.intake.is_empty() || node.engines.iter().any(|e| e.in_flight() > 0);
+        let busy = node.committing || !node.intake.is_empty() || node.engines.iter().any(|e| !e.all_ended());
         if busy && self.now < deadline {
             self.after(20 * MS, Event::Stopped(generation, deadline));
         } else {
@@ -256,9 +256,10 @@ impl World {
             }
         }
         for engine in &node.engines {
-            if engine.in_hand() != (0, 0) || engine.in_flight() > 0 || engine.wake_at().is_some() {
+            let (in_hand, in_flight, resting) = (engine.in_hand(), engine.in_flight(), engine.resting());
+            if in_hand != (0, 0) || in_flight + resting > 0 || engine.wake_at().is_some() {
                 let detail =
-                    format!("an engine at rest holds {:?}, {} in flight", engine.in_hand(), engine.in_flight());
+                    format!("an engine at rest holds {in_hand:?}, {in_flight} in flight, {resting} that only wait");
                 return broken(Promise::MemoryIsBounded, detail);
             }
         }

@@ -9,6 +9,7 @@ mod doors;
 mod owners;
 mod commits;
 mod engines;
+mod sums;
 mod life;
 
 use crate::bug::{Planted, PumpBug};
@@ -98,6 +99,7 @@ pub(crate) enum Event {
     Shard { generation: u64, shard: usize, input: Input, answers: Option<Box<Told>> },
     Read { generation: u64, shard: usize, endpoint: EndpointKey, fifo: bool, rows: Option<(Timestamp, usize)> },
     Outcome { generation: u64, shard: usize, token: Token, delivery: Delivery, outcome: Box<Outcome> },
+    Summed { generation: u64, shard: usize, endpoint: EndpointKey },
     Tick(u64, usize, i64),
     Upkeep,
     Slice(u64),
@@ -141,6 +143,7 @@ pub(crate) struct World {
     net: ChaCha8Rng,
     pub(crate) timing: ChaCha8Rng,
     tells: ChaCha8Rng,
+    summing: ChaCha8Rng,
     pub(crate) readers: Readers,
     pub(crate) feeder: Feeder,
     pub(crate) store: Arc<SimStore>,
@@ -202,6 +205,7 @@ impl World {
             net: stream(3),
             timing: stream(4),
             tells: stream(5),
+            summing: stream(8),
             readers: Readers::new(stream(6)),
             feeder: Feeder::new(stream(7)),
             store: Arc::new(SimStore::new(bug.and_then(Planted::in_store))),
@@ -306,6 +310,7 @@ impl World {
             Event::Outcome { generation, shard, token, delivery, outcome } => {
                 return self.outcome(generation, shard, token, delivery, *outcome);
             }
+            Event::Summed { generation, shard, endpoint } => return self.summed(generation, shard, endpoint),
             Event::Tick(generation, shard, at) => return self.tick(generation, shard, at),
             Event::Upkeep => self.upkeep(),
             Event::Crash => self.crash(),

@@ -31,6 +31,9 @@ const RECEIVING_OF: u64 = 5;
 /// One seed in so many has a source that fetches its messages itself: those with [`FED_REST`].
 const FED_OF: u64 = 9;
 const FED_REST: u64 = 4;
+/// In one seed in so many all endpoints that are not healthy gather what comes: those with [`SUMMING_REST`].
+const SUMMING_OF: u64 = 7;
+const SUMMING_REST: u64 = 5;
 
 impl World {
     /// Applications and endpoints, there from the beginning.
@@ -52,6 +55,11 @@ impl World {
                 self.classes.insert(endpoint.key, Class::random(&mut self.rng));
                 self.truth.configured.insert(endpoint.key, configured(&endpoint, self.now));
                 changes.push(Change::PutEndpoint(Arc::new(endpoint)));
+            }
+        }
+        if self.seed % SUMMING_OF == SUMMING_REST {
+            for class in self.classes.values_mut().filter(|class| **class != Class::Healthy) {
+                *class = Class::Summing;
             }
         }
         if self.rng.random_ratio(1, 6) {
