@@ -6,7 +6,7 @@ use crate::message::MessageOut;
 use crate::wire::Time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bellwire_model::{Endpoint, Message, Timestamp};
+use bellwire_model::{Endpoint, HOPS_HEADER, Message, Timestamp};
 use bellwire_signature::Signer;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -85,6 +85,10 @@ pub(super) fn headers(
     }
     headers.extend(endpoint.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
     headers.extend(own.iter().cloned());
+    // Its reader may pass it on to another source; no circle of them is endless.
+    if let Some(received) = &message.received {
+        headers.insert(HOPS_HEADER.to_owned(), (u16::from(received.hops) + 1).to_string());
+    }
     headers.insert("content-type".to_owned(), message.content_type.as_str().to_owned());
     let id = message.id.to_string();
     let payload = message.payload.as_deref().unwrap_or_default();
@@ -113,4 +117,34 @@ pub(super) fn text_of(message: &Message) -> Option<&str> {
 pub(super) fn base64_of(message: &Message) -> Option<String> {
     let payload = message.payload.as_ref()?;
     std::str::from_utf8(payload).is_err().then(|| STANDARD.encode(payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bellwire_model::{ApplicationKey, EndpointId, EndpointKey, MessageId, Received, Sequence, SourceId};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_was_passed_on_before_says_so_whoever_hands_it_on() {
+        let received = Received {
+            source: SourceId::from_parts(Sequence::ZERO, [0; 12]),
+            method: "POST".into(),
+            path: "/in/a".into(),
+            query: None,
+            headers: [("x-event", "push"), (HOPS_HEADER, "2")].into_iter().collect(),
+            remote: None,
+            hops: 2,
+            dedupe: None,
+        };
+        let (now, key) = (Timestamp::EPOCH, ApplicationKey(1));
+        let id = MessageId::from_parts(Sequence::ZERO, [0; 12]);
+        let plain = Message::new(id, key, "a.b", "{}", now);
+        let message = Message { received: Some(Arc::new(received)), ..plain.clone() };
+        let id = EndpointId::from_parts(Sequence::ZERO, [0; 12]);
+        let endpoint = Endpoint::new(EndpointKey(1), key, id, "pipe:", now);
+        let of = |message| headers(&endpoint, &signer(&endpoint, now), message, &[], now);
+        assert_eq!((&*of(&message)[HOPS_HEADER], &*of(&message)["x-event"]), ("3", "push"));
+        assert!(!of(&plain).contains_key(HOPS_HEADER), "nobody passed it on");
+    }
 }
