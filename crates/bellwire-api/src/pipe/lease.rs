@@ -262,17 +262,18 @@ pub(super) async fn receive(
         take_back(api, &endpoint, &pipe).await?;
         let rate = endpoint.limits.throttle_rate;
         let rates = &api.backend().pipes().rates;
-        let mut wait = match rates.take((key, reader), rate, limit, api.backend().now()) {
+        let looked = api.backend().now();
+        let mut wait = match rates.take((key, reader), rate, limit, looked) {
             Err(wait) => wait,
             Ok(taken) => {
                 let got = hand_out(api, &endpoint, &pipe, hand.holder, taken, lease.unwrap_or(pipe.lease)).await;
                 let used = got.as_ref().map_or(0, |got| got.leased.len());
                 rates.put_back((key, reader), rate, taken.saturating_sub(used));
-                let HandedOut { leased, more } = got?;
+                let HandedOut { leased, more, due } = got?;
                 if !leased.is_empty() || Instant::now() >= deadline || watch.is_closing() {
                     return Ok(leased);
                 }
-                if more { Duration::ZERO } else { until_next(api, &endpoint).await? }
+                if more { Duration::ZERO } else { until_next(api, &endpoint, &pipe, looked, due).await? }
             }
         };
         wait = wait.max(Duration::from_millis(1));
@@ -286,18 +287,30 @@ pub(super) async fn receive(
     }
 }
 
-/// How long until a lease ends or something is due.
-async fn until_next(api: &Api, endpoint: &Endpoint) -> Result<Duration, Error> {
+/// How long until a lease ends or something is due that was not at `looked`. In order, `due` is known: what is due behind the first is not to be had yet.
+async fn until_next(
+    api: &Api,
+    endpoint: &Endpoint,
+    pipe: &Pipe,
+    looked: Timestamp,
+    due: Option<Timestamp>,
+) -> Result<Duration, Error> {
     let (beside, end) = {
         let desk = api.backend().pipes().desk(endpoint.key);
         let leases = desk.leases.lock();
         (leases.messages(), leases.next_end())
     };
     let key = endpoint.key;
-    let rows = api.read(move |store| store.lease_beside(key, false, Timestamp::FAR_FUTURE, &beside, 1, 1)).await?;
+    let due = match in_order(endpoint, pipe) {
+        true => due,
+        false => {
+            let rows =
+                api.read(move |store| store.lease_beside(key, false, Timestamp::FAR_FUTURE, &beside, 1, 1)).await?;
+            rows.first().map(|(row, _)| row.due)
+        }
+    };
+    let next = [due.filter(|due| *due > looked), end].into_iter().flatten().min();
     let now = api.backend().now();
-    let due = rows.first().map(|(row, _)| row.due).filter(|due| *due > now);
-    let next = [due, end].into_iter().flatten().min();
     Ok(next.map_or(WAIT_MAX, |next| next.since(now)).min(WAIT_MAX))
 }
 
@@ -352,6 +365,8 @@ struct HandedOut {
     leased: Vec<Leased>,
     /// There may be more that is due: some of what there was came to nothing, or was not looked at yet.
     more: bool,
+    /// Where deliveries are handed out in order: when the next first one is due.
+    due: Option<Timestamp>,
 }
 
 /// Gives out what waits and nobody has. What the endpoint's script fails at is an attempt that failed.
@@ -371,15 +386,15 @@ async fn hand_out(
     };
     let want = limit.min(free);
     if want == 0 {
-        return Ok(HandedOut { leased: Vec::new(), more: false });
+        return Ok(HandedOut { leased: Vec::new(), more: false, due: None });
     }
-    let in_order = endpoint.limits.fifo || pipe.ordering_key.is_some();
+    let in_order = in_order(endpoint, pipe);
     let (key, now) = (endpoint.key, api.backend().now());
     let (looked, bytes_max) = if in_order { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
     let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked, bytes_max)).await?;
     let now = api.backend().now();
     let (mut handed, mut unmade) = (Vec::new(), Vec::new());
-    let (mut allowance, mut more) = (Allowance::new(), false);
+    let (mut allowance, mut more, mut due) = (Allowance::new(), false, None);
     for (row, message) in rows {
         if handed.len() == want {
             break;
@@ -394,7 +409,11 @@ async fn hand_out(
         }
         let ordered = ordering(endpoint, pipe, &message);
         let is_free = ordered.is_none_or(|key| blocked.insert(key));
-        if !is_free || row.due > now {
+        if !is_free {
+            continue;
+        }
+        if row.due > now {
+            due = Some(due.map_or(row.due, |due: Timestamp| due.min(row.due)));
             continue;
         }
         let begun = Instant::now();
@@ -423,7 +442,7 @@ async fn hand_out(
         api.backend().settle(vec![Change::Settle(unmade)]).await?;
         api.backend().pipes().wakes.rouse(key);
     }
-    Ok(HandedOut { leased: handed, more })
+    Ok(HandedOut { leased: handed, more, due })
 }
 
 /// The attempt at a delivery that the endpoint's script, or its format, gave nothing for.
@@ -455,6 +474,11 @@ fn expired(row: &Waiting, now: Timestamp) -> Settled {
         outcome: told(now, Err(FailureClass::Unsendable), text),
         after: AfterAttempt::Ended(EndReason::Expired),
     }
+}
+
+/// Whether deliveries wait for others that were accepted before them.
+fn in_order(endpoint: &Endpoint, pipe: &Pipe) -> bool {
+    endpoint.limits.fifo || pipe.ordering_key.is_some()
 }
 
 /// Two deliveries with the same are handed out one after the other.

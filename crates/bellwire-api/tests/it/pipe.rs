@@ -173,6 +173,27 @@ async fn a_reader_who_waits_is_woken_by_what_another_refuses() {
 }
 
 #[tokio::test]
+async fn a_reader_who_waits_gets_what_is_next_in_order_when_it_is_due() {
+    for settings in [json!({ "pipe": { "orderingKey": "/customer" } }), json!({ "fifo": true })] {
+        let world = world().await;
+        world.patch(PIPE, settings).await.expect(200);
+        for n in 0..3 {
+            let body = json!({ "eventType": "a.b", "payload": { "n": n, "customer": 1 } });
+            world.post("/api/v1/app/acme/msg", body).await.expect(202);
+        }
+        let first = world.receive(json!({})).await;
+        world.verb("nack", json!({ "receipts": receipts(&first), "delay": 1 })).await;
+        let began = std::time::Instant::now();
+        let (leased, ()) = tokio::join!(world.receive(json!({ "wait": 30 })), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.pass(Duration::from_secs(2));
+        });
+        assert_eq!(numbers(&leased), [0]);
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody waited to the end");
+    }
+}
+
+#[tokio::test]
 async fn what_was_taken_is_acknowledged_refused_or_comes_again() {
     let world = world_with(json!({ "lease": 10, "maxAttempts": 3 })).await;
     world.send_n(0..4).await;
