@@ -269,7 +269,10 @@ pub(super) async fn receive(
                 let got = hand_out(api, &endpoint, &pipe, hand.holder, taken, lease.unwrap_or(pipe.lease)).await;
                 let used = got.as_ref().map_or(0, |got| got.leased.len());
                 rates.put_back((key, reader), rate, taken.saturating_sub(used));
-                let HandedOut { leased, more, due } = got?;
+                let HandedOut { leased, more, again, due } = got?;
+                if again {
+                    continue;
+                }
                 if !leased.is_empty() || Instant::now() >= deadline || watch.is_closing() {
                     return Ok(leased);
                 }
@@ -365,6 +368,8 @@ struct HandedOut {
     leased: Vec<Leased>,
     /// There may be more that is due: some of what there was came to nothing, or was not looked at yet.
     more: bool,
+    /// It is known better by now what there is to look at: there may be something at once.
+    again: bool,
     /// Where deliveries are handed out in order: when the next first one is due.
     due: Option<Timestamp>,
 }
@@ -379,28 +384,33 @@ async fn hand_out(
     lease: Duration,
 ) -> Result<HandedOut, Error> {
     let desk = api.backend().pipes().desk(endpoint.key);
-    let _turn = desk.turn.lock().await;
-    let (beside, mut blocked, free) = {
+    let mut behind = desk.behind.lock().await;
+    // No pointer is like this.
+    behind.by(if endpoint.limits.fifo { Some("fifo") } else { pipe.ordering_key.as_deref() });
+    let (mut beside, mut blocked, free) = {
         let leases = desk.leases.lock();
         (leases.messages(), leases.keys(), usize::from(pipe.in_flight_max).saturating_sub(leases.len()))
     };
     let want = limit.min(free);
     if want == 0 {
-        return Ok(HandedOut { leased: Vec::new(), more: false, due: None });
+        return Ok(HandedOut { leased: Vec::new(), more: false, again: false, due: None });
     }
     let in_order = in_order(endpoint, pipe);
     let (key, now) = (endpoint.key, api.backend().now());
     let (looked, bytes_max) = if in_order { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
+    beside.extend(behind.messages());
     let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked, bytes_max)).await?;
     let now = api.backend().now();
     let (mut handed, mut unmade) = (Vec::new(), Vec::new());
+    let (mut anew, mut looked_to) = (false, Sequence::MAX);
     let (mut allowance, mut more, mut due) = (Allowance::new(), false, None);
     for (row, message) in rows {
         if handed.len() == want {
+            looked_to = row.delivery.message;
             break;
         }
         if allowance.is_spent() && !(handed.is_empty() && unmade.is_empty()) {
-            more = true;
+            (more, looked_to) = (true, row.delivery.message);
             break;
         }
         if message.payload.is_none() || message.expires_at <= now {
@@ -408,9 +418,18 @@ async fn hand_out(
             continue;
         }
         let ordered = ordering(endpoint, pipe, &message);
-        let is_free = ordered.is_none_or(|key| blocked.insert(key));
-        if !is_free {
-            continue;
+        if let Some(key) = ordered {
+            let at = row.delivery.message;
+            if !blocked.insert(key) {
+                anew |= behind.note(key, at);
+                continue;
+            }
+            // What those stood behind is gone, and they come before this one.
+            if behind.has_older(key, at) {
+                behind.release(key);
+                anew = true;
+                continue;
+            }
         }
         if row.due > now {
             due = Some(due.map_or(row.due, |due: Timestamp| due.min(row.due)));
@@ -437,12 +456,13 @@ async fn hand_out(
             handed.push(Leased { receipt, number: row.next, until, given });
         }
     }
+    anew |= behind.release_but(&blocked, looked_to);
     if !unmade.is_empty() {
         more = true;
         api.backend().settle(vec![Change::Settle(unmade)]).await?;
         api.backend().pipes().wakes.rouse(key);
     }
-    Ok(HandedOut { leased: handed, more, due })
+    Ok(HandedOut { again: anew && handed.is_empty(), leased: handed, more, due })
 }
 
 /// The attempt at a delivery that the endpoint's script, or its format, gave nothing for.

@@ -17,6 +17,7 @@ mod shaped;
 mod log;
 mod event;
 mod pull;
+mod behind;
 mod lease;
 mod hands;
 mod expiry;
@@ -74,7 +75,7 @@ pub struct Pipes {
 struct Desk {
     leases: Mutex<Leases>,
     /// One hands out at a time: what was read to be given is then still free.
-    turn: tokio::sync::Mutex<()>,
+    behind: tokio::sync::Mutex<behind::Behind>,
     issued: Mutex<secevent::Issued>,
 }
 
@@ -96,7 +97,7 @@ impl Pipes {
         let mut desks = self.desks.lock();
         let desk = desks.entry(endpoint).or_insert_with(|| {
             let leases = Mutex::new(Leases::new(self.first_lease));
-            Arc::new(Desk { leases, turn: tokio::sync::Mutex::new(()), issued: Mutex::default() })
+            Arc::new(Desk { leases, behind: Default::default(), issued: Mutex::default() })
         });
         Arc::clone(desk)
     }

@@ -296,6 +296,42 @@ async fn deliveries_with_one_key_are_handed_out_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn a_key_of_which_many_wait_holds_no_other_up_and_stays_in_order() {
+    let world = world_with(json!({ "orderingKey": "/customer" })).await;
+    let send = async |n: u32, customer: &str| {
+        let body = json!({ "eventType": "a.b", "payload": { "n": n, "customer": customer } });
+        world.post("/api/v1/app/acme/msg", body).await.expect(202);
+    };
+    for n in 0..1_100 {
+        send(n, "many").await;
+    }
+    let take = async || world.receive(json!({ "limit": 1 })).await;
+    let first = take().await;
+    world.verb("nack", json!({ "receipts": receipts(&first), "delay": 600 })).await;
+    send(1_100, "other").await;
+    let other = take().await;
+    assert_eq!((numbers(&first), numbers(&other)), (vec![0], vec![1_100]));
+    world.verb("ack", json!({ "receipts": receipts(&other) })).await;
+    // What comes meanwhile comes behind what was there, however the first of them ends.
+    send(1_101, "many").await;
+    assert!(take().await.is_empty());
+    world.pass(Duration::from_secs(600));
+    for n in [0, 1, 2] {
+        let next = take().await;
+        assert_eq!(numbers(&next), [n]);
+        send(2_000, "many").await;
+        let (verb, body) = match n {
+            1 => ("nack", json!({ "receipts": receipts(&next), "dead": true })),
+            _ => ("ack", json!({ "receipts": receipts(&next) })),
+        };
+        world.verb(verb, body).await;
+    }
+    let (_, cursor, _) = page(&world.pull("limit=6").await);
+    world.post(&format!("{PIPE}/pull/consumer/me/commit"), json!({ "cursor": cursor })).await.expect(200);
+    assert_eq!(numbers(&take().await), [6], "three to five were read past");
+}
+
+#[tokio::test]
 async fn a_pipe_is_pushed_to_again_and_nothing_is_lost_on_the_way() {
     let world = world().await;
     world.send_n(0..3).await;
