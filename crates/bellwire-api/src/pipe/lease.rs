@@ -385,11 +385,12 @@ async fn hand_out(
 ) -> Result<HandedOut, Error> {
     let desk = api.backend().pipes().desk(endpoint.key);
     let mut behind = desk.behind.lock().await;
-    // No pointer is like this.
-    behind.by(if endpoint.limits.fifo { Some("fifo") } else { pipe.ordering_key.as_deref() });
+    let fifo = endpoint.limits.fifo;
+    behind.by(pipe.ordering_key.as_deref().filter(|_| !fifo));
     let (mut beside, mut blocked, free) = {
         let leases = desk.leases.lock();
-        (leases.messages(), leases.keys(), usize::from(pipe.in_flight_max).saturating_sub(leases.len()))
+        let in_flight_max = if fifo { 1 } else { usize::from(pipe.in_flight_max) };
+        (leases.messages(), leases.keys(), in_flight_max.saturating_sub(leases.len()))
     };
     let want = limit.min(free);
     if want == 0 {
@@ -397,7 +398,9 @@ async fn hand_out(
     }
     let in_order = in_order(endpoint, pipe);
     let (key, now) = (endpoint.key, api.backend().now());
-    let (looked, bytes_max) = if in_order { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
+    // What is behind the first of a FIFO endpoint need not be looked at.
+    let (looked, bytes_max) =
+        if in_order && !fifo { (want + LOOKED_BEYOND, ORDERED_BYTES_MAX) } else { (want, BYTES_MAX) };
     beside.extend(behind.messages());
     let rows = api.read(move |store| store.lease_beside(key, in_order, now, &beside, looked, bytes_max)).await?;
     let now = api.backend().now();

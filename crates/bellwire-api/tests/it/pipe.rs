@@ -296,6 +296,22 @@ async fn deliveries_with_one_key_are_handed_out_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_becomes_fifo_hands_nothing_out_while_somebody_has_something() {
+    let world = world().await;
+    world.send_n(0..4).await;
+    let taken = world.receive(json!({ "limit": 2 })).await;
+    assert_eq!(numbers(&taken), [0, 1]);
+    world.patch(PIPE, json!({ "fifo": true })).await.expect(200);
+    assert!(world.receive(json!({ "limit": 2 })).await.is_empty(), "2 would overtake 0 and 1");
+    world.verb("ack", json!({ "receipts": receipts(&taken) })).await;
+    for n in 2..4 {
+        let taken = world.receive(json!({ "limit": 2 })).await;
+        assert_eq!(numbers(&taken), [n]);
+        world.verb("ack", json!({ "receipts": receipts(&taken) })).await;
+    }
+}
+
+#[tokio::test]
 async fn a_key_of_which_many_wait_holds_no_other_up_and_stays_in_order() {
     let world = world_with(json!({ "orderingKey": "/customer" })).await;
     let send = async |n: u32, customer: &str| {
