@@ -14,8 +14,9 @@ use axum::body::Body;
 use axum::response::Response;
 use bellwire_api::backend::Backend;
 use bellwire_api::{Api, Principal, Settings, mint_token};
-use bellwire_model::{Metadata, OrganisationId, Recipe, Source};
+use bellwire_model::{ActiveSecret, Endpoint, Kind, Metadata, OrganisationId, Recipe, Source};
 use bellwire_node::clock;
+use bellwire_signature::Secret;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -103,11 +104,14 @@ impl Caller {
             let old = {
                 let catalogue = self.backend.catalogue().read();
                 let application = catalogue.find_application(&self.organisation, &endpoint.application);
-                application.and_then(|application| Some(application.find_endpoint(&endpoint.uid)?.metadata.clone()))
+                application.and_then(|application| application.find_endpoint(&endpoint.uid).cloned())
             };
             let path = format!("/app/{}/endpoint/{}", endpoint.application, endpoint.uid);
+            if let Some(old) = &old {
+                work.rotate_secret(endpoint, &path, old).await;
+            }
             let unsaid = [("headers", json!({})), ("kind", kind_of(endpoint).into())];
-            work.put(endpoint, &path, old, &unsaid).await;
+            work.put(endpoint, &path, old.map(|old| old.metadata.clone()), &unsaid).await;
         }
         work.free_paths(plan).await;
         for source in &plan.sources {
@@ -235,7 +239,7 @@ impl Work<'_> {
     async fn put(&mut self, declared: &Declared, path: &str, old: Option<Metadata>, unsaid: &[(&str, Value)]) {
         let mut body = declared.body.clone();
         let digest = self.caller.digest(&body);
-        if old.as_ref().and_then(|old| old.get(DIGEST)) == Some(&digest) {
+        if old.as_ref().is_some_and(|old| is_as_declared(old, &digest)) {
             self.done.unchanged += 1;
             return;
         }
@@ -273,6 +277,25 @@ impl Work<'_> {
             }
             left_out.extend(more);
         }
+    }
+
+    /// Has the endpoint sign with the secret that the file says, if that is another one than before: which goes on signing for a day, because
+    /// receivers need time. What is no secret is told where the endpoint is put.
+    async fn rotate_secret(&mut self, declared: &Declared, path: &str, old: &Endpoint) {
+        let said = declared.body.get("secret").and_then(Value::as_str).and_then(|text| Secret::parse(text).ok());
+        let Some(said) = said else { return };
+        let signs = |current: &ActiveSecret| *current.secret.reveal_text() == *said.reveal_text();
+        if is_as_declared(&old.metadata, &self.caller.digest(&declared.body))
+            || old.secrets.first().is_some_and(signs)
+            || kind_of(declared) == "plugin"
+            || matches!(old.kind, Kind::Plugin(_))
+        {
+            return;
+        }
+        let body = Map::from_iter([("key".to_owned(), said.reveal_text().as_str().into())]);
+        let (status, answer) = self.caller.call(Method::POST, &format!("{path}/secret/rotate"), Some(&body)).await;
+        let [section, name] = &declared.way;
+        self.expect(status, &answer, &[section, name, "secret"]);
     }
 
     /// Removes what an earlier file declared and this one does not.
@@ -356,6 +379,11 @@ impl Work<'_> {
         }
         place
     }
+}
+
+/// Whether the file that was in force before said the same, by what was noted then.
+fn is_as_declared(old: &Metadata, digest: &str) -> bool {
+    old.get(DIGEST).is_some_and(|noted| noted == digest)
 }
 
 /// The kind of an endpoint that does not say it.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// What an endpoint can have beside `from` and `application`; its secret and what the portal changes stay with the API.
+/// What an endpoint can have beside `from` and `application`; what the portal changes stays with the API.
 pub(super) const ENDPOINT: [&str; 15] = [
     "url",
     "kind",

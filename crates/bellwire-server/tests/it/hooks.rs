@@ -117,6 +117,40 @@ fn what_a_change_of_the_file_leaves_out_is_gone_whatever_stood_there_before() {
 }
 
 #[test]
+fn another_secret_in_the_file_is_rotated_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::answering(&[200]);
+    let [one, two] =
+        ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD"].map(|key| format!("whsec_{key}"));
+    let file = |secret: &str| {
+        let url = receiver.url();
+        let text = format!(
+            "[sources.a]\npreset = \"none\"\npath = \"/a\"\n[endpoints.e]\nfrom = \"a\"\nurl = \"{url}\"\nsecret = \"{secret}\"\n"
+        );
+        write(folder.path(), &text);
+    };
+    file(&one);
+    let allowed = [("BELLWIRE_SERVER_HOOKS", "hooks.toml"), ("BELLWIRE_EGRESS_ALLOW", "127.0.0.0/8")];
+    let program = Program::start(folder.path(), &allowed);
+    // There, back again, and there: while the ones before are still good.
+    for (secret, signatures) in [(&two, 2), (&one, 2), (&two, 2)] {
+        file(secret);
+        program.signal("HUP");
+        let path = "/app/hooks.a/endpoint/hooks.e/secret";
+        eventually("the secret is rotated", || {
+            (program.call("GET", path, Value::Null).1["key"] == **secret).then_some(())
+        });
+        assert_eq!(
+            program.raw("POST /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}").0,
+            202
+        );
+        let signed = receiver.next().header("webhook-signature").to_owned();
+        assert_eq!(signed.split(' ').count(), signatures, "{signed}");
+    }
+    assert!(!program.has_said("the hooks file cannot be used"), "{}", program.log());
+}
+
+#[test]
 fn the_first_request_that_is_answered_finds_what_the_file_declares() {
     let folder = tempfile::tempdir().unwrap();
     let source =
