@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 /// Bounds for clients.
@@ -87,6 +87,9 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(4_096)?;
     Ok(socket.into())
 }
+
+/// Who is silent for so long while we read the rest of what was answered already has nothing more to say, or never will end.
+const REST_SILENCE: Duration = Duration::from_secs(1);
 
 /// One connection, as the sweeper sees it.
 struct Watched {
@@ -376,39 +379,41 @@ struct Scanned<S> {
     stream: S,
     scanner: Scanner,
     watched: Arc<Watched>,
-    /// We have said all that we say.
-    shut: bool,
+    /// We have said all that we say; how long the client may be silent if it is not done yet.
+    silence: Option<Pin<Box<Sleep>>>,
     _place: Option<Place>,
 }
 
 impl<S> Scanned<S> {
     fn new(stream: S, watched: Arc<Watched>, place: Option<Place>) -> Self {
         watched.open.store(true, Ordering::Relaxed);
-        Scanned { stream, scanner: Scanner::new(), watched, shut: false, _place: place }
-    }
-}
-
-impl<S: AsyncRead + Unpin> Scanned<S> {
-    /// Reads the rest of a request that is answered already, and forgets it: a connection that is closed before takes the answer with it. The
-    /// sweeper ends it when a request would have to have come.
-    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.scanner.phase() == Phase::Idle || self.watched.upgraded.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut bytes = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            let read = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        Scanned { stream, scanner: Scanner::new(), watched, silence: None, _place: place }
     }
 }
 
 impl<S> Drop for Scanned<S> {
     fn drop(&mut self) {
         self.watched.open.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Reads the rest of a request that is answered already, and forgets it: a connection that is closed before takes the answer with it. Ends when
+/// the client does, or is silent; the sweeper ends it when a request would have to have come.
+fn poll_rest<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    silence: &mut Pin<Box<Sleep>>,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let mut bytes = [0; 4096];
+    loop {
+        let mut buffer = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                silence.as_mut().reset(Instant::now() + REST_SILENCE);
+            }
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => return silence.as_mut().poll(context),
+        }
     }
 }
 
@@ -454,11 +459,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Scanned<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.shut {
-            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
-            this.shut = true;
-        }
-        this.poll_rest(context)
+        let silence = match &mut this.silence {
+            Some(silence) => silence,
+            None => {
+                std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+                if this.scanner.phase() == Phase::Idle || this.watched.upgraded.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                this.silence.insert(Box::pin(tokio::time::sleep(REST_SILENCE)))
+            }
+        };
+        poll_rest(&mut this.stream, silence, context).map(Ok)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Requests that are refused before they are read whole: who sends them learns why, and is not just cut off.
 
 use crate::program::Program;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_head_or_a_body_that_is_too_large_is_answered_before_the_connection_is_closed() {
@@ -28,4 +32,22 @@ fn a_head_or_a_body_that_is_too_large_is_answered_before_the_connection_is_close
             assert_eq!(server.raw(&request).0, expected, "{what}");
         }
     }
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_hold_up_a_server_that_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(folder.path(), &[]);
+    assert_eq!(server.call("POST", "/app", json!({"name": "Acme", "uid": "acme"})).0, 201);
+    let mut producer = TcpStream::connect(server.address).unwrap();
+    let head = format!(
+        "POST /api/v1/app/acme/msg/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        server.token
+    );
+    let line = "{\"eventType\": \"a.b\", \"payload\": {}}\n";
+    write!(producer, "{head}{:x}\r\n{line}\r\n", line.len()).unwrap();
+    assert!(producer.read(&mut [0; 4096]).unwrap() > 0, "it is answered line by line");
+    let begun = Instant::now();
+    assert!(server.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
