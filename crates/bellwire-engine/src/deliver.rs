@@ -18,12 +18,10 @@ impl Engine {
             return false;
         }
         let Queued { message, number, trigger, .. } = queued;
+        self.take_place(index);
         let lane = &mut self.lanes[index];
         let delivery = Delivery { endpoint: lane.key, message: message.sequence() };
-        lane.in_flight += 1;
-        self.flying[lane.class as usize] += 1;
         let application = &mut self.applications[lane.application];
-        application.flying[lane.class as usize] += 1;
         for throttle in [&mut lane.throttle, &mut application.throttle].into_iter().flatten() {
             throttle.start(now);
         }
@@ -47,6 +45,22 @@ impl Engine {
         self.young.push_back((now, token));
         effects.push(Effect::Start(Start { token, endpoint, message, number, trigger }));
         true
+    }
+
+    /// An attempt of the lane is in flight: it counts against the lane's limit, and against what its application and all others share.
+    pub(crate) fn take_place(&mut self, index: LaneIndex) {
+        let lane = &mut self.lanes[index];
+        lane.in_flight += 1;
+        self.flying[lane.class as usize] += 1;
+        self.applications[lane.application].flying[lane.class as usize] += 1;
+    }
+
+    /// It is not any more.
+    pub(crate) fn leave_place(&mut self, index: LaneIndex) {
+        let lane = &mut self.lanes[index];
+        lane.in_flight -= 1;
+        self.flying[lane.class as usize] -= 1;
+        self.applications[lane.application].flying[lane.class as usize] -= 1;
     }
 
     /// Notes lanes whose attempts have been out for long.

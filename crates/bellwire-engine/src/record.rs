@@ -24,28 +24,25 @@ impl Engine {
         let Some(flight) = self.flights.remove(&ended.token) else { return };
         let now = self.now.engine;
         let mut outcome = ended.outcome;
+        let turn = if flight.rests {
+            if !self.planted.has(Bug::RestLeaked) {
+                rest::forget(&mut self.resting, &mut self.lanes[flight.lane], &flight);
+            }
+            // It tells of another's exchange, which has told itself.
+            None
+        } else {
+            if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
+                self.leave_place(flight.lane);
+            }
+            self.strain.ended(flight.started, now, outcome.duration);
+            let lane = &mut self.lanes[flight.lane];
+            let full = lane.in_flight + 1 >= lane.pace.limit();
+            lane.pace.ended(&outcome, flight.started, now, full, self.breaker)
+        };
         let lane = &mut self.lanes[flight.lane];
         let application = &mut self.applications[lane.application];
-        if flight.rests {
-            if !self.planted.has(Bug::RestLeaked) {
-                rest::forget(&mut self.resting, lane, &flight);
-            }
-        } else if !(self.planted.has(Bug::SlotLeaked) && outcome.is_success()) {
-            lane.in_flight -= 1;
-            application.flying[lane.class as usize] -= 1;
-            self.flying[lane.class as usize] -= 1;
-        }
         lane.slow_flights -= usize::from(flight.slow);
         self.flying_long -= usize::from(flight.slow);
-        // One that rested tells of another's exchange, which has told itself.
-        let turn = match flight.rests {
-            true => None,
-            false => {
-                self.strain.ended(flight.started, now, outcome.duration);
-                let full = lane.in_flight + 1 >= lane.pace.limit();
-                lane.pace.ended(&outcome, flight.started, now, full, self.breaker)
-            }
-        };
         let health = lane.health.step(&outcome, now, self.settings.disable_after);
         lane.health = health.health;
         let paused = lane.paused();

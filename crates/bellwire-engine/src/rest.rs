@@ -53,9 +53,7 @@ impl Engine {
         lane.resting.add(bytes);
         self.flying_long -= usize::from(flight.slow);
         lane.slow_flights -= usize::from(std::mem::take(&mut flight.slow));
-        lane.in_flight -= 1;
-        self.flying[lane.class as usize] -= 1;
-        self.applications[lane.application].flying[lane.class as usize] -= 1;
+        self.leave_place(index);
         self.mark(index);
     }
 
@@ -65,11 +63,9 @@ impl Engine {
         let Some(flight) = self.flights.get_mut(&token).filter(|flight| flight.rests) else { return };
         flight.rests = false;
         flight.started = now;
-        let lane = &mut self.lanes[flight.lane];
-        forget(&mut self.resting, lane, flight);
-        lane.in_flight += 1;
-        self.flying[lane.class as usize] += 1;
-        self.applications[lane.application].flying[lane.class as usize] += 1;
+        let index = flight.lane;
+        forget(&mut self.resting, &mut self.lanes[index], flight);
+        self.take_place(index);
         self.young.push_back((now, token));
     }
 }
