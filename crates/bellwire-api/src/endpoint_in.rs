@@ -234,7 +234,7 @@ impl NewEndpoint {
 
 /// A secret that is given must be the one that the endpoint has: receivers need time to learn of another.
 pub(crate) fn keeps_secret(endpoint: &Endpoint, given: Option<&Secret>) -> Result<(), Error> {
-    let same = |secret: &Secret| endpoint.secrets.iter().any(|own| *own.secret.reveal_text() == *secret.reveal_text());
+    let same = |secret: &Secret| endpoint.secrets.iter().any(|own| own.secret.is(secret));
     if given.is_none_or(same) {
         return Ok(());
     }

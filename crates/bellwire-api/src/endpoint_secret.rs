@@ -105,7 +105,7 @@ pub(crate) async fn rotate(mut call: Call) -> Result<Response, Error> {
     }
     let secret = given.unwrap_or_else(|| new_secret(&call.api));
     // Back to one that still signs: once is enough.
-    old.retain(|before| *before.secret.reveal_text() != *secret.reveal_text());
+    old.retain(|before| !before.secret.is(&secret));
     let key = secret.public_text();
     endpoint.secrets.push(ActiveSecret { secret, expires_at: None });
     endpoint.secrets.append(&mut old);

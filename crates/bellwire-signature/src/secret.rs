@@ -149,6 +149,11 @@ impl Secret {
         }
     }
 
+    /// Whether it is the same key, however each was written.
+    pub fn is(&self, other: &Secret) -> bool {
+        *self.reveal_text() == *other.reveal_text()
+    }
+
     /// What reading an endpoint's secret shows, and what its receiver verifies with: `whsec_…` as it is, of an
     /// ed25519 secret the public key, `whpk_…`.
     ///

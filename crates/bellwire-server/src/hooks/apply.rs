@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bellwire_api::backend::Backend;
 use bellwire_api::{Api, Principal, Settings, mint_token};
-use bellwire_model::{ActiveSecret, Endpoint, Kind, Metadata, OrganisationId, Recipe, Source};
+use bellwire_model::{Endpoint, Kind, Metadata, OrganisationId, Recipe, Source};
 use bellwire_node::clock;
 use bellwire_signature::Secret;
 use hmac::{Hmac, KeyInit, Mac};
@@ -284,9 +284,8 @@ impl Work<'_> {
     async fn rotate_secret(&mut self, declared: &Declared, path: &str, old: &Endpoint) {
         let said = declared.body.get("secret").and_then(Value::as_str).and_then(|text| Secret::parse(text).ok());
         let Some(said) = said else { return };
-        let signs = |current: &ActiveSecret| *current.secret.reveal_text() == *said.reveal_text();
         if is_as_declared(&old.metadata, &self.caller.digest(&declared.body))
-            || old.secrets.first().is_some_and(signs)
+            || old.secrets.first().is_some_and(|current| current.secret.is(&said))
             || kind_of(declared) == "plugin"
             || matches!(old.kind, Kind::Plugin(_))
         {
